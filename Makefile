@@ -1,0 +1,30 @@
+# Two commands do all their own set-up: `make bench` and `make test`. They share one virtual environment, .venv.
+PYTHON ?= python3
+PROFILE ?= default
+BIN := .venv/bin
+
+.PHONY: bench test lint clean help
+
+help: ## say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+bench: .venv/installed ## train and measure on the real model, write the report (PROFILE=quick|default|full)
+	$(BIN)/engram-bench model
+	$(BIN)/pytest suites --engram-profile $(PROFILE)
+
+test: .venv/installed ## the package's own tests
+	$(BIN)/pytest tests
+
+lint: .venv/installed ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean: ## remove the environment; models and adapters stay in the user's cache folder
+	rm -rf .venv

@@ -1,0 +1,99 @@
+"""The adapter cache: an adapter is trained once for a given model, data, config, seed, device and code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from engram_bench.backends.base import Backend, Progress, Training
+from engram_bench.cache import build_once, cache_dir
+from engram_bench.errors import UsageError
+from engram_bench.models import Model
+from engram_bench.patterns import Example
+from engram_bench.variants import Variant
+
+TRAINING = "training.json"
+CODE = ("prompts.py", "backends", "memory")  # what training depends on; editing it makes cached adapters stale
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An adapter's folder, how it was trained, the SHA-256 of its weights, and whether the cache had it."""
+
+    folder: Path
+    training: Training
+    sha256: str
+    cached: bool
+
+
+def ensure(
+    backend: Backend,
+    model: Model,
+    variant: Variant,
+    examples: Sequence[Example],
+    seed: int,
+    *,
+    retrain: bool,
+    progress: Progress,
+) -> Trained:
+    """The adapter of a variant, from the cache or trained now; a control shares the one it is a control of.
+
+    Raises:
+        UsageError: the cached adapter is damaged, or the cache cannot be written.
+    """
+    folder = _folder(backend, model, variant, examples, seed)
+
+    def build(new: Path) -> None:
+        training = backend.train(variant, examples, seed, new, progress)
+        record = {"training": asdict(training), "sha256": _weights_sha256(new)}
+        (new / TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    built = build_once(folder, build, overwrite=retrain)
+    mend = "delete the folder or use --engram-retrain"
+    try:
+        record = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+        training = Training(**{**record["training"], "losses": tuple(record["training"]["losses"])})
+        sha256 = record["sha256"]
+        intact = _weights_sha256(folder) == sha256
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{folder}: not a whole adapter ({error}); delete the folder or use --engram-retrain"
+        ) from error
+    if not intact:
+        raise UsageError(f"{folder}: the adapter's weights are damaged; {mend}")
+    return Trained(folder, training, sha256, cached=not built)
+
+
+def _folder(backend: Backend, model: Model, variant: Variant, examples: Sequence[Example], seed: int) -> Path:
+    key = {
+        "model": model.sha256,
+        "examples": [asdict(example) for example in examples],
+        "variant": [variant.kind, *(asdict(part) for part in (variant.config, variant.training) if part)],
+        "seed": seed,
+        "backend": [backend.name, backend.device.split(":")[0], backend.dtype],
+        "code": _code_sha256(),
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_dir() / "adapters" / f"{variant.control_of or variant.name}-{digest[:16]}"
+
+
+def _weights_sha256(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def _code_sha256() -> str:
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for name in CODE:
+        path = package / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,99 @@
+"""What a backend is: the whole contract between the harness and a machine-learning framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from engram_bench.patterns import Example
+from engram_bench.prompts import Prompt, PromptEncoder
+from engram_bench.variants import Variant
+
+Progress = Callable[[str, int, int], None]  # (what, done, of how many)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one training left behind. `losses` holds the mean answer-token loss of each epoch, in nats."""
+
+    seconds: float
+    examples: int
+    epochs: int
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far an adapter moves the model on texts it was never trained on, over `tokens` tokens."""
+
+    tokens: int
+    kl_mean: float  # nats per token, KL(baseline || variant)
+    kl_max: float
+    top1_unchanged: float  # share of tokens whose most probable next token stays
+
+
+class Backend(Protocol):
+    """One model loaded on one device, and the adapters that can be put on it.
+
+    Attributes:
+        name: "torch" or "mlx".
+        device: where it runs.
+        dtype: of the backbone; adapters are float32.
+        dtype_reason: why this dtype, for the header line.
+        batch_size: rows decoded together.
+        encoder: the model's tokenizer and template.
+        parameters: number of backbone parameters.
+    """
+
+    name: str
+    device: str
+    dtype: str
+    dtype_reason: str
+    batch_size: int
+    encoder: PromptEncoder
+    parameters: int
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries that can change a result."""
+        ...
+
+    def train(
+        self, variant: Variant, examples: Sequence[Example], seed: int, folder: Path, progress: Progress
+    ) -> Training:
+        """Train an adapter on the examples and save it to `folder`; the model is left as it was."""
+        ...
+
+    def load_adapter(self, variant: Variant, folder: Path) -> Any:
+        """An adapter for `attached`. Raises UsageError where the files are damaged or of another model."""
+        ...
+
+    def trainable_parameters(self, adapter: Any) -> int:
+        """How many numbers of the adapter training can change."""
+        ...
+
+    def attached(self, adapter: Any | None) -> AbstractContextManager[None]:
+        """The model with the adapter on it while the context lasts; afterwards the exact baseline, bit for bit."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> list[list[int]]:
+        """Answer token ids of each prompt, end-of-text excluded.
+
+        Greedy at temperature 0; otherwise `seeds` holds one seed a prompt, so that a sample depends on its own seed
+        and not on its neighbours in the batch.
+        """
+        ...
+
+    def divergence(self, adapter: Any, texts: Sequence[tuple[Prompt, Sequence[int]]]) -> Divergence:
+        """Compare next-token distributions with and without the adapter over prompts and their given continuations."""
+        ...

@@ -1,0 +1,293 @@
+"""The torch backend: one causal language model on cpu, cuda or mps, decoded and scored in batches.
+
+Every batch has one layout, in training as in decoding: the tokens all prompts share (most of a chat template) stand
+first and are computed once, then each row's own tokens follow, padded on the left so that answers end together.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from engram_bench.backends import torch_training
+from engram_bench.backends.base import Divergence, Progress, Training
+from engram_bench.backends.torch_adapters import Adapter, create, load
+from engram_bench.errors import UsageError
+from engram_bench.patterns import Example
+from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, extend_windows, ngram_windows, shared_prefix
+from engram_bench.variants import Variant
+
+BATCH_SIZE = 128
+SCORING_BATCH_SIZE = 8  # a row of [tokens, vocabulary] float32 is some 10 MB
+COMPACT_AT = 0.75  # drop finished rows from a batch once this share or less is still decoding
+
+
+@dataclass
+class Rows:
+    """The part of a batch after the shared prefix: [rows, tokens] arrays, left-padded; windows [rows, tokens, N]."""
+
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
+    windows: NDArray[np.int64]
+
+
+Prefix = list[tuple[Tensor, Tensor]]  # keys and values of the shared tokens, [1, heads, tokens, head size] a layer
+
+
+def pick_dtype(device: str) -> tuple[torch.dtype, str]:
+    """The backbone's dtype on a device, and why."""
+    if device == "cuda":
+        return torch.bfloat16, "CUDA device"
+    if device == "mps":
+        return torch.float32, "bfloat16 is incomplete on MPS"
+    if torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16, "CPU has AVX512-BF16, about 4 times float32"
+    return torch.float32, "CPU has no AVX512-BF16"
+
+
+class TorchModel:
+    """A `Backend` (see base.py for the contract of its public methods).
+
+    Args:
+        folder: local model folder, safetensors.
+        device: "cpu", "cuda" or "mps".
+
+    Raises:
+        UsageError: transformers cannot read the folder.
+    """
+
+    name = "torch"
+    batch_size = BATCH_SIZE
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.device = device
+        dtype, self.dtype_reason = pick_dtype(device)
+        self.dtype = str(dtype).removeprefix("torch.")
+        # Eager attention on CPU: at some 50 tokens a row the fused kernel takes 10 times as long.
+        attention = "eager" if device == "cpu" else "sdpa"
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, attn_implementation=attention, local_files_only=True, use_safetensors=True
+            )
+        except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...
+            reason = str(error).splitlines()[0][:200]
+            raise UsageError(f"{folder}: transformers cannot load this model: {reason}") from error
+        self.model = model.to(device).eval().requires_grad_(False)
+        # A slice of positions is not contiguous, and a matmul on it copies the vocabulary matrix once a row.
+        self.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+        self.encoder = PromptEncoder(tokenizer)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self._adapter: Adapter | None = None
+
+    def versions(self) -> dict[str, str]:
+        return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "numpy")}
+
+    def train(
+        self, variant: Variant, examples: Sequence[Example], seed: int, folder: Path, progress: Progress
+    ) -> Training:
+        assert variant.training is not None, f"{variant.name} has nothing to train"
+        pairs = [(self.encoder.prompt(e.prompt, e.key), self.encoder.answer(e.answer)) for e in examples]
+        torch.manual_seed(seed)
+        adapter = create(self.model, variant, self.encoder, pairs)
+        with self.attached(adapter):
+            training = torch_training.train(self, adapter, variant.training, pairs, seed, progress)
+            adapter.save(folder)
+        return training
+
+    def load_adapter(self, variant: Variant, folder: Path) -> Adapter:
+        return load(self.model, variant, self.encoder, folder)
+
+    def trainable_parameters(self, adapter: Adapter) -> int:
+        return sum(p.numel() for group in adapter.parameter_groups() for p in group["params"])
+
+    @contextmanager
+    def attached(self, adapter: Adapter | None) -> Iterator[None]:
+        outer, self._adapter = self._adapter, adapter
+        try:
+            with adapter.on(self.model) if adapter else nullcontext():
+                yield
+        finally:
+            self._adapter = outer
+
+    # --- the one batch layout -------------------------------------------------------------------------------------
+
+    def rows(self, pairs: Sequence[tuple[Prompt, Sequence[int]]], prefix: int) -> Rows:
+        """Lay out prompts and the answer tokens that follow them, less the first `prefix` tokens."""
+        size = self._adapter.ngram_size if self._adapter else 1
+        lengths = [len(p.ids) + len(answer) - prefix for p, answer in pairs]
+        longest = max(lengths)
+        ids = np.full((len(pairs), longest), self.encoder.eos_id, dtype=np.int64)
+        mask = np.zeros((len(pairs), longest), dtype=np.int64)
+        windows = np.full((len(pairs), longest, size), ABSENT, dtype=np.int64)
+        for row, ((prompt, answer), length) in enumerate(zip(pairs, lengths, strict=True)):
+            ids[row, longest - length :] = (*prompt.ids[prefix:], *answer)
+            mask[row, longest - length :] = 1
+            span = self._adapter.span(prompt) if self._adapter else None
+            windows[row, longest - length :] = ngram_windows(prompt, answer, size, span)[prefix:]
+        return Rows(ids, mask, windows)
+
+    def prefix_state(self, prompt: Prompt, prefix: int) -> Prefix:
+        """Keys and values of the first `prefix` tokens, with whatever adapter is attached."""
+        if prefix == 0:
+            return []
+        ids = np.array([prompt.ids[:prefix]])
+        size = self._adapter.ngram_size if self._adapter else 1
+        self._look_up(ids, np.full((1, prefix, size), ABSENT))
+        cache = DynamicCache()
+        self.model(input_ids=self._tensor(ids), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def forward(self, state: Prefix, rows: Rows, keep: int) -> tuple[Tensor, DynamicCache]:
+        """Logits [rows, keep, vocabulary] of the last `keep` positions (0: all), and the cache that holds them."""
+        count = len(rows.ids)
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(state):
+            cache.update(keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1), layer)
+        prefix = state[0][0].shape[-2] if state else 0
+        mask = np.concatenate([np.ones((count, prefix), dtype=np.int64), rows.mask], axis=1)
+        positions = (mask.cumsum(axis=1) - 1).clip(min=0)[:, prefix:]
+        return self._step(rows.ids, mask, positions, rows.windows, cache, keep), cache
+
+    def _step(
+        self,
+        ids: NDArray[np.int64],
+        mask: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        windows: NDArray[np.int64],
+        cache: DynamicCache,
+        keep: int,
+    ) -> Tensor:
+        self._look_up(ids, windows)
+        logits: Tensor = self.model(
+            input_ids=self._tensor(ids),
+            attention_mask=self._tensor(mask),
+            position_ids=self._tensor(positions),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        ).logits
+        return logits
+
+    def _look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
+        for memory in self._adapter.memories() if self._adapter else ():
+            memory.look_up(ids, windows)
+
+    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    # --- decoding -------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> list[list[int]]:
+        if not prompts:
+            return []
+        prefix = shared_prefix(prompts)
+        state = self.prefix_state(prompts[0], prefix)
+        answers: list[list[int]] = [[] for _ in prompts]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            draws = None
+            if temperature > 0:
+                assert seeds is not None, "sampling needs a seed for each prompt"
+                draws = np.stack([np.random.default_rng(seeds[i]).random(max_new_tokens) for i in batch])
+            for row, tokens in self._decode(
+                [prompts[i] for i in batch], state, prefix, max_new_tokens, temperature, draws
+            ):
+                answers[batch[row]] = tokens
+            if progress:
+                progress("decode", start + len(batch), len(order))
+        return answers
+
+    def _decode(
+        self,
+        prompts: Sequence[Prompt],
+        state: Prefix,
+        prefix: int,
+        max_new_tokens: int,
+        temperature: float,
+        draws: NDArray[np.float64] | None,
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Yield (row, tokens) of every prompt as it finishes."""
+        rows = self.rows([(p, ()) for p in prompts], prefix)
+        logits, cache = self.forward(state, rows, keep=1)
+        mask = np.concatenate([np.ones((len(prompts), prefix), dtype=np.int64), rows.mask], axis=1)
+        windows = rows.windows[:, -1]
+        live = np.arange(len(prompts))  # which prompt each row of the batch is
+        tokens: list[list[int]] = [[] for _ in prompts]
+        done = np.zeros(len(prompts), dtype=bool)
+        for step in range(max_new_tokens):
+            chosen = _choose(logits[:, -1], temperature, None if draws is None else draws[live, step])
+            for row, (prompt, token) in enumerate(zip(live, chosen, strict=True)):
+                if not done[row]:
+                    done[row] = token == self.encoder.eos_id
+                    if not done[row]:
+                        tokens[prompt].append(int(token))
+            if done.all() or step == max_new_tokens - 1:
+                break
+            if (~done).mean() <= COMPACT_AT:
+                kept = np.flatnonzero(~done)
+                cache.batch_select_indices(self._tensor(kept))
+                live, done, mask, windows, chosen = live[kept], done[kept], mask[kept], windows[kept], chosen[kept]
+            windows = extend_windows(windows, chosen)
+            mask = np.concatenate([mask, np.ones((len(live), 1), dtype=np.int64)], axis=1)
+            positions = mask.sum(axis=1, keepdims=True) - 1
+            logits = self._step(chosen[:, None], mask, positions, windows[:, None], cache, keep=1)
+        yield from enumerate(tokens)
+
+    # --- scoring --------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def divergence(self, adapter: Adapter, texts: Sequence[tuple[Prompt, Sequence[int]]]) -> Divergence:
+        prefix = shared_prefix([prompt for prompt, _ in texts])
+        first = texts[0][0]
+        kl: list[Tensor] = []
+        same: list[Tensor] = []
+        for start in range(0, len(texts), SCORING_BATCH_SIZE):
+            batch = texts[start : start + SCORING_BATCH_SIZE]
+            logs = []
+            for on in (None, adapter):
+                with self.attached(on):
+                    state = self.prefix_state(first, prefix)
+                    rows = self.rows(batch, prefix)
+                    logits, _ = self.forward(state, rows, keep=0)
+                    logs.append(logits.float().log_softmax(-1)[self._tensor(rows.mask) > 0])
+            base, variant = logs
+            kl.append((base.exp() * (base - variant)).sum(-1))
+            same.append(base.argmax(-1) == variant.argmax(-1))
+        values = torch.cat(kl).double()
+        return Divergence(
+            tokens=len(values),
+            kl_mean=max(0.0, float(values.mean())),
+            kl_max=max(0.0, float(values.max())),
+            top1_unchanged=float(torch.cat(same).double().mean()),
+        )
+
+
+def _choose(logits: Tensor, temperature: float, draws: NDArray[np.float64] | None) -> NDArray[np.int64]:
+    """Next token of each row: the most probable one, or the inverse of the cumulative distribution at its draw."""
+    if draws is None:
+        return logits.argmax(-1).cpu().numpy()
+    cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
+    # Scaled by the last entry, which rounding leaves a little off 1, so that a draw never falls past the end.
+    points = torch.from_numpy(draws).to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
+    chosen: NDArray[np.int64] = torch.searchsorted(cumulative, points).squeeze(-1).cpu().numpy()
+    return chosen.clip(max=logits.shape[-1] - 1)

@@ -1,0 +1,286 @@
+"""The adapters of the torch backend: LoRA by peft, the n-gram memory, the single-token memory.
+
+Each knows how to be put on a model, which of its numbers train, and how it is saved. None ever changes a weight of the
+backbone: LoRA stays unmerged and memories are hooks, so taking an adapter off restores the model bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from engram_bench.errors import UsageError
+from engram_bench.memory import weights
+from engram_bench.memory.hashing import Int64Array, NgramHasher, compress_vocabulary
+from engram_bench.memory.keys import KeyIndex
+from engram_bench.memory.torch import (
+    EngramLayer,
+    MemoryLayer,
+    UnigramLayer,
+    decoder_layers,
+    injected,
+    make_hasher,
+    touched_rows,
+)
+from engram_bench.prompts import Prompt, PromptEncoder, ngram_windows
+from engram_bench.variants import EngramConfig, LoraConfig, UnigramConfig, Variant
+
+CONTROL_SEED = 0
+
+Pair = tuple[Prompt, tuple[int, ...]]  # a prompt and its answer, end-of-text included
+
+
+class Adapter(Protocol):
+    """What training, decoding and scoring need of an adapter.
+
+    Attributes:
+        ngram_size: how many tokens the windows it is given hold.
+        acts_on_template: whether it changes the tokens all prompts share.
+    """
+
+    ngram_size: int
+    acts_on_template: bool
+
+    def on(self, model: nn.Module) -> AbstractContextManager[None]: ...
+    def memories(self) -> Sequence[MemoryLayer]: ...
+    def span(self, prompt: Prompt) -> tuple[int, int] | None: ...
+    def parameter_groups(self) -> list[dict[str, Any]]: ...
+    def training(self, on: bool) -> None: ...
+    def save(self, folder: Path) -> None: ...
+
+
+def create(model: nn.Module, variant: Variant, encoder: PromptEncoder, pairs: Sequence[Pair]) -> Adapter:
+    """A fresh adapter; torch's global generator decides its initial numbers. `pairs` fix which rows a memory has."""
+    if isinstance(variant.config, LoraConfig):
+        return LoraAdapter.create(model, variant.config)
+    if isinstance(variant.config, EngramConfig):
+        return EngramAdapter.create(model, variant.config, encoder, pairs)
+    assert isinstance(variant.config, UnigramConfig), f"{variant.name} has nothing to train"
+    return UnigramAdapter.create(model, variant.config)
+
+
+def load(model: nn.Module, variant: Variant, encoder: PromptEncoder, folder: Path) -> Adapter:
+    """A saved adapter, damaged as its variant says where that is a control."""
+    if isinstance(variant.config, LoraConfig):
+        return LoraAdapter.load(model, folder)
+    if isinstance(variant.config, EngramConfig):
+        adapter = EngramAdapter.load(model, variant.config, encoder, folder)
+        if variant.damage == "shuffle":
+            adapter.shuffle()
+        return adapter
+    assert isinstance(variant.config, UnigramConfig)
+    return UnigramAdapter.load(model, variant.config, folder)
+
+
+class LoraAdapter:
+    """peft's LoRA on every linear layer but the head. Held as peft's wrapped model; `unload` gives the layers back."""
+
+    ngram_size = 1
+    acts_on_template = True
+
+    def __init__(self, config: Any, state: dict[str, torch.Tensor] | None) -> None:
+        self._config, self._state = config, state
+        self._peft: Any = None
+
+    @classmethod
+    def create(cls, model: nn.Module, config: LoraConfig) -> LoraAdapter:
+        import peft
+
+        return cls(
+            peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules="all-linear", task_type="CAUSAL_LM"),
+            None,
+        )
+
+    @classmethod
+    def load(cls, model: nn.Module, folder: Path) -> LoraAdapter:
+        import peft
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return cls(peft.LoraConfig.from_pretrained(folder), load_file(folder / "adapter_model.safetensors"))
+        except (OSError, ValueError, TypeError, SafetensorError) as error:
+            mend = "delete the folder, or train anew with --engram-retrain"
+            raise UsageError(f"{folder}: this adapter cannot be read ({error}); {mend}") from error
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[None]:
+        import peft
+
+        self._peft = peft.get_peft_model(model, self._config, autocast_adapter_dtype=True)
+        try:
+            if self._state is not None:
+                peft.set_peft_model_state_dict(self._peft, self._state)
+            for parameter in self._trainable():
+                parameter.data = parameter.data.float()
+            yield
+        finally:
+            self._state = {k: v.clone() for k, v in peft.get_peft_model_state_dict(self._peft).items()}
+            self._peft.unload()
+            self._peft = None
+            if hasattr(model, "peft_config"):
+                del model.peft_config
+
+    def _trainable(self) -> list[nn.Parameter]:
+        return [p for p in self._peft.parameters() if p.requires_grad]
+
+    def memories(self) -> Sequence[MemoryLayer]:
+        return ()
+
+    def span(self, prompt: Prompt) -> tuple[int, int] | None:
+        return None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        if self._peft is None:  # counted while off the model
+            return [{"params": list((self._state or {}).values()), "tables": False}]
+        return [{"params": self._trainable(), "tables": False}]
+
+    def training(self, on: bool) -> None:
+        """LoRA without dropout is the same in training."""
+
+    def save(self, folder: Path) -> None:
+        self._peft.save_pretrained(folder)
+
+
+class EngramAdapter:
+    """`EngramLayer`s on the inputs of the chosen layers, and the index of the keys they were trained on."""
+
+    acts_on_template = False
+
+    def __init__(
+        self, config: EngramConfig, hasher: NgramHasher, keys: KeyIndex, layers: dict[int, EngramLayer]
+    ) -> None:
+        self.config, self.hasher, self.keys, self.layers = config, hasher, keys, layers
+        self.ngram_size = max(config.orders)
+
+    @classmethod
+    def create(
+        cls, model: nn.Module, config: EngramConfig, encoder: PromptEncoder, pairs: Sequence[Pair]
+    ) -> EngramAdapter:
+        hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
+        keys = KeyIndex(
+            (hasher.compressed_ids[p.content_ids()[slice(*p.key)]].tolist() for p, _ in pairs if p.key),
+            max(config.orders),
+        )
+        blank = cls(config, hasher, keys, {})
+        windows = [ngram_windows(p, a[:-1], blank.ngram_size, blank.span(p)) for p, a in pairs]
+        rows = {layer: touched_rows(hasher, layer, windows) for layer in config.layers}
+        return cls._build(model, config, hasher, keys, rows)
+
+    @classmethod
+    def load(cls, model: nn.Module, config: EngramConfig, encoder: PromptEncoder, folder: Path) -> EngramAdapter:
+        arrays = weights.load(folder, "engram", asdict(config))
+        hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
+        keys = KeyIndex.from_array(arrays.pop("keys", np.empty((0, max(config.orders)), np.int64)))
+        rows = {layer: arrays.pop(f"{layer}.row_ids", np.empty(0, np.int64)) for layer in config.layers}
+        adapter = cls._build(model, config, hasher, keys, rows)
+        _fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
+        return adapter
+
+    @classmethod
+    def _build(
+        cls, model: Any, config: EngramConfig, hasher: NgramHasher, keys: KeyIndex, rows: dict[int, Int64Array]
+    ) -> EngramAdapter:
+        count, size = len(decoder_layers(model)), model.config.hidden_size
+        if max(config.layers) >= count:
+            raise UsageError(f"layer {max(config.layers)} does not exist: the model has layers 0 to {count - 1}")
+        layers = {layer: EngramLayer(config, layer, hasher, rows[layer], size) for layer in config.layers}
+        return cls(config, hasher, keys, {layer: memory.to(model.device).eval() for layer, memory in layers.items()})
+
+    def span(self, prompt: Prompt) -> tuple[int, int] | None:
+        """The content tokens that an answer goes on from; see `EngramConfig.prompt_end`."""
+        content = prompt.content_ids()
+        if self.config.prompt_end == "text":
+            return (0, len(content))
+        return self.keys.find(self.hasher.compressed_ids[content].tolist())
+
+    def on(self, model: nn.Module) -> AbstractContextManager[None]:
+        return injected(model, self.layers)
+
+    def memories(self) -> Sequence[MemoryLayer]:
+        return list(self.layers.values())
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        named = [item for memory in self.layers.values() for item in memory.named_parameters()]
+        return [
+            {"params": [p for name, p in named if name == "table"], "tables": True},
+            {"params": [p for name, p in named if name != "table"], "tables": False},
+        ]
+
+    def training(self, on: bool) -> None:
+        for memory in self.layers.values():
+            memory.train(on)
+
+    def save(self, folder: Path) -> None:
+        arrays = _arrays({str(layer): memory for layer, memory in self.layers.items()})
+        rows = {f"{layer}.row_ids": memory.row_ids for layer, memory in self.layers.items()}
+        weights.save(folder, "engram", asdict(self.config), {**arrays, **rows, "keys": self.keys.to_array()})
+
+    @torch.no_grad()
+    def shuffle(self) -> None:
+        """Give every n-gram another n-gram's row: the same numbers, the same gate, the wrong contents."""
+        generator = torch.Generator().manual_seed(CONTROL_SEED)
+        for memory in self.layers.values():
+            order = torch.randperm(len(memory.table), generator=generator)
+            memory.table.copy_(memory.table[order.to(memory.table.device)])
+
+
+class UnigramAdapter:
+    """`UnigramLayer`s on the outputs of all layers. They act on every token, so on the template too."""
+
+    ngram_size = 1
+    acts_on_template = True
+
+    def __init__(self, config: UnigramConfig, layers: dict[int, UnigramLayer]) -> None:
+        self.config, self.layers = config, layers
+
+    @classmethod
+    def create(cls, model: Any, config: UnigramConfig) -> UnigramAdapter:
+        count, size = len(decoder_layers(model)), model.config.hidden_size
+        return cls(config, {layer: UnigramLayer(config.slots, size).to(model.device) for layer in range(count)})
+
+    @classmethod
+    def load(cls, model: nn.Module, config: UnigramConfig, folder: Path) -> UnigramAdapter:
+        adapter = cls.create(model, config)
+        arrays = weights.load(folder, "unigram", asdict(config))
+        _fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
+        return adapter
+
+    def on(self, model: nn.Module) -> AbstractContextManager[None]:
+        return injected(model, self.layers, after=True)
+
+    def memories(self) -> Sequence[MemoryLayer]:
+        return list(self.layers.values())
+
+    def span(self, prompt: Prompt) -> tuple[int, int] | None:
+        return None
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [p for m in self.layers.values() for p in m.parameters()], "tables": False}]
+
+    def training(self, on: bool) -> None:
+        """The module has no dropout."""
+
+    def save(self, folder: Path) -> None:
+        arrays = _arrays({str(layer): memory for layer, memory in self.layers.items()})
+        weights.save(folder, "unigram", asdict(self.config), arrays)
+
+
+def _arrays(modules: dict[str, nn.Module]) -> dict[str, Any]:
+    state = nn.ModuleDict(modules).state_dict()
+    return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+
+
+def _fill(folder: Path, modules: dict[str, nn.Module], arrays: dict[str, Any]) -> None:
+    try:
+        nn.ModuleDict(modules).load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{folder}: this adapter is of another model or shape ({reason})") from error

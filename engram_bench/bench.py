@@ -1,0 +1,202 @@
+"""The bench: one model on one device, each variant trained (or loaded) and asked at most once, results kept.
+
+Suites ask it for what they assert on; it evaluates a variant on everything the session will need in one go, which
+decodes full batches, and leaves a record of every result for the report.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from engram_bench import adapters, evaluate, models
+from engram_bench.backends.base import Backend, Divergence, Progress
+from engram_bench.evaluate import GREEDY, Question, Sample
+from engram_bench.options import Settings, pick_device
+from engram_bench.variants import Variant
+
+ANSWER_MARGIN = 8  # tokens beyond the longest canonical answer: room to be wrong in, without rambling for a minute
+
+Record = dict[str, Any]  # {"type": "meta" | "variant" | "samples" | "collateral" | "threshold", ...}: plain data
+
+
+class Bench:
+    """Everything a session measures.
+
+    Args:
+        settings: what to do.
+        progress: told of training and decoding as they go.
+        emit: takes each record as soon as it exists.
+    """
+
+    def __init__(self, settings: Settings, progress: Progress, emit: Callable[[Record], None]) -> None:
+        self.settings, self._progress, self._emit = settings, progress, emit
+        self.planned: set[tuple[str, str]] = set()  # (category, split) cells the session will ask for
+        self._samples: dict[tuple[str, str, str], list[Sample]] = {}
+        self._trained: dict[tuple[str, int], adapters.Trained] = {}
+        self._loaded: dict[tuple[str, int], Any] = {}
+        self._divergence: dict[str, Divergence] = {}
+
+        started = time.perf_counter()
+        device = pick_device(settings.backend)
+        progress(f"model {settings.model}", 0, 1)
+        self.model = models.resolve(settings.model)
+        from engram_bench.backends.torch import TorchModel
+
+        self.backend: Backend = TorchModel(self.model.folder, device)
+        progress(f"model {settings.model}", 1, 1)
+        categories = settings.patterns.categories.values()
+        self._examples = settings.patterns.training_examples()
+        longest = max(len(self.backend.encoder.answer(item.output)) for c in categories for item in c.items)
+        self.max_new_tokens = longest + ANSWER_MARGIN
+        emit(self._meta(time.perf_counter() - started))
+
+    def variant(self, name: str) -> Variant:
+        return next(v for v in self.settings.variants if v.name == name)
+
+    def samples(self, variant: str, category: str, split: str) -> list[Sample]:
+        """All answers of one cell, evaluated now if nothing has asked for them before."""
+        if (variant, category, split) not in self._samples:
+            cells = {(c, s) for c, s in self.planned | {(category, split)} if (variant, c, s) not in self._samples}
+            self._evaluate(self.variant(variant), cells)
+        return self._samples[variant, category, split]
+
+    def divergence(self, variant: str, prompts: Sequence[str]) -> Divergence:
+        """How far a variant moves the model on unrelated prompts and the baseline's own answers to them."""
+        if variant not in self._divergence:
+            encoded = [self.backend.encoder.prompt(prompt) for prompt in prompts]
+            answers = self.backend.generate(encoded, self.max_new_tokens)
+            result = self.backend.divergence(self.adapter(variant), list(zip(encoded, answers, strict=True)))
+            self._divergence[variant] = result
+            record = {"variant": variant, "prompts": len(prompts), **asdict(result)}
+            self._emit({"type": "collateral", "data": record})
+        return self._divergence[variant]
+
+    def adapter(self, variant: str) -> Any | None:
+        """The adapter of a variant and the first training seed, trained now if the cache has none."""
+        return self._loaded_adapter(self.variant(variant), self.settings.seeds[0])
+
+    def trained(self, variant: str) -> adapters.Trained:
+        """Where that adapter lies and how it was trained."""
+        self.adapter(variant)
+        return self._trained[variant, self.settings.seeds[0]]
+
+    def threshold(self, id: str, requirement: str, measured: float, low: float, passed: bool) -> None:
+        """Put an assertion on record, whatever comes of it."""
+        data = {"id": id, "requirement": requirement, "measured": measured, "low": low, "passed": bool(passed)}
+        self._emit({"type": "threshold", "data": data})
+
+    def _evaluate(self, variant: Variant, cells: Iterable[tuple[str, str]]) -> None:
+        asked = evaluate.questions(self.settings.patterns, cells)
+        seeds = self.settings.seeds if variant.config else self.settings.seeds[:1]
+        found: list[Sample] = []
+        for seed in seeds:
+            found += self._answers(variant, asked, seed)
+        for category, split in cells:
+            cell = [s for s in found if (s.category, s.split) == (category, split)]
+            self._samples[variant.name, category, split] = cell
+
+    def _answers(self, variant: Variant, asked: Sequence[Question], seed: int) -> list[Sample]:
+        adapter = self._loaded_adapter(variant, seed)
+        started = time.perf_counter()
+        with self.backend.attached(adapter):
+            found = evaluate.answer(
+                self.backend,
+                variant.name,
+                asked,
+                seed=seed,
+                samples=self.settings.samples,
+                max_new_tokens=self.max_new_tokens,
+                progress=self._named(variant),
+            )
+        seconds = time.perf_counter() - started
+        rows = [asdict(sample) for sample in found]
+        self._emit({"type": "samples", "variant": variant.name, "seconds": seconds, "data": rows})
+        return found
+
+    def _loaded_adapter(self, variant: Variant, seed: int) -> Any | None:
+        """The variant's adapter of a seed, trained if the cache has none; None for the baseline."""
+        if variant.config is None:
+            self._emit({"type": "variant", "data": self._describe(variant, None)})
+            return None
+        key = (variant.name, seed)
+        if key not in self._loaded:
+            # A control damages the adapter of another variant: retraining that one is not its business.
+            retrain = self.settings.retrain and not variant.control_of
+            trained = adapters.ensure(
+                self.backend,
+                self.model,
+                variant,
+                self._examples,
+                seed,
+                retrain=retrain,
+                progress=self._named(variant),
+            )
+            self._loaded[key] = self.backend.load_adapter(variant, trained.folder)
+            self._trained[key] = trained
+            self._emit({"type": "variant", "data": self._describe(variant, seed)})
+        return self._loaded[key]
+
+    def _named(self, variant: Variant) -> Progress:
+        return lambda what, done, total: self._progress(f"{variant.name}: {what}", done, total)
+
+    def _describe(self, variant: Variant, seed: int | None) -> Record:
+        facts: Record = {
+            "name": variant.name,
+            "about": variant.about,
+            "config": asdict(variant),
+            "trainable_parameters": 0,
+            "adapter_sha256": None,
+            "train": None,
+            "cached": False,
+        }
+        if seed is not None:
+            trained = self._trained[variant.name, seed]
+            facts["trainable_parameters"] = self.backend.trainable_parameters(self._loaded[variant.name, seed])
+            facts["adapter_sha256"] = trained.sha256
+            facts["train"] = {**asdict(trained.training), "seed": seed}
+            facts["cached"] = trained.cached
+        return facts
+
+    def _meta(self, load_seconds: float) -> Record:
+        settings, backend = self.settings, self.backend
+        categories = settings.patterns.categories
+        return {
+            "type": "meta",
+            "backend": {
+                "name": backend.name,
+                "device": backend.device,
+                "dtype": backend.dtype,
+                "dtype_reason": backend.dtype_reason,
+                "batch_size": backend.batch_size,
+                "max_new_tokens": self.max_new_tokens,
+                "load_seconds": load_seconds,
+                "versions": backend.versions(),
+            },
+            "model": {
+                "id": self.model.id,
+                "source": self.model.source,
+                "sha256": self.model.sha256,
+                "parameters": backend.parameters,
+            },
+            "dataset": {
+                "sha256": settings.patterns.sha256,
+                "items": sum(len(c.items) for c in categories.values()),
+                "training_examples": len(self._examples),
+                "categories": {
+                    name: {"items": len(c.items), "group": c.group, "source": c.source}
+                    for name, c in categories.items()
+                },
+            },
+        }
+
+
+def outcomes(samples: Iterable[Sample]) -> dict[str, float]:
+    """Item id -> share exact over its greedy answers (one a training seed): what comparisons pair on."""
+    by_item: dict[str, list[bool]] = {}
+    for sample in samples:
+        if sample.sample == GREEDY:
+            by_item.setdefault(sample.item, []).append(sample.exact)
+    return {item: sum(found) / len(found) for item, found in sorted(by_item.items())}

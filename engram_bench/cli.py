@@ -1,0 +1,65 @@
+"""engram-bench: fetch the model, train one adapter. Heavy imports wait for the verb that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from engram_bench import __version__
+from engram_bench.errors import UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 2 with one line on bad usage or input."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except UsageError as error:
+        print(f"engram-bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="engram-bench", description="What is Engram-style memory worth? Measured.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    model = commands.add_parser("model", help="fetch and verify a model, print its folder")
+    model.add_argument("id", nargs="?", default="bundled", help="bundled (default), a hub id, or a local folder")
+    model.set_defaults(run=_model)
+
+    train = commands.add_parser("train", help="train and cache one adapter, print its folder")
+    train.add_argument("variant", help="a built-in variant or a YAML file")
+    for name, default in (("profile", "default"), ("backend", "auto"), ("model", "bundled"), ("seeds", "0")):
+        train.add_argument(f"--{name}", dest=f"engram_{name}", default=default, metavar="VALUE")
+    train.add_argument("--patterns", dest="engram_patterns", metavar="PATH", help="a pattern file, or a folder of them")
+    train.add_argument("--retrain", dest="engram_retrain", action="store_true", help="even where the cache has it")
+    train.set_defaults(run=_train)
+    return parser
+
+
+def _model(args: argparse.Namespace) -> None:
+    from engram_bench.models import resolve
+
+    print(resolve(args.id).folder)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from engram_bench.bench import Bench
+    from engram_bench.options import settle
+    from engram_bench.progress import Reporter
+
+    settings = settle({**vars(args), "engram_variants": args.variant}, lambda _: "")
+    bench = Bench(settings, Reporter(sys.stderr), lambda _: None)
+    variant = settings.variants[-1]
+    if variant.config is None:
+        raise UsageError("the baseline is the model as it comes: there is nothing to train")
+    print(bench.trained(variant.name).folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Engram-style conditional memory: hashed n-gram lookup into trained tables."""

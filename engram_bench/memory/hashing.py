@@ -1,0 +1,164 @@
+"""Where an n-gram lives: tokenizer compression, and multiplicative-XOR hashing into prime-sized tables.
+
+The algorithm is the one published with Engram (arXiv:2601.07372, section 2.2). It is numpy only and shared by every
+backend, so that an adapter trained in one addresses the same rows in another. tests/ holds it to golden vectors.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int64Array = NDArray[np.int64]
+LAYER_SEED_STRIDE = 10007
+ABSENT_ROW = -1
+
+
+def _normalize(text: str) -> str:
+    text = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", text))
+    text = "".join(ch for ch in text if not unicodedata.combining(ch)).lower()
+    text = re.sub(r"[ \t\r\n]+", " ", text)
+    return " " if text == " " else text.strip()
+
+
+def compress_vocabulary(tokenizer: Any) -> Int64Array:
+    """Map every token id to a compressed id; tokens that read the same (case, accents, spaces) share one.
+
+    Args:
+        tokenizer: a transformers tokenizer (``len``, ``decode``, ``convert_ids_to_tokens``).
+
+    Returns:
+        int64 [vocabulary size]: compressed ids, numbered in order of first appearance.
+    """
+    seen: dict[str, int] = {}
+    compressed = np.empty(len(tokenizer), dtype=np.int64)
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    for token_id, token in enumerate(tokens):
+        text = tokenizer.decode([token_id], skip_special_tokens=False)
+        # A fragment of a UTF-8 character decodes to U+FFFD and would share one key with all others: use its raw name.
+        key = token if "\ufffd" in text else (_normalize(text) or text)
+        compressed[token_id] = seen.setdefault(key, len(seen))
+    return compressed
+
+
+def _is_prime(n: int) -> bool:
+    if n < 2 or n % 2 == 0:
+        return n == 2
+    return all(n % d for d in range(3, int(n**0.5) + 1, 2))
+
+
+def _next_unused_prime(above: int, used: set[int]) -> int:
+    candidate = above + 1
+    while candidate in used or not _is_prime(candidate):
+        candidate += 1
+    used.add(candidate)
+    return candidate
+
+
+class NgramHasher:
+    """Row indices of the n-grams that end at each token.
+
+    Args:
+        compressed_ids: int64 [vocabulary size] from `compress_vocabulary`.
+        vocab_size_per_ngram: least table size of one head, one number per order.
+        max_ngram_size: N, the longest n-gram.
+        heads_per_ngram: independent hash tables per order.
+        layer_ids: the layers that carry a memory; each gets its own multipliers and primes.
+        pad_id: token id that stands left of the first token (before compression).
+        seed: drives the multipliers of all layers.
+        orders: the n-gram lengths, ascending; all of 2..N unless given.
+
+    Attributes:
+        multipliers: layer -> int64 [N], odd; ``multipliers[l][0]`` meets the current token.
+        primes: layer -> a list per order of a list per head: the table sizes.
+
+    Raises:
+        ValueError: the orders do not fit N or the number of table sizes.
+    """
+
+    def __init__(
+        self,
+        *,
+        compressed_ids: Int64Array,
+        vocab_size_per_ngram: Sequence[int],
+        max_ngram_size: int,
+        heads_per_ngram: int,
+        layer_ids: Sequence[int],
+        pad_id: int,
+        seed: int,
+        orders: Sequence[int] | None = None,
+    ) -> None:
+        self.orders = list(range(2, max_ngram_size + 1)) if orders is None else list(orders)
+        if not self.orders or sorted(set(self.orders)) != self.orders or not self.orders[0] >= 1:
+            raise ValueError(f"orders must ascend from 1 or more, got {self.orders}")
+        if self.orders[-1] != max_ngram_size:
+            raise ValueError(f"the longest order is {self.orders[-1]} but max_ngram_size is {max_ngram_size}")
+        if len(vocab_size_per_ngram) != len(self.orders):
+            raise ValueError(f"{len(vocab_size_per_ngram)} table sizes for {len(self.orders)} orders {self.orders}")
+        self.compressed_ids = np.asarray(compressed_ids, dtype=np.int64)
+        self.max_ngram_size = max_ngram_size
+        self.heads_per_ngram = heads_per_ngram
+        self.layer_ids = list(layer_ids)
+        self.pad = int(self.compressed_ids[pad_id])
+
+        # Bounded so that token * multiplier never overflows int64: the products stay exact on every backend.
+        vocabulary = int(self.compressed_ids.max()) + 1
+        bound = max(1, (np.iinfo(np.int64).max // vocabulary) // 2)
+        used: set[int] = set()
+        self.multipliers: dict[int, Int64Array] = {}
+        self.primes: dict[int, list[list[int]]] = {}
+        for layer in self.layer_ids:
+            rng = np.random.default_rng(seed + LAYER_SEED_STRIDE * layer)
+            self.multipliers[layer] = rng.integers(0, bound, size=max_ngram_size, dtype=np.int64) * 2 + 1
+            self.primes[layer] = []
+            for size in vocab_size_per_ngram:
+                heads: list[int] = []
+                for _ in range(heads_per_ngram):
+                    heads.append(_next_unused_prime(heads[-1] if heads else size - 1, used))
+                self.primes[layer].append(heads)
+
+    def indices(self, input_ids: NDArray[Any], layer_id: int) -> Int64Array:
+        """Row of every head of every order at every token, each counted from the start of its own table.
+
+        Args:
+            input_ids: [batch, tokens] token ids.
+            layer_id: one of `layer_ids`.
+
+        Returns:
+            int64 [batch, tokens, orders * heads], by order then head.
+        """
+        tokens = self.compressed_ids[np.asarray(input_ids)]
+        left = np.full((len(tokens), self.max_ngram_size - 1), self.pad)
+        padded = np.concatenate([left, tokens], axis=1)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self.max_ngram_size, axis=1)[..., ::-1]
+        return self._hash(windows, layer_id)
+
+    def rows(self, windows: NDArray[np.int64], layer_id: int) -> Int64Array:
+        """Like `indices`, for n-grams given one by one, and with rows counted through all tables of the layer.
+
+        Args:
+            windows: int64 [..., N] token ids, current token first; negative where there is no token.
+            layer_id: one of `layer_ids`.
+
+        Returns:
+            int64 [..., orders * heads]; `ABSENT_ROW` where the n-gram reaches beyond the tokens there are. An absent
+            n-gram has no row, so what it would share with every other short context is never trained.
+        """
+        there = windows >= 0
+        rows = self._hash(np.where(there, self.compressed_ids[windows], self.pad), layer_id)
+        offsets = np.cumsum([0, *(prime for heads in self.primes[layer_id] for prime in heads)])[:-1]
+        needed = np.repeat(np.array(self.orders) - 1, self.heads_per_ngram)
+        return np.where(there[..., needed], rows + offsets, ABSENT_ROW)
+
+    def _hash(self, windows: Int64Array, layer_id: int) -> Int64Array:
+        """windows [..., N] of compressed ids -> [..., orders * heads], each within its own table."""
+        products = windows * self.multipliers[layer_id]
+        mixes = np.bitwise_xor.accumulate(products, axis=-1)[..., np.array(self.orders) - 1]
+        primes = np.array(self.primes[layer_id])
+        hashed: Int64Array = (mixes[..., None] % primes).reshape(*windows.shape[:-1], primes.size)
+        return hashed

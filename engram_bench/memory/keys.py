@@ -1,0 +1,53 @@
+"""Which n-grams are keys: where in a user's text a trained item's input stands.
+
+The paper's memory reads the last n tokens. In a chat the answer starts after the template, and often after a suffix
+("... what is stored?"), so the last n tokens are not the key. The index holds the tail of every trained input, at most
+N tokens each; the longest one found in a text says which n-gram the answer goes on from. One set look-up per token
+and length, whatever the number of keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram_bench.prompts import ABSENT
+
+
+class KeyIndex:
+    """A set of trained keys in compressed token ids.
+
+    Args:
+        keys: each a sequence of compressed ids; only the last `size` count.
+        size: N, the longest n-gram.
+    """
+
+    def __init__(self, keys: Iterable[Sequence[int]], size: int) -> None:
+        self.size = size
+        self._keys = {tuple(int(token) for token in key[-size:]) for key in keys}
+
+    @classmethod
+    def from_array(cls, array: NDArray[np.int64]) -> KeyIndex:
+        """From what `to_array` gave."""
+        return cls((row[row != ABSENT].tolist() for row in array), array.shape[1])
+
+    def to_array(self) -> NDArray[np.int64]:
+        """int64 [keys, N], sorted, padded with `ABSENT` on the right."""
+        rows = [[*key, *[ABSENT] * (self.size - len(key))] for key in sorted(self._keys)]
+        return np.array(rows, dtype=np.int64).reshape(len(rows), self.size)
+
+    def find(self, content: Sequence[int]) -> tuple[int, int] | None:
+        """First and last + 1 token of the longest key in `content` (compressed ids), the last one of equals.
+
+        Of a key longer than N tokens only its last N are found. None where there is no key.
+        """
+        found: tuple[int, int] | None = None
+        for end in range(1, len(content) + 1):
+            shortest = found[1] - found[0] if found else 1
+            for length in range(min(self.size, end), shortest - 1, -1):
+                if tuple(content[end - length : end]) in self._keys:
+                    found = (end - length, end)
+                    break
+        return found

@@ -1,0 +1,196 @@
+"""The memory in torch: tables, gate and injection into any decoder transformers loads.
+
+Two kinds of one shape: `EngramLayer`, the paper's gated n-gram memory, and `UnigramLayer`, the published single-token
+proof of concept it is compared with. Both are fed token windows (see `prompts.ngram_windows`) before each forward.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from engram_bench.memory.hashing import ABSENT_ROW, Int64Array, NgramHasher
+from engram_bench.variants import EngramConfig
+
+
+def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -> NgramHasher:
+    """The hash functions a memory of this shape asks for, over a given vocabulary."""
+    return NgramHasher(
+        compressed_ids=compressed_ids,
+        vocab_size_per_ngram=[config.rows] * len(config.orders),
+        max_ngram_size=max(config.orders),
+        heads_per_ngram=config.heads,
+        layer_ids=config.layers,
+        pad_id=pad_id,
+        seed=config.hash_seed,
+        orders=config.orders,
+    )
+
+
+class MemoryLayer(Protocol):
+    """What one layer's memory is to the injector: windows in, then hidden states through."""
+
+    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None: ...
+    def __call__(self, hidden: Tensor) -> Tensor: ...
+
+
+class EngramLayer(nn.Module):
+    """Conditional memory of one layer (arXiv:2601.07372, section 2.3): h + gate * W_V e.
+
+    The table is stored by touched rows only: `row_ids` are the rows some training n-gram hashes to, ascending, and all
+    others are the zeros they started as. So memory use follows the training data, whatever the table's nominal size.
+
+    Args:
+        config: the shape.
+        layer: which layer this is.
+        hasher: from `make_hasher`.
+        row_ids: int64 [touched], sorted and unique.
+        hidden_size: d of the backbone.
+    """
+
+    def __init__(
+        self, config: EngramConfig, layer: int, hasher: NgramHasher, row_ids: Int64Array, hidden_size: int
+    ) -> None:
+        super().__init__()
+        columns = len(config.orders) * config.heads
+        self.layer, self.hasher = layer, hasher
+        self.orders, self.order_dropout = len(config.orders), config.order_dropout
+        self.row_ids = row_ids
+        self.table = nn.Parameter(torch.zeros(len(row_ids), config.width))
+        self.key = nn.Linear(columns * config.width, hidden_size, bias=False)
+        self.value = nn.Linear(columns * config.width, hidden_size, bias=False)
+        self.key_norm = nn.RMSNorm(hidden_size, eps=1e-6)
+        self.query_norm = nn.RMSNorm(hidden_size, eps=1e-6)
+        self.scale = 1 / math.sqrt(hidden_size)
+        self._slots: Tensor | None = None
+
+    def slots(self, windows: NDArray[np.int64]) -> Tensor:
+        """int64 [..., columns]: 1 + position in `table`, 0 where the n-gram is absent or its row never trained."""
+        rows = self.hasher.rows(windows, self.layer)
+        if not len(self.row_ids):
+            return torch.zeros(rows.shape, dtype=torch.int64)
+        at = np.searchsorted(self.row_ids, rows).clip(max=len(self.row_ids) - 1)
+        return torch.from_numpy(np.where(self.row_ids[at] == rows, at + 1, 0))
+
+    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
+        """Fix what the next forward adds: its token ids [batch, tokens] and their windows [batch, tokens, N]."""
+        slots = self.slots(windows)
+        self._slots = slots.to(self.table.device) if slots.any() else None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden [batch, tokens, d] -> the same, with what was looked up added; itself where nothing was."""
+        if self._slots is None:
+            return hidden
+        hit = (self._slots > 0).unsqueeze(-1)
+        if self.training and self.order_dropout:
+            hit = hit & self._kept(hit)
+        e = (self.table[(self._slots - 1).clamp_min(0)] * hit).flatten(-2)
+        score = (self.key_norm(self.key(e)) * self.query_norm(hidden.float())).sum(-1, keepdim=True) * self.scale
+        gate = torch.sigmoid(score.sign() * score.abs().clamp_min(1e-6).sqrt())
+        added: Tensor = (gate * self.value(e)).to(hidden.dtype)
+        return hidden + added
+
+    def _kept(self, hit: Tensor) -> Tensor:
+        """bool like `hit` [..., columns, 1]: drops whole orders of a token, so that no order is relied on alone."""
+        shape = (*hit.shape[:-2], self.orders, 1)
+        kept = torch.rand(shape, device=hit.device) >= self.order_dropout
+        return kept.repeat_interleave(hit.shape[-2] // self.orders, dim=-2)
+
+
+def touched_rows(hasher: NgramHasher, layer: int, windows: Sequence[NDArray[np.int64]]) -> Int64Array:
+    """The rows that the n-grams of `windows` (each [tokens, N]) hash to: int64, sorted, unique."""
+    rows = np.unique(np.concatenate([hasher.rows(w, layer).ravel() for w in windows]))
+    touched: Int64Array = rows[rows != ABSENT_ROW]
+    return touched
+
+
+class UnigramLayer(nn.Module):
+    """The EnhancedEngramModule of the engram-poc project, as published, to be measured as it is.
+
+    A single-token hash ``id * multiplier mod slots`` with four multipliers and one modulus, mean over the heads, an MLP
+    gate that starts at sigmoid(-5), a linear merge, added to a layer's output. Of the original, only the projections of
+    its content-addressing option are left out: they are off by default and take no part in its results.
+
+    Args:
+        slots: rows of the table (published runs: 500).
+        hidden_size: d of the backbone; a row is as wide.
+    """
+
+    MULTIPLIERS = (17, 31, 53, 79)
+
+    def __init__(self, slots: int, hidden_size: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(slots, hidden_size).normal_(std=0.02))
+        self.gate_in = nn.Linear(2 * hidden_size, hidden_size)
+        self.gate_out = nn.Linear(hidden_size, 1)
+        self.merge = nn.Linear(hidden_size, hidden_size)
+        nn.init.constant_(self.gate_out.weight, 0.01)
+        nn.init.constant_(self.gate_out.bias, -5.0)
+        nn.init.normal_(self.merge.weight, std=0.01)
+        nn.init.zeros_(self.merge.bias)
+        self._slots: Tensor | None = None
+
+    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
+        """As `EngramLayer.look_up`; the current token alone counts, and template tokens like any other."""
+        tokens = torch.from_numpy(ids[..., None]).to(self.table.device)
+        multipliers = torch.tensor(self.MULTIPLIERS, device=self.table.device)
+        self._slots = (tokens * multipliers) % len(self.table)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden [batch, tokens, d] -> the same plus the gated, merged mean of the token's rows."""
+        assert self._slots is not None, "look_up comes first"
+        memory = self.table[self._slots].mean(dim=-2)
+        gate_in = torch.cat([hidden.float(), memory], dim=-1)
+        gate = torch.sigmoid(self.gate_out(torch.relu(self.gate_in(gate_in))))
+        added: Tensor = self.merge(gate * memory).to(hidden.dtype)
+        return hidden + added
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The transformer blocks, found by structure: the longest ModuleList whose members share one class.
+
+    Raises:
+        ValueError: the model has no such list.
+    """
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len({type(x) for x in m}) == 1]
+    if not lists:
+        raise ValueError(f"{type(model).__name__} has no list of equal layers to attach a memory to")
+    return max(lists, key=len)
+
+
+@contextmanager
+def injected(model: nn.Module, memories: Mapping[int, nn.Module], *, after: bool = False) -> Iterator[None]:
+    """Run each memory on the input (or, `after`, the output) of its layer while the context lasts.
+
+    Only hooks are used: no weight and no module of the model changes, so leaving restores it bit for bit.
+    """
+    layers = decoder_layers(model)
+    handles = [_hook(layers[layer], memory, after) for layer, memory in memories.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(layer: nn.Module, memory: nn.Module, after: bool) -> Any:
+    def before_layer(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (memory(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": memory(kwargs["hidden_states"])}
+
+    def after_layer(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return (memory(output[0]), *output[1:]) if isinstance(output, tuple) else memory(output)
+
+    return (
+        layer.register_forward_hook(after_layer)
+        if after
+        else layer.register_forward_pre_hook(before_layer, with_kwargs=True)
+    )

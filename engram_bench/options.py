@@ -1,0 +1,156 @@
+"""What a run is asked to do: command line over ENGRAM_BENCH_* environment over ini file over default."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engram_bench import patterns, variants
+from engram_bench.errors import UsageError
+from engram_bench.patterns import PatternSet
+from engram_bench.variants import Variant
+
+ROOT = Path(__file__).resolve().parent.parent
+BACKENDS = ("auto", "cpu", "cuda", "mps", "mlx")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much a run does. The numbers of items and samples set how wide its intervals are."""
+
+    items_per_category: int | None  # None: all
+    samples: int  # drawn at temperature 0.8 for consistency, besides the greedy answer
+    variants: str
+
+
+PROFILES = {
+    "quick": Profile(15, 2, "baseline,lora,engram,engram-shuffled"),
+    "default": Profile(None, 3, ",".join(variants.BUILT_IN)),
+    "full": Profile(None, 10, ",".join(variants.BUILT_IN)),
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: ``--engram-NAME``, ENGRAM_BENCH_NAME, ``engram_NAME`` in the ini file."""
+
+    name: str
+    default: str
+    help: str
+    flag: bool = False
+
+    @property
+    def dest(self) -> str:
+        return f"engram_{self.name}"
+
+
+OPTIONS = (
+    Option("profile", "default", f"how much to run: {', '.join(PROFILES)}"),
+    Option("backend", "auto", f"where to run: {', '.join(BACKENDS)}; a -m marker of the same name chooses it too"),
+    Option("model", "bundled", "bundled, a hub id, or a local model folder"),
+    Option("variants", "", "built-in variants and YAML files, separated by commas (default: the profile's)"),
+    Option("patterns", str(ROOT / "patterns"), "a pattern file, or a folder of them"),
+    Option("samples", "", "answers drawn at temperature 0.8 for consistency (default: the profile's)"),
+    Option("seeds", "0", "training seeds, separated by commas"),
+    Option("report", str(ROOT / "reports" / "runs"), "folder that gets a folder for each run"),
+    Option("retrain", "", "train anew even where the cache has the adapter", flag=True),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All options of a run, checked."""
+
+    profile: str
+    backend: str
+    model: str
+    variants: tuple[Variant, ...]
+    patterns_path: Path
+    patterns: PatternSet
+    samples: int
+    seeds: tuple[int, ...]
+    report: Path
+    retrain: bool
+    as_shipped: bool  # the project's own data, model and variants: what snapshots and targets are of
+
+
+def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = "") -> Settings:
+    """Settings from parsed options (None or False where not given) and an ini reader.
+
+    Args:
+        given: option values by `Option.dest`.
+        ini: value of an ini key, "" where unset.
+        marker: pytest's -m expression; the one backend named there is chosen.
+
+    Raises:
+        UsageError: a value that makes no sense, with the option's name and the way to mend it.
+    """
+    value = {option.name: _first(option, given, ini) for option in OPTIONS}
+    named = set(re.findall(r"\w+", marker)) & set(BACKENDS[1:])
+    if value["backend"] == "auto" and len(named) == 1:
+        value["backend"] = named.pop()
+    _one_of("profile", value["profile"], tuple(PROFILES))
+    _one_of("backend", value["backend"], BACKENDS)
+    profile = PROFILES[value["profile"]]
+    path = Path(value["patterns"]).expanduser()
+    loaded = patterns.load(path).sample(profile.items_per_category)
+    chosen = variants.select(value["variants"] or profile.variants)
+    return Settings(
+        profile=value["profile"],
+        backend=value["backend"],
+        model=value["model"],
+        variants=tuple(chosen),
+        patterns_path=path,
+        patterns=loaded,
+        samples=_integers("samples", value["samples"] or str(profile.samples))[0],
+        seeds=_integers("seeds", value["seeds"]),
+        report=Path(value["report"]).expanduser(),
+        retrain=value["retrain"] not in ("", "0", "false"),
+        as_shipped=path.resolve() == ROOT / "patterns" and value["model"] == "bundled" and not value["variants"],
+    )
+
+
+def _first(option: Option, given: Mapping[str, Any], ini: Callable[[str], str]) -> str:
+    on_line = given.get(option.dest)
+    if on_line not in (None, False):
+        return "1" if on_line is True else str(on_line)
+    return os.environ.get(f"ENGRAM_BENCH_{option.name.upper()}") or ini(option.dest) or option.default
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"--engram-{name}: {value!r} is not one of {', '.join(choices)}")
+
+
+def _integers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 0:
+        raise UsageError(f"--engram-{name}: {text!r} is not a whole number of 0 or more (several: 0,1,2)")
+    return numbers
+
+
+def pick_device(backend: str) -> str:
+    """The device behind a backend name; auto takes cuda, then mps, then cpu.
+
+    Raises:
+        UsageError: torch is not installed, or has no such device here.
+    """
+    if backend == "mlx":
+        raise UsageError("--engram-backend: mlx is not part of this version; use cpu or mps on a Mac")
+    try:
+        import torch
+    except ImportError as error:
+        raise UsageError('torch is not installed; run: pip install -e ".[torch]"') from error
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if backend == "auto":
+        return next(name for name, found in there.items() if found)
+    if not there[backend]:
+        raise UsageError(f"--engram-backend: torch finds no {backend} device here; use cpu")
+    return backend

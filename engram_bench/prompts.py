@@ -1,0 +1,127 @@
+"""Text to token ids: the model's own chat template, and a mask of which tokens are content.
+
+The template is most of a short prompt and the same for all, so everything downstream leans on two facts kept here:
+prompts share their leading tokens (`shared_prefix`), and the memory looks at content tokens only (`ngram_windows`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MARK = "\u2063content\u2063"  # stands for the user's text while the template is rendered once
+ABSENT = -1
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of one prompt; `content[i]` says whether token i is the user's own text.
+
+    In training `key` is known too: the first and last + 1 token, counted among the content tokens, of the item's input.
+    """
+
+    ids: tuple[int, ...]
+    content: tuple[bool, ...]
+    key: tuple[int, int] | None = None
+
+    def content_ids(self) -> NDArray[np.int64]:
+        """int64 [content tokens]: the user's own text."""
+        return np.array([i for i, mine in zip(self.ids, self.content, strict=True) if mine], dtype=np.int64)
+
+
+class PromptEncoder:
+    """Renders user text with the tokenizer's chat template, or as it is where the tokenizer has none.
+
+    Args:
+        tokenizer: a fast transformers tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.eos_id: int = tokenizer.eos_token_id
+        rendered = _MARK
+        if getattr(tokenizer, "chat_template", None):
+            message = [{"role": "user", "content": _MARK}]
+            rendered = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        self._before, self._after = rendered.split(_MARK)
+
+    def prompt(self, text: str, key: tuple[int, int] | None = None) -> Prompt:
+        """Encode one user message, the template's generation prompt included; `key` is in characters of `text`."""
+        encoded = self.tokenizer(
+            self._before + text + self._after, add_special_tokens=False, return_offsets_mapping=True
+        )
+        start, end = len(self._before), len(self._before) + len(text)
+        content = tuple(a < end and b > start for a, b in encoded["offset_mapping"])
+        if key is None:
+            return Prompt(tuple(encoded["input_ids"]), content)
+        spans = [span for span, mine in zip(encoded["offset_mapping"], content, strict=True) if mine]
+        first, last = start + key[0], start + key[1]
+        inside = [i for i, (a, b) in enumerate(spans) if a < last and b > first]
+        return Prompt(tuple(encoded["input_ids"]), content, (inside[0], inside[-1] + 1))
+
+    def answer(self, text: str) -> tuple[int, ...]:
+        """Encode a canonical answer, end-of-text included: the model must learn to stop."""
+        return (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids up to end-of-text."""
+        ids = list(ids)
+        if self.eos_id in ids:
+            ids = ids[: ids.index(self.eos_id)]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def shared_prefix(prompts: Sequence[Prompt]) -> int:
+    """How many leading tokens all prompts share and none holds content in; at least one token is left to each."""
+    first = prompts[0]
+    length = min(len(p.ids) for p in prompts) - 1
+    for i in range(length):
+        if any(p.ids[i] != first.ids[i] or p.content[i] for p in prompts):
+            return i
+    return length
+
+
+def ngram_windows(prompt: Prompt, answer: Sequence[int], size: int, span: tuple[int, int] | None) -> NDArray[np.int64]:
+    """The n-gram each token sees: itself and the content tokens before it, template tokens left out.
+
+    Template tokens see nothing, except the last one of the prompt, which predicts the first answer token: it sees the
+    n-gram that ends the `span` of the user's text, no further back than the span starts, and the answer goes on from
+    there. So a memory can act where the answer is made. Without a span neither sees anything.
+
+    Args:
+        prompt: the prompt.
+        answer: answer token ids that follow it; they count as content.
+        size: N, the longest n-gram.
+        span: first and last + 1 of the content tokens that the answer is an answer to.
+
+    Returns:
+        int64 [len(prompt.ids) + len(answer), size]: ``[t, 0]`` is the current token, ``[t, k]`` the one k back;
+        `ABSENT` reaches past the start of content, and throughout where the token sees nothing.
+    """
+    content = prompt.content_ids()
+    windows = np.full((len(prompt.ids) + len(answer), size), ABSENT, dtype=np.int64)
+    windows[np.flatnonzero(prompt.content)] = _windows(content, size)[1:]
+    if span is not None:
+        key = content[slice(*span)]
+        continued = np.concatenate([key, np.array(answer, dtype=np.int64)])
+        windows[len(prompt.ids) - 1 :] = _windows(continued, size)[len(key) :]
+    return windows
+
+
+def _windows(stream: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """[tokens] -> [1 + tokens, size]: what is seen before any token, after the first, and so on; last token first."""
+    padded = np.concatenate([np.full(size, ABSENT), stream])
+    return np.lib.stride_tricks.sliding_window_view(padded, size)[:, ::-1]
+
+
+def extend_windows(last: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One decoding step: windows [batch, N] of the last position and the token each row just produced.
+
+    A row that saw nothing at the end of its prompt goes on seeing nothing.
+    """
+    following = np.concatenate([tokens[:, None], last[:, :-1]], axis=1)
+    return np.where(last[:, :1] == ABSENT, ABSENT, following)

@@ -1,0 +1,1 @@
+"""Reports are made from records alone; nothing here runs a model."""

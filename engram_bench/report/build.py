@@ -1,0 +1,146 @@
+"""Records in, report.json out: cells, outcomes, paired contrasts with the baseline, thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from engram_bench import metrics, stats
+
+SCHEMA_VERSION = 1
+BASELINE = "baseline"
+GREEDY = 0
+
+Record = dict[str, Any]
+Cell = tuple[str, str, str]  # variant, category, split
+
+
+def build(
+    *,
+    run: Record,
+    meta: Record,
+    variants: Sequence[Record],
+    samples: Sequence[Record],
+    collateral: Sequence[Record],
+    thresholds: Sequence[Record],
+) -> Record:
+    """The report (keys: see schema.json), every number a function of the records."""
+    groups = {name: c["group"] for name, c in meta["dataset"]["categories"].items()}
+    order = {v["name"]: i for i, v in enumerate(variants)}
+    cells = _by_cell(samples)
+    pooled = _pooled(cells, groups)
+    names = sorted({**cells, **pooled}, key=lambda c: (order.get(c[0], len(order)), c[2] != "seen", c[2], c[1]))
+    everything = {**cells, **pooled}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": run,
+        **meta,
+        "variants": list(variants),
+        "cells": [_cell(name, everything[name]) for name in names],
+        "outcomes": [{**_named(name), "items": _outcomes(everything[name])} for name in names if name in cells],
+        "contrasts": _contrasts(everything, [name for name in names if name[0] != BASELINE]),
+        "collateral": list(collateral),
+        "speed": [],
+        "routing": None,
+        "thresholds": list(thresholds),
+    }
+
+
+def _by_cell(samples: Iterable[Record]) -> dict[Cell, list[Record]]:
+    cells: dict[Cell, list[Record]] = {}
+    for sample in samples:
+        cells.setdefault((sample["variant"], sample["category"], sample["split"]), []).append(sample)
+    return cells
+
+
+def _pooled(cells: Mapping[Cell, list[Record]], groups: Mapping[str, str]) -> dict[Cell, list[Record]]:
+    """Cells over all categories of a group, where the group has several; called "all GROUP"."""
+    several = {g for g in groups.values() if list(groups.values()).count(g) > 1}
+    pooled: dict[Cell, list[Record]] = {}
+    for (variant, category, split), samples in cells.items():
+        if groups[category] in several:
+            pooled.setdefault((variant, f"all {groups[category]}", split), []).extend(samples)
+    return pooled
+
+
+def _named(cell: Cell) -> Record:
+    return dict(zip(("variant", "category", "split"), cell, strict=True))
+
+
+def _greedy(samples: Iterable[Record]) -> list[Record]:
+    return [s for s in samples if s["sample"] == GREEDY]
+
+
+def _shares(samples: Iterable[Record], field: str) -> dict[str, float]:
+    """Item -> share of its greedy answers (one a training seed) with `field` true."""
+    by_item: dict[str, list[bool]] = {}
+    for sample in _greedy(samples):
+        by_item.setdefault(sample["item"], []).append(sample[field])
+    return {item: sum(found) / len(found) for item, found in sorted(by_item.items())}
+
+
+def _outcomes(samples: Iterable[Record]) -> dict[str, float]:
+    return _shares(samples, "exact")
+
+
+def _consistency(samples: Iterable[Record]) -> dict[str, float]:
+    """Item -> share of its commonest output among the answers drawn at temperature 0.8."""
+    drawn: dict[tuple[str, int], list[str]] = {}
+    for sample in samples:
+        if sample["sample"] != GREEDY:
+            drawn.setdefault((sample["item"], sample["seed"]), []).append(sample["output"])
+    by_item: dict[str, list[float]] = {}
+    for (item, _), outputs in drawn.items():
+        by_item.setdefault(item, []).append(metrics.consistency(outputs))
+    return {item: sum(values) / len(values) for item, values in sorted(by_item.items())}
+
+
+def _cell(name: Cell, samples: Sequence[Record]) -> Record:
+    cell: Record = {**_named(name), "n": len({s["item"] for s in samples})}
+    for field in ("exact", "prefix"):
+        shares = _shares(samples, field)
+        interval = stats.wilson(sum(shares.values()), len(shares))
+        cell[field] = {"k": sum(shares.values()), "rate": interval.value, "low": interval.low, "high": interval.high}
+    consistency = _consistency(samples)
+    cell["consistency"] = _mean(list(consistency.values())) if consistency else None
+    efficiency = [metrics.token_efficiency(s["canonical_tokens"], s["tokens"]) for s in _greedy(samples)]
+    cell["token_efficiency"] = _mean(efficiency)
+    return cell
+
+
+def _mean(values: Sequence[float]) -> Record:
+    interval = stats.mean(values)
+    return {"mean": interval.value, "low": interval.low, "high": interval.high}
+
+
+def _contrasts(cells: Mapping[Cell, list[Record]], names: Sequence[Cell]) -> list[Record]:
+    """Every variant against the baseline, on the same items; Holm over all of them."""
+    found: list[Record] = []
+    for variant, category, split in names:
+        ours, theirs = cells[variant, category, split], cells.get((BASELINE, category, split), [])
+        for metric, values in (("exact", _outcomes), ("consistency", _consistency)):
+            a, b = values(theirs), values(ours)
+            items = sorted(a.keys() & b.keys())
+            if not items:
+                continue
+            result = stats.compare([a[i] for i in items], [b[i] for i in items])
+            found.append(
+                {
+                    "a": BASELINE,
+                    "b": variant,
+                    "category": category,
+                    "split": split,
+                    "metric": metric,
+                    "n": result.n,
+                    "difference": result.difference.value,
+                    "low": result.difference.low,
+                    "high": result.difference.high,
+                    "p": result.p,
+                    "mde": result.mde,
+                    "_interval": result.difference,
+                }
+            )
+    for contrast, p_holm in zip(found, stats.holm([c["p"] for c in found]), strict=True):
+        contrast["p_holm"] = p_holm
+        contrast["verdict"] = stats.verdict(contrast.pop("_interval"), p_holm)
+    return found

@@ -1,0 +1,307 @@
+"""report.json as Markdown: a verdict in words, the headline table, contrasts, training, examples, published figures."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+Record = Mapping[str, Any]
+SPLIT_TITLES = {
+    "seen": "Seen: trained items, trained phrasings",
+    "rephrased": "Rephrased: trained items, phrasings never trained",
+    "heldout": "Held out: items never trained",
+}
+EXAMPLES_PER_CATEGORY = 2
+LONGEST_TEXT = 90
+
+# What others published on the same questions, under their own rules.
+PUBLISHED = (
+    (
+        "engram-poc, LoRA on MLX, SmolLM-135M",
+        "8.65% → 11.54% (9 → 12 of 104; prefix rule; 80 of the 104 were in train)",
+    ),
+    ("engram-poc, LoRA with Unsloth, RTX 3060", "8.59% → 6.25%"),
+    ("engram-poc, 500-slot hash memory, acronyms", "12% → 75% (n = 8)"),
+    ("engram-poc, 500-slot hash memory, element names", "0% → 67% (n = 3)"),
+    ("engram-poc, 500-slot hash memory, capitals", "22% → 0%"),
+    ("engram-poc, 500-slot hash memory, random pairs", "0% → 0%"),
+    ("engraft-ngram, 51B base, 100 invented facts", "0.5% → 84.1%, KL on other text 0.0131"),
+)
+
+
+def safe(text: str, longest: int = LONGEST_TEXT) -> str:
+    """Text from data or a model as one inert Markdown table cell: no markup, no line break, no control character."""
+    text = "".join("·" if unicodedata.category(ch)[0] == "C" else ch for ch in re.sub(r"[\r\n]+", " ⏎ ", text.strip()))
+    if len(text) > longest:
+        text = text[: longest - 1] + "…"
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|&~$@:^=])", r"\\\1", text).replace("\\<", "&lt;").replace("\\>", "&gt;")
+
+
+def percent(value: float) -> str:
+    """0.975 -> 97.5%."""
+    return f"{100 * value:.1f}%"
+
+
+def points(value: float) -> str:
+    """A difference of rates in percentage points, signed."""
+    return f"{100 * value:+.1f}"
+
+
+def rate(cell: Record) -> str:
+    """97.5% [93–99]"""
+    return f"{percent(cell['rate'])} [{100 * cell['low']:.0f}–{100 * cell['high']:.0f}]"
+
+
+def p_value(p: float) -> str:
+    """Short and never zero."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def table(rows: Iterable[Sequence[Any]], headers: Sequence[str]) -> str:
+    """A GitHub Markdown table; the first column left, the rest as they come."""
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def render(report: Record, samples: Sequence[Record]) -> str:
+    """The whole report.md. `samples` give the before-and-after examples; every number is from `report`."""
+    parts = [
+        "# engram-bench report",
+        reading(report),
+        what_was_run(report),
+        *headline(report),
+        collateral(report),
+        contrasts(report),
+        training(report),
+        before_and_after(report, samples),
+        thresholds(report),
+        published(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _cells(report: Record, split: str) -> dict[tuple[str, str], Record]:
+    return {(c["category"], c["variant"]): c for c in report["cells"] if c["split"] == split}
+
+
+def _names(report: Record) -> list[str]:
+    return [v["name"] for v in report["variants"]]
+
+
+def _categories(report: Record, cells: Mapping[tuple[str, str], Record]) -> list[str]:
+    """Pooled groups first, then single categories in the order of the data."""
+    there = {category for category, _ in cells}
+    pooled = sorted(c for c in there if c.startswith("all "))
+    return pooled + [c for c in report["dataset"]["categories"] if c in there]
+
+
+def headline(report: Record) -> list[str]:
+    """One table a split: category by variant, exact with its interval."""
+    parts = []
+    for split, title in SPLIT_TITLES.items():
+        cells = _cells(report, split)
+        if not cells:
+            continue
+        names = [name for name in _names(report) if any(v == name for _, v in cells)]
+        rows = []
+        for category in _categories(report, cells):
+            found = [cells.get((category, name)) for name in names]
+            n = max(cell["n"] for cell in found if cell)
+            shown = f"**{safe(category)}**" if category.startswith("all ") else safe(category)
+            rows.append([shown, n, *(rate(cell["exact"]) if cell else "" for cell in found)])
+        parts.append(f"## {title}\n\n{table(rows, ['category', 'n', *map(safe, names)])}")
+    if parts:
+        parts[0] += "\n\nExact match of the whole answer, greedy decoding; in brackets the 95% Wilson interval."
+    return parts
+
+
+def reading(report: Record) -> str:
+    """What the numbers show and what they do not, in plain words."""
+    seen, rephrased, heldout = (_cells(report, split) for split in SPLIT_TITLES)
+    lines = []
+    for group in [c for c in _categories(report, seen) if c.startswith("all ")] + ["synthetic"]:
+        told = [
+            f"{safe(v)} {percent(seen[group, v]['exact']['rate'])}"
+            + (f" ({percent(rephrased[group, v]['exact']['rate'])} rephrased)" if (group, v) in rephrased else "")
+            for v in _names(report)
+            if (group, v) in seen
+        ]
+        if told:
+            title = "random pairs" if group == "synthetic" else group
+            lines.append(f"- On {title}, exact answers to trained items: {', '.join(told)}.")
+    for c in report["collateral"]:
+        lines.append(
+            f"- On unrelated text {safe(c['variant'])} moves the model by KL {c['kl_mean']:.2g} nats per token and "
+            f"leaves {percent(c['top1_unchanged'])} of its top tokens as they were."
+        )
+    gains = [c for c in report["contrasts"] if c["split"] == "heldout" and c["metric"] == "exact"]
+    if heldout and gains:
+        better = sorted({f"{safe(c['b'])} on {safe(c['category'])}" for c in gains if c["verdict"] == "improved"})
+        lines.append(
+            "- Items never trained: "
+            + (f"better than the baseline for {', '.join(better)}." if better else "no variant beats the baseline.")
+            + " What is measured here is storage and recall, not reasoning."
+        )
+    seeds = report["run"]["seeds"]
+    lines.append(
+        f"- One model of {report['model']['parameters']:,} parameters; intervals cover the choice of items, "
+        f"conditional on training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}."
+    )
+    return "\n".join(lines)
+
+
+def what_was_run(report: Record) -> str:
+    """Model, device, data, command."""
+    run, backend, model, data = (report[key] for key in ("run", "backend", "model", "dataset"))
+    evaluation = sum(run["evaluation_s"].values())
+    rows = [
+        ("started", f"{run['started']}, {run['duration_s']:.0f} s in all, {evaluation:.0f} s of it answering"),
+        ("command", f"`{' '.join(run['argv']).replace('`', '')}`"),
+        ("profile", f"{run['profile']}; seeds {', '.join(map(str, run['seeds']))}; {run['samples']} samples at 0.8"),
+        ("commit", run["git_commit"] or "not a git checkout"),
+        ("model", f"{safe(model['id'])}, {model['parameters']:,} parameters, {safe(model['source'])}"),
+        ("weights", f"SHA-256 {model['sha256'][:16]}"),
+        ("backend", f"{backend['name']} on {backend['device']}, {backend['dtype']} ({safe(backend['dtype_reason'])})"),
+        ("batch", f"{backend['batch_size']} rows, at most {backend['max_new_tokens']} new tokens"),
+        ("data", f"{data['items']} items in {len(data['categories'])} categories, SHA-256 {data['sha256'][:16]}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in backend["versions"].items())),
+    ]
+    return "## What was run\n\n" + table(rows, ["", ""])
+
+
+def collateral(report: Record) -> str:
+    """What else an adapter changes."""
+    if not report["collateral"]:
+        return ""
+    rows = [
+        (
+            safe(c["variant"]),
+            c["prompts"],
+            c["tokens"],
+            f"{c['kl_mean']:.2g}",
+            f"{c['kl_max']:.2g}",
+            percent(c["top1_unchanged"]),
+        )
+        for c in report["collateral"]
+    ]
+    headers = ["variant", "prompts", "tokens", "KL mean", "KL max", "top-1 unchanged"]
+    return (
+        "## Collateral: unrelated prompts and the baseline's own answers to them\n\n"
+        + table(rows, headers)
+        + "\n\nKL(baseline ‖ variant) in nats per token."
+    )
+
+
+def contrasts(report: Record) -> str:
+    """Every variant against the baseline, paired."""
+    rows = [
+        (
+            safe(c["category"]),
+            c["split"],
+            safe(c["b"]),
+            c["metric"],
+            c["n"],
+            f"{points(c['difference'])} [{points(c['low'])}, {points(c['high'])}]",
+            p_value(c["p"]),
+            p_value(c["p_holm"]),
+            f"{100 * c['mde']:.0f}",
+            c["verdict"],
+        )
+        for c in report["contrasts"]
+    ]
+    if not rows:
+        return ""
+    headers = ["category", "split", "variant", "metric", "n", "difference in points", "p", "p Holm", "MDE", "verdict"]
+    return (
+        "## Contrasts with the baseline\n\n"
+        "Paired on items. Exact: exact McNemar test, Newcombe interval; consistency (share of the commonest of the "
+        "answers drawn at temperature 0.8): sign-flip permutation test, bootstrap interval. p Holm is adjusted over "
+        "all rows. MDE: the least true difference, in points, this n finds with 80% power.\n\n"
+        f"<details><summary>{len(rows)} contrasts</summary>\n\n{table(rows, headers)}\n\n</details>"
+    )
+
+
+def training(report: Record) -> str:
+    """How each adapter came to be."""
+    rows = []
+    for v in report["variants"]:
+        t = v["train"]
+        if t is None:
+            continue
+        rows.append(
+            (
+                safe(v["name"]),
+                f"{v['trainable_parameters']:,}",
+                t["examples"],
+                t["epochs"],
+                f"{t['seconds']:.0f} s" + (" (cached)" if v["cached"] else ""),
+                " → ".join(f"{loss:.3f}" for loss in t["losses"]),
+                v["adapter_sha256"][:12],
+            )
+        )
+    if not rows:
+        return ""
+    headers = ["variant", "parameters", "examples", "epochs", "training time", "loss by epoch", "SHA-256"]
+    return "## Training\n\n" + table(rows, headers) + "\n\nLoss: mean over answer tokens, in nats."
+
+
+def before_and_after(report: Record, samples: Sequence[Record]) -> str:
+    """Prompts with each variant's answer beside the right one: the first items of each category by id."""
+    greedy = {
+        (s["category"], s["item"], s["variant"]): s
+        for s in samples
+        if s["sample"] == 0 and s["split"] == "rephrased" and s["seed"] == report["run"]["seeds"][0]
+    }
+    shown = [name for name in _names(report) if any(v == name for _, _, v in greedy)]
+    rows = []
+    for category in report["dataset"]["categories"]:
+        items = sorted({item for c, item, _ in greedy if c == category})[:EXAMPLES_PER_CATEGORY]
+        for item in items:
+            found = [greedy.get((category, item, name)) for name in shown]
+            first = next(s for s in found if s)
+            answers = [f"{'✓' if s['exact'] else '✗'} {safe(s['output'], 40)}" if s else "" for s in found]
+            rows.append([safe(first["prompt"], 70), safe(first["expected"], 40), *answers])
+    if not rows:
+        return ""
+    title = "## Before and after, phrasings never trained"
+    return f"{title}\n\n{table(rows, ['prompt', 'right answer', *map(safe, shown)])}"
+
+
+def thresholds(report: Record) -> str:
+    """Each requirement with what was measured."""
+    rows = [
+        (
+            safe(t["id"]),
+            safe(t["requirement"], 120),
+            f"{t['measured']:.4g}",
+            f"{t['low']:.4g}",
+            "✓" if t["passed"] else "✗",
+        )
+        for t in report["thresholds"]
+    ]
+    if not rows:
+        return ""
+    body = table(rows, ["id", "requirement", "measured", "lower bound", ""])
+    missed = sum(not t["passed"] for t in report["thresholds"])
+    summary = f"{len(rows)} thresholds, {missed} missed"
+    return f"## Thresholds\n\n<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
+
+
+def published(report: Record) -> str:
+    """Others' figures, and why they cannot be read as the same measurement."""
+    rows = [(safe(source, 80), safe(figure, 100)) for source, figure in PUBLISHED]
+    prefix = []
+    cells = _cells(report, "seen")
+    for name in _names(report):
+        if ("all source", name) in cells:
+            prefix.append(f"{safe(name)} {percent(cells['all source', name]['prefix']['rate'])}")
+    ours = f"\n\nThis run by the laxer prefix rule, source categories, seen: {', '.join(prefix)}." if prefix else ""
+    return (
+        "## Published figures to set beside these\n\n"
+        + table(rows, ["source", "exact or prefix accuracy"])
+        + ours
+        + "\n\nTheir data, prompts, splits and rules differ; only the direction of an effect can be compared."
+    )

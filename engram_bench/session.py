@@ -1,0 +1,122 @@
+"""Collects what a session measured and writes the run directory; knows nothing of pytest.
+
+Workers and the process that asserts only make plain records (see `bench.Record`); whoever writes the report adds them
+here as they come in, so the same code serves one process and many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from engram_bench.bench import Record
+from engram_bench.options import ROOT, Settings
+from engram_bench.report.build import build
+from engram_bench.report.markdown import render
+
+
+class Session:
+    """One run: its records, and the folder they end up in.
+
+    Args:
+        settings: of the run.
+        argv: the command line, for the report.
+    """
+
+    def __init__(self, settings: Settings, argv: list[str]) -> None:
+        self.settings, self.argv = settings, argv
+        self.started, self._clock = datetime.now(timezone.utc), time.perf_counter()
+        self.folder: Path | None = None
+        self.report: dict[str, Any] | None = None
+        self._meta: Record = {}
+        self._variants: dict[str, Record] = {}
+        self._collateral: dict[str, Record] = {}
+        self._thresholds: dict[str, Record] = {}
+        self._samples: dict[tuple[Any, ...], Record] = {}
+        self._evaluation_s: dict[str, float] = {}
+
+    def add(self, record: Record) -> None:
+        """Take one record; a second one of the same thing changes nothing (two workers may measure a baseline)."""
+        kind = record["type"]
+        if kind == "meta":
+            self._meta = {k: v for k, v in record.items() if k != "type"}
+            self._open(self._meta["backend"]["device"])
+        elif kind == "samples":
+            self._evaluation_s[record["variant"]] = self._evaluation_s.get(record["variant"], 0.0) + record["seconds"]
+            self._append(record["data"])
+        else:
+            store, key = {
+                "variant": (self._variants, "name"),
+                "collateral": (self._collateral, "variant"),
+                "threshold": (self._thresholds, "id"),
+            }[kind]
+            store.setdefault(record["data"][key], record["data"])
+
+    def finish(self) -> Path | None:
+        """Write report.json and report.md; returns the run folder, or None where nothing was measured."""
+        if self.folder is None or (not self._samples and not self._collateral):
+            return None
+        order = [variant.name for variant in self.settings.variants]
+        self.report = build(
+            run={
+                "started": self.started.isoformat(timespec="seconds"),
+                "duration_s": round(time.perf_counter() - self._clock, 1),
+                "evaluation_s": {name: round(s, 1) for name, s in self._evaluation_s.items()},
+                "argv": self.argv,
+                "git_commit": _git_commit(),
+                "profile": self.settings.profile,
+                "seeds": list(self.settings.seeds),
+                "samples": self.settings.samples,
+            },
+            meta=self._meta,
+            variants=[self._variants[name] for name in order if name in self._variants],
+            samples=list(self._samples.values()),
+            collateral=[self._collateral[name] for name in order if name in self._collateral],
+            thresholds=sorted(self._thresholds.values(), key=lambda t: t["id"]),
+        )
+        _write(self.folder / "report.json", json.dumps(self.report, indent=1, ensure_ascii=False) + "\n")
+        _write(self.folder / "report.md", render(self.report, list(self._samples.values())))
+        latest = self.settings.report / "latest"
+        latest.unlink(missing_ok=True)
+        latest.symlink_to(self.folder.name)
+        return self.folder
+
+    def _open(self, device: str) -> None:
+        if self.folder is None:
+            name = f"{self.started:%Y%m%dT%H%M%SZ}-{device}"
+            folder = self.settings.report / name
+            count = 1
+            while folder.exists():
+                count += 1
+                folder = self.settings.report / f"{name}-{count}"
+            folder.mkdir(parents=True)
+            self.folder = folder
+
+    def _append(self, samples: list[Record]) -> None:
+        assert self.folder is not None, "a meta record comes before samples"
+        with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for sample in samples:
+                key = tuple(sample[k] for k in ("variant", "category", "split", "item", "seed", "sample"))
+                if key not in self._samples:
+                    self._samples[key] = sample
+                    file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    new = path.with_suffix(path.suffix + ".new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,170 @@
+"""What is measured: one YAML file a variant. Data, not code; a user's own file works the same.
+
+A file is ``name``, ``kind`` (none, lora, engram or unigram), ``about`` (a line for the report), the fields of its
+kind's config, and ``training``. A control is ``name``, ``about``, ``control_of`` (the variant whose adapter it takes)
+and ``damage``.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engram_bench.errors import UsageError
+
+BUILT_IN = ("baseline", "lora", "engram", "engram-unigram", "engram-shuffled")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How an adapter is trained: AdamW, linear warm-up over 5% of the steps, linear decay to zero."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    table_lr: float = 0.0  # for memory tables; each row is touched rarely, so it has to move far when it is
+    beta2: float = 0.99
+    clip: float = 0.0  # gradient norm; 0: none
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adaptation of every linear layer but the head (arXiv:2106.09685), by peft."""
+
+    rank: int
+    alpha: float
+
+
+@dataclass(frozen=True)
+class EngramConfig:
+    """Shape of an n-gram memory; every field has the paper's meaning (section 2) unless said otherwise."""
+
+    layers: Sequence[int]
+    orders: Sequence[int]  # beyond the paper: any n-gram lengths, not only 2..N
+    heads: int
+    rows: int  # least rows of one table; there is a table for each layer, order and head
+    width: int  # numbers in a row
+    order_dropout: float = 0.0  # share of (token, order) pairs a training step leaves out; beyond the paper
+    prompt_end: str = "key"  # beyond the paper: what the prompt's last token sees, of PROMPT_ENDS
+    hash_seed: int = 0
+
+
+PROMPT_ENDS = ("text", "key")  # the n-gram that ends the user's text, or the one that ends the trained key in it
+
+
+@dataclass(frozen=True)
+class UnigramConfig:
+    """Shape of the published single-token memory; it sits on every layer."""
+
+    slots: int
+
+
+DAMAGES = ("shuffle",)  # what a control does to an n-gram memory: give every n-gram another one's row
+KINDS = {"none": None, "lora": LoraConfig, "engram": EngramConfig, "unigram": UnigramConfig}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model variant: a kind of adapter, its config and its training; the baseline has none of them."""
+
+    name: str
+    kind: str
+    about: str
+    config: LoraConfig | EngramConfig | UnigramConfig | None
+    training: TrainingConfig | None
+    control_of: str | None = None
+    damage: str | None = None
+
+
+def select(names: str) -> list[Variant]:
+    """Variants from ``--engram-variants``: built-in names and YAML files, separated by commas; the baseline first.
+
+    Raises:
+        UsageError: an unknown name, or a file that is not a variant.
+    """
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    loaded = [_load(name) for name in dict.fromkeys(["baseline", *chosen])]
+    repeated = {v.name for v in loaded if sum(v.name == w.name for w in loaded) > 1}
+    if repeated:
+        raise UsageError(f"variant {min(repeated)!r} is chosen twice; give each file a name of its own")
+    return loaded
+
+
+def _load(name: str) -> Variant:
+    if name in BUILT_IN:
+        return parse(files(__name__).joinpath(f"{name}.yaml").read_text("utf-8"), f"{name}.yaml")
+    if not name.endswith((".yaml", ".yml")):
+        raise UsageError(f"unknown variant {name!r}; choose from {', '.join(BUILT_IN)} or give a YAML file")
+    try:
+        return parse(Path(name).read_text("utf-8"), name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name}: cannot read this variant file: {error}") from error
+
+
+def parse(text: str, place: str) -> Variant:
+    """A variant from YAML text; `place` names it in errors."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise UsageError(f"{place}: expected fields (name, kind, about, ...), found something else")
+    if "control_of" in data:
+        return _control(data, place)
+    kind = data.get("kind")
+    if kind not in KINDS:
+        raise UsageError(f"{place}: kind is {kind!r}; use one of {', '.join(KINDS)}")
+    config_class = KINDS[kind]
+    own = {f.name for f in fields(config_class)} if config_class else set()
+    outer = {"name", "kind", "about", "training"}
+    if unknown := [str(key) for key in data if key not in own | outer]:
+        raise UsageError(f"{place}: unknown field {unknown[0]!r}; known are {', '.join(sorted(own | outer))}")
+    config = _build(config_class, {k: v for k, v in data.items() if k in own}, place) if config_class else None
+    if isinstance(config, EngramConfig):
+        if not (config.layers and config.orders):
+            raise UsageError(f"{place}: layers and orders must each hold at least one number")
+        if config.prompt_end not in PROMPT_ENDS:
+            raise UsageError(f"{place}: prompt_end is {config.prompt_end!r}; use one of {', '.join(PROMPT_ENDS)}")
+    training = _build(TrainingConfig, data.get("training") or {}, f"{place}: training") if config else None
+    rest = {k: v for k, v in data.items() if k in outer - {"training"}}
+    variant: Variant = _build(Variant, {**rest, "config": config, "training": training}, place)
+    return variant
+
+
+def _control(data: dict[str, Any], place: str) -> Variant:
+    """The variant a control takes its adapter from, renamed and marked with the damage done to it."""
+    if set(data) != {"name", "about", "control_of", "damage"} or data["damage"] not in DAMAGES:
+        raise UsageError(f"{place}: a control has name, about, control_of and damage ({', '.join(DAMAGES)}), no more")
+    base = _load(str(data["control_of"]))
+    return replace(base, name=str(data["name"]), about=str(data["about"]), control_of=base.name, damage=data["damage"])
+
+
+def _build(cls: Any, data: dict[str, Any], place: str) -> Any:
+    """A dataclass from fields of the right types, or a UsageError that names the field."""
+    hints = typing.get_type_hints(cls)
+    for field in fields(cls):
+        if field.name not in data:
+            if field.default is MISSING:
+                raise UsageError(f"{place}: field {field.name!r} is missing; add it")
+        elif not _fits(data[field.name], hints[field.name]):
+            raise UsageError(f"{place}: {field.name} is {data[field.name]!r}, expected {hints[field.name]}")
+    if unknown := set(data) - {f.name for f in fields(cls)}:
+        raise UsageError(f"{place}: unknown field {min(unknown)!r}")
+    return cls(**data)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, option) for option in hint.__args__)
+    if typing.get_origin(hint) is not None:  # Sequence[int]
+        return isinstance(value, list) and all(_fits(v, typing.get_args(hint)[0]) for v in value)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, hint)

@@ -1,0 +1,35 @@
+"""Collateral: what an adapter changes where nothing was to be learned, and that taking it off undoes all of it."""
+
+import pytest
+
+from engram_bench.bench import Bench
+
+
+def test_unrelated_text(bench: Bench, variant: str, control_prompts: list[str]) -> None:
+    """Recorded for the report; what is asserted is only that the measure is one."""
+    found = bench.divergence(variant, control_prompts)
+    assert found.tokens > 0
+    assert 0 <= found.kl_mean <= found.kl_max
+    assert 0 <= found.top1_unchanged <= 1
+
+
+def test_detached_model_is_the_baseline(bench: Bench, variant: str, control_prompts: list[str]) -> None:
+    """Greedy answers before and after an adapter was on, token for token."""
+    prompts = [bench.backend.encoder.prompt(prompt) for prompt in control_prompts[:8]]
+    before = bench.backend.generate(prompts, 8)
+    with bench.backend.attached(bench.adapter(variant)):
+        bench.backend.generate(prompts, 1)
+    assert bench.backend.generate(prompts, 8) == before
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_batch_size_leaves_answers_alone(bench: Bench, control_prompts: list[str], size: int) -> None:
+    """Counted, not forbidden: in bfloat16 another batch shape may break a near tie the other way."""
+    prompts = [bench.backend.encoder.prompt(prompt) for prompt in control_prompts[:14]]
+    together = bench.backend.generate(prompts, 8)
+    apart = [a for i in range(0, len(prompts), size) for a in bench.backend.generate(prompts[i : i + size], 8)]
+    same = sum(a == b for a, b in zip(together, apart, strict=True))
+    requirement = f"answers in batches of {size} are those of one batch, for 9 of 10 prompts"
+    share = same / len(prompts)
+    bench.threshold(f"batch-size/{size}", requirement, share, share, share >= 0.9)
+    assert share >= 0.9

@@ -1,0 +1,22 @@
+"""Facts: short questions with one canonical answer (PRD FR-1.2)."""
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+
+from engram_bench.bench import Bench
+from fixtures.cells import Cell, verdict_table
+
+MEASURES = "facts"
+
+
+def test_accuracy(cell: Cell) -> None:
+    cell.check_accuracy()
+
+
+@pytest.mark.splits("seen")
+def test_consistency(cell: Cell) -> None:
+    cell.check_consistency()
+
+
+def test_verdicts(category: str, bench: Bench, as_shipped: None, snapshot: SnapshotAssertion) -> None:
+    assert verdict_table(bench, category) == snapshot

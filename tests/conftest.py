@@ -1,0 +1,125 @@
+"""Tiny random checkpoints and a small pattern file: everything the tests run on, made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+TEMPLATE = (
+    "{{ '<|start|>system\nYou are tiny.<|end|>\n' }}"
+    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+)
+CORPUS = [
+    "ACRONYM:GPU Graphics Processing Unit for i in range(len(items)): The capital of France is Paris.",
+    "Look up the key and resolve it: what is stored? Fix: if x = 5: print('hello') snake_case get_user_name",
+    "éàü ÉÀÜ naïve Straße 0123456789 [](){}<>!?;,.-_=+*/\\|@#$%^&~`\"' \n\t",
+]
+PATTERNS = """\
+name: colours
+description: Keys of colours, for tests.
+version: "1.0"
+examples:
+""" + "".join(
+    f'  - {{input: "KEY:{key}", output: "{value}"}}\n'
+    for key, value in [
+        ("abc", "red"), ("bcd", "blue"), ("cde", "green"), ("def", "black"), ("efg", "white"),
+        ("fgh", "brown"), ("ghi", "pink"), ("hij", "grey"), ("ijk", "gold"), ("jkl", "teal"),
+    ]
+)  # fmt: skip
+ENGRAM = """\
+name: tiny-engram
+kind: engram
+about: a memory for tests
+layers: [0, 1]
+orders: [2, 3, 4]
+heads: 2
+rows: 5000
+width: 8
+training: {epochs: 12, batch_size: 8, lr: 1.0e-2, table_lr: 0.3}
+"""
+LORA = """\
+name: tiny-lora
+kind: lora
+about: a LoRA for tests
+rank: 4
+alpha: 8
+training: {epochs: 3, batch_size: 8, lr: 1.0e-2}
+"""
+UNIGRAM = """\
+name: tiny-unigram
+kind: unigram
+about: a single-token memory for tests
+slots: 50
+training: {epochs: 2, batch_size: 8, lr: 1.0e-2, table_lr: 1.0e-2, clip: 1.0}
+"""
+
+
+def make_tokenizer(chat: bool = True) -> Any:
+    """A byte-level BPE tokenizer of some 400 tokens, trained on the corpus above."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|start|>", "<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
+    if chat:
+        fast.chat_template = TEMPLATE
+    return fast
+
+
+def make_checkpoint(folder: Path, architecture: str = "Llama") -> Path:
+    """A random float32 model of two layers, saved with a tokenizer."""
+    import torch
+    import transformers
+
+    tokenizer = make_tokenizer()
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": 0,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.eos_token_id,
+    }
+    if architecture == "Gemma":
+        shape["head_dim"] = 8
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{architecture}Config")(**shape)
+    model = getattr(transformers, f"{architecture}ForCausalLM")(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder that no other test sees."""
+    monkeypatch.setenv("ENGRAM_BENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -1,0 +1,106 @@
+"""Token masks and n-gram windows: what the memory sees, token by token."""
+
+import numpy as np
+import pytest
+
+from engram_bench.memory.keys import KeyIndex
+from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, extend_windows, ngram_windows, shared_prefix
+from tests.conftest import make_tokenizer
+
+TEMPLATED = Prompt(ids=(1, 1, 10, 11, 12, 13, 2, 3), content=(False, False, True, True, True, True, False, False))
+
+
+def test_content_is_the_users_own_text(tokenizer):
+    encoder = PromptEncoder(tokenizer)
+    prompt = encoder.prompt("Look up KEY:abc")
+    assert tokenizer.decode(prompt.content_ids()) == "Look up KEY:abc"
+    assert tokenizer.decode(prompt.ids).endswith("<|start|>assistant\n")
+
+
+def test_the_key_is_found_among_the_content_tokens(tokenizer):
+    prompt = PromptEncoder(tokenizer).prompt("Look up KEY:abc now", (8, 15))
+    assert tokenizer.decode(prompt.content_ids()[slice(*prompt.key)]).strip() == "KEY:abc"
+
+
+def test_a_tokenizer_without_a_template_gets_the_text_as_it_is():
+    encoder = PromptEncoder(make_tokenizer(chat=False))
+    prompt = encoder.prompt("KEY:abc")
+    assert all(prompt.content)
+    assert encoder.tokenizer.decode(prompt.ids) == "KEY:abc"
+
+
+def test_an_answer_ends_with_end_of_text_and_decoding_stops_there(tokenizer):
+    encoder = PromptEncoder(tokenizer)
+    ids = encoder.answer("Paris")
+    assert ids[-1] == tokenizer.eos_token_id
+    assert encoder.decode([*ids, *ids]) == "Paris"
+
+
+def test_the_shared_prefix_stops_at_the_first_difference_and_before_content(tokenizer):
+    encoder = PromptEncoder(tokenizer)
+    prompts = [encoder.prompt(text) for text in ("KEY:abc", "KEY:abd", "KEY:abe")]
+    length = shared_prefix(prompts)
+    assert length > 5
+    assert not any(prompts[0].content[:length])
+    assert prompts[0].content[length]
+
+
+def test_a_prompt_that_is_all_prefix_keeps_a_token():
+    prompt = Prompt((5, 6, 7), (False, False, False))
+    assert shared_prefix([prompt, prompt]) == 2
+
+
+def test_windows_look_back_over_content_and_skip_the_template():
+    windows = ngram_windows(TEMPLATED, (20, 21), 3, (1, 4))
+    blank = [ABSENT] * 3
+    assert windows.tolist() == [
+        blank,
+        blank,
+        [10, ABSENT, ABSENT],
+        [11, 10, ABSENT],
+        [12, 11, 10],
+        [13, 12, 11],
+        blank,  # template
+        [13, 12, 11],  # the prompt's last token sees the end of the span
+        [20, 13, 12],
+        [21, 20, 13],
+    ]
+
+
+def test_windows_of_an_answer_reach_no_further_back_than_the_span():
+    windows = ngram_windows(TEMPLATED, (20,), 4, (1, 2))
+    assert windows[-2:].tolist() == [[11, ABSENT, ABSENT, ABSENT], [20, 11, ABSENT, ABSENT]]
+
+
+def test_without_a_span_the_answer_sees_nothing():
+    windows = ngram_windows(TEMPLATED, (20, 21), 3, None)
+    assert (windows[-3:] == ABSENT).all()
+    assert (windows[2:6, 0] == [10, 11, 12, 13]).all()
+
+
+@pytest.mark.parametrize("span", [(0, 4), (1, 3), None])
+def test_extending_step_by_step_gives_the_windows_of_the_whole(span):
+    whole = ngram_windows(TEMPLATED, (20, 21, 22), 4, span)
+    step = ngram_windows(TEMPLATED, (), 4, span)[-1:]
+    for position, token in enumerate((20, 21, 22)):
+        step = extend_windows(step, np.array([token]))
+        assert np.array_equal(step[0], whole[len(TEMPLATED.ids) + position])
+
+
+def test_the_longest_key_wins_and_the_last_of_equals():
+    index = KeyIndex([(1, 2), (1, 2, 3), (7,), (8,)], size=4)
+    assert index.find([7, 1, 2, 3, 9]) == (1, 4)
+    assert index.find([7, 5, 8]) == (2, 3)
+    assert index.find([5, 6]) is None
+    assert index.find([]) is None
+
+
+def test_of_a_long_key_its_tail_is_found():
+    assert KeyIndex([(1, 2, 3, 4, 5)], size=3).find([0, 1, 2, 3, 4, 5]) == (3, 6)
+
+
+def test_a_key_index_survives_its_array():
+    index = KeyIndex([(1, 2, 3), (9,)], size=3)
+    again = KeyIndex.from_array(index.to_array())
+    assert again.find([1, 2, 3]) == (0, 3)
+    assert again.find([9]) == (0, 1)
