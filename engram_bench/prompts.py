@@ -85,36 +85,38 @@ def shared_prefix(prompts: Sequence[Prompt]) -> int:
     return length
 
 
-def ngram_windows(prompt: Prompt, answer: Sequence[int], size: int, span: tuple[int, int] | None) -> NDArray[np.int64]:
-    """The n-gram each token sees: itself and the content tokens before it, template tokens left out.
+def ngram_windows(
+    prompt: Prompt, answer: Sequence[int], size: int, span: tuple[int, int] | None, mark: int
+) -> NDArray[np.int64]:
+    """The n-gram each token sees: itself and what was before it in the span of the user's text and in the answer.
 
-    Template tokens see nothing, except the last one of the prompt, which predicts the first answer token: it sees the
-    n-gram that ends the `span` of the user's text, no further back than the span starts, and the answer goes on from
-    there. So a memory can act where the answer is made. Without a span neither sees anything.
+    All else sees nothing, template tokens above all, with one exception: the last token of the prompt, which predicts
+    the first answer token, sees the n-gram that ends the span, and the answer goes on from there. So a memory can act
+    where the answer is made, and an n-gram never mixes a question with the sentence around it.
 
     Args:
         prompt: the prompt.
-        answer: answer token ids that follow it; they count as content.
+        answer: answer token ids that follow it.
         size: N, the longest n-gram.
-        span: first and last + 1 of the content tokens that the answer is an answer to.
+        span: first and last + 1 of the content tokens that matter; None: nothing sees anything.
+        mark: token id that stands for the start of the span, so that a span of one token still makes a bigram.
 
     Returns:
         int64 [len(prompt.ids) + len(answer), size]: ``[t, 0]`` is the current token, ``[t, k]`` the one k back;
-        `ABSENT` reaches past the start of content, and throughout where the token sees nothing.
+        `ABSENT` reaches past the mark, and throughout where the token sees nothing.
     """
-    content = prompt.content_ids()
     windows = np.full((len(prompt.ids) + len(answer), size), ABSENT, dtype=np.int64)
-    windows[np.flatnonzero(prompt.content)] = _windows(content, size)[1:]
     if span is not None:
-        key = content[slice(*span)]
-        continued = np.concatenate([key, np.array(answer, dtype=np.int64)])
-        windows[len(prompt.ids) - 1 :] = _windows(continued, size)[len(key) :]
+        key = prompt.content_ids()[slice(*span)]
+        seen = _windows(np.array([mark, *key, *answer], dtype=np.int64), size)[1:]
+        windows[np.flatnonzero(prompt.content)[slice(*span)]] = seen[: len(key)]
+        windows[len(prompt.ids) - 1 :] = seen[len(key) - 1 :]
     return windows
 
 
 def _windows(stream: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """[tokens] -> [1 + tokens, size]: what is seen before any token, after the first, and so on; last token first."""
-    padded = np.concatenate([np.full(size, ABSENT), stream])
+    """[tokens] -> [tokens, size], last token first."""
+    padded = np.concatenate([np.full(size - 1, ABSENT), stream])
     return np.lib.stride_tricks.sliding_window_view(padded, size)[:, ::-1]
 
 

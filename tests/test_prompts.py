@@ -7,6 +7,7 @@ from engram_bench.memory.keys import KeyIndex
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, extend_windows, ngram_windows, shared_prefix
 from tests.conftest import make_tokenizer
 
+MARK = 99
 TEMPLATED = Prompt(ids=(1, 1, 10, 11, 12, 13, 2, 3), content=(False, False, True, True, True, True, False, False))
 
 
@@ -50,15 +51,15 @@ def test_a_prompt_that_is_all_prefix_keeps_a_token():
     assert shared_prefix([prompt, prompt]) == 2
 
 
-def test_windows_look_back_over_content_and_skip_the_template():
-    windows = ngram_windows(TEMPLATED, (20, 21), 3, (1, 4))
+def test_windows_look_back_over_the_span_and_the_answer_and_skip_all_else():
+    windows = ngram_windows(TEMPLATED, (20, 21), 3, (1, 4), MARK)
     blank = [ABSENT] * 3
     assert windows.tolist() == [
         blank,
         blank,
-        [10, ABSENT, ABSENT],
-        [11, 10, ABSENT],
-        [12, 11, 10],
+        blank,  # content before the span
+        [11, MARK, ABSENT],
+        [12, 11, MARK],
         [13, 12, 11],
         blank,  # template
         [13, 12, 11],  # the prompt's last token sees the end of the span
@@ -67,21 +68,19 @@ def test_windows_look_back_over_content_and_skip_the_template():
     ]
 
 
-def test_windows_of_an_answer_reach_no_further_back_than_the_span():
-    windows = ngram_windows(TEMPLATED, (20,), 4, (1, 2))
-    assert windows[-2:].tolist() == [[11, ABSENT, ABSENT, ABSENT], [20, 11, ABSENT, ABSENT]]
+def test_a_span_of_one_token_makes_a_bigram_with_the_mark():
+    windows = ngram_windows(TEMPLATED, (20,), 4, (1, 2), MARK)
+    assert windows[-2:].tolist() == [[11, MARK, ABSENT, ABSENT], [20, 11, MARK, ABSENT]]
 
 
-def test_without_a_span_the_answer_sees_nothing():
-    windows = ngram_windows(TEMPLATED, (20, 21), 3, None)
-    assert (windows[-3:] == ABSENT).all()
-    assert (windows[2:6, 0] == [10, 11, 12, 13]).all()
+def test_without_a_span_nothing_sees_anything():
+    assert (ngram_windows(TEMPLATED, (20, 21), 3, None, MARK) == ABSENT).all()
 
 
 @pytest.mark.parametrize("span", [(0, 4), (1, 3), None])
 def test_extending_step_by_step_gives_the_windows_of_the_whole(span):
-    whole = ngram_windows(TEMPLATED, (20, 21, 22), 4, span)
-    step = ngram_windows(TEMPLATED, (), 4, span)[-1:]
+    whole = ngram_windows(TEMPLATED, (20, 21, 22), 4, span, MARK)
+    step = ngram_windows(TEMPLATED, (), 4, span, MARK)[-1:]
     for position, token in enumerate((20, 21, 22)):
         step = extend_windows(step, np.array([token]))
         assert np.array_equal(step[0], whole[len(TEMPLATED.ids) + position])

@@ -133,7 +133,7 @@ class TorchModel:
             ids[row, longest - length :] = (*prompt.ids[prefix:], *answer)
             mask[row, longest - length :] = 1
             span = self._adapter.span(prompt) if self._adapter else None
-            windows[row, longest - length :] = ngram_windows(prompt, answer, size, span)[prefix:]
+            windows[row, longest - length :] = ngram_windows(prompt, answer, size, span, self.encoder.eos_id)[prefix:]
         return Rows(ids, mask, windows)
 
     def prefix_state(self, prompt: Prompt, prefix: int) -> Prefix:

@@ -170,7 +170,7 @@ class EngramAdapter:
             max(config.orders),
         )
         blank = cls(config, hasher, keys, {})
-        windows = [ngram_windows(p, a[:-1], blank.ngram_size, blank.span(p)) for p, a in pairs]
+        windows = [ngram_windows(p, a[:-1], blank.ngram_size, blank.span(p), encoder.eos_id) for p, a in pairs]
         rows = {layer: touched_rows(hasher, layer, windows) for layer in config.layers}
         return cls._build(model, config, hasher, keys, rows)
 
@@ -195,9 +195,9 @@ class EngramAdapter:
         return cls(config, hasher, keys, {layer: memory.to(model.device).eval() for layer, memory in layers.items()})
 
     def span(self, prompt: Prompt) -> tuple[int, int] | None:
-        """The content tokens that an answer goes on from; see `EngramConfig.prompt_end`."""
+        """The content tokens the memory looks at; see `EngramConfig.span`."""
         content = prompt.content_ids()
-        if self.config.prompt_end == "text":
+        if self.config.span == "text":
             return (0, len(content))
         return self.keys.find(self.hasher.compressed_ids[content].tolist())
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from engram_bench.memory.hashing import ABSENT_ROW, Int64Array, NgramHasher
 from engram_bench.variants import EngramConfig
@@ -91,7 +92,8 @@ class EngramLayer(nn.Module):
         hit = (self._slots > 0).unsqueeze(-1)
         if self.training and self.order_dropout:
             hit = hit & self._kept(hit)
-        e = (self.table[(self._slots - 1).clamp_min(0)] * hit).flatten(-2)
+        # embedding, not indexing: its backward adds up rows in a fixed order, so training is repeatable
+        e = (embedding((self._slots - 1).clamp_min(0), self.table) * hit).flatten(-2)
         score = (self.key_norm(self.key(e)) * self.query_norm(hidden.float())).sum(-1, keepdim=True) * self.scale
         gate = torch.sigmoid(score.sign() * score.abs().clamp_min(1e-6).sqrt())
         added: Tensor = (gate * self.value(e)).to(hidden.dtype)
@@ -146,7 +148,7 @@ class UnigramLayer(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [batch, tokens, d] -> the same plus the gated, merged mean of the token's rows."""
         assert self._slots is not None, "look_up comes first"
-        memory = self.table[self._slots].mean(dim=-2)
+        memory = embedding(self._slots, self.table).mean(dim=-2)
         gate_in = torch.cat([hidden.float(), memory], dim=-1)
         gate = torch.sigmoid(self.gate_out(torch.relu(self.gate_in(gate_in))))
         added: Tensor = self.merge(gate * memory).to(hidden.dtype)

@@ -52,11 +52,8 @@ class EngramConfig:
     rows: int  # least rows of one table; there is a table for each layer, order and head
     width: int  # numbers in a row
     order_dropout: float = 0.0  # share of (token, order) pairs a training step leaves out; beyond the paper
-    prompt_end: str = "key"  # beyond the paper: what the prompt's last token sees, of PROMPT_ENDS
+    span: str = "key"  # of the user's text, what the memory looks at: all of it, or (beyond the paper) a trained key
     hash_seed: int = 0
-
-
-PROMPT_ENDS = ("text", "key")  # the n-gram that ends the user's text, or the one that ends the trained key in it
 
 
 @dataclass(frozen=True)
@@ -130,8 +127,8 @@ def parse(text: str, place: str) -> Variant:
     if isinstance(config, EngramConfig):
         if not (config.layers and config.orders):
             raise UsageError(f"{place}: layers and orders must each hold at least one number")
-        if config.prompt_end not in PROMPT_ENDS:
-            raise UsageError(f"{place}: prompt_end is {config.prompt_end!r}; use one of {', '.join(PROMPT_ENDS)}")
+        if config.span not in ("text", "key"):
+            raise UsageError(f"{place}: span is {config.span!r}; use text or key")
     training = _build(TrainingConfig, data.get("training") or {}, f"{place}: training") if config else None
     rest = {k: v for k, v in data.items() if k in outer - {"training"}}
     variant: Variant = _build(Variant, {**rest, "config": config, "training": training}, place)

@@ -1,0 +1,253 @@
+"""The torch backend on tiny random models: exact detaching, caching, batching, training, saving."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from engram_bench import patterns, variants
+from engram_bench.backends.torch import TorchModel
+from engram_bench.errors import UsageError
+from tests.conftest import ENGRAM, LORA, PATTERNS, UNIGRAM, make_checkpoint
+
+KINDS = {"engram": ENGRAM, "lora": LORA, "unigram": UNIGRAM}
+TEXTS = ["KEY:abc", "Look up KEY:def please", "What is stored?", "x"]
+
+
+def quiet(*_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    """float32 on any CPU, so that what has to be equal can be asked to be."""
+    return in_float32(checkpoint)
+
+
+def in_float32(folder):
+    built = TorchModel(folder, "cpu")
+    built.model.float()
+    return built
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "colours.yaml"
+    file.write_text(PATTERNS)
+    return patterns.load(file).training_examples()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def trained(request, model, examples, tmp_path_factory):
+    variant = variants.parse(KINDS[request.param], "test")
+    folder = tmp_path_factory.mktemp(request.param)
+    return variant, folder, model.train(variant, examples, 0, folder, quiet)
+
+
+def logits(model, text="KEY:abc"):
+    with torch.inference_mode():
+        rows = model.rows([(model.encoder.prompt(text), ())], 0)
+        return model.forward([], rows, 0)[0]
+
+
+def test_training_lowers_the_loss(trained):
+    _, _, training = trained
+    assert training.losses[-1] < training.losses[0]
+    assert len(training.losses) == training.epochs
+
+
+def test_a_detached_adapter_leaves_the_baseline_bit_for_bit(model, trained):
+    variant, folder, _ = trained
+    weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    before = logits(model)
+    with model.attached(model.load_adapter(variant, folder)):
+        assert not torch.equal(logits(model), before), "attached, it does something"
+    assert torch.equal(logits(model), before)
+    after = model.model.state_dict()
+    assert weights.keys() == after.keys()
+    assert all(torch.equal(weights[name], after[name]) for name in weights)
+
+
+def test_a_failure_while_attached_still_detaches(model, trained):
+    variant, folder, _ = trained
+    before = logits(model)
+    with pytest.raises(KeyboardInterrupt), model.attached(model.load_adapter(variant, folder)):
+        raise KeyboardInterrupt
+    assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_trains_the_same_adapter_and_another_seed_another(kind, model, examples, tmp_path):
+    variant = variants.parse(KINDS[kind], "test")
+    weights = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        (tmp_path / name).mkdir()
+        model.train(variant, examples[:8], seed, tmp_path / name, quiet)
+        weights.append(next((tmp_path / name).glob("*.safetensors")).read_bytes())
+    assert weights[0] == weights[1]
+    assert weights[0] != weights[2]
+
+
+def test_cached_decoding_equals_the_uncached_forward(model, trained):
+    variant, folder, _ = trained
+    prompt = model.encoder.prompt("Look up KEY:cde")
+    with model.attached(model.load_adapter(variant, folder)):
+        tokens = model.generate([prompt], 8)[0]
+        with torch.inference_mode():
+            rows = model.rows([(prompt, tokens)], 0)
+            whole, _ = model.forward([], rows, 0)
+    greedy = whole[0, len(prompt.ids) - 1 :].argmax(-1).tolist()
+    assert greedy[: len(tokens)] == tokens
+    assert len(tokens) == 8 or greedy[len(tokens)] == model.encoder.eos_id
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_batch_size_and_order_leave_answers_alone(model, trained, monkeypatch, size):
+    variant, folder, _ = trained
+    prompts = [model.encoder.prompt(text) for text in TEXTS]
+    with model.attached(model.load_adapter(variant, folder)):
+        together = model.generate(prompts, 10)
+        monkeypatch.setattr(model, "batch_size", size)
+        assert model.generate(prompts, 10) == together
+        assert model.generate(prompts[::-1], 10) == together[::-1]
+
+
+def test_the_shared_prefix_changes_nothing(model, trained):
+    variant, folder, _ = trained
+    prompts = [model.encoder.prompt(text) for text in TEXTS[:2]]
+    with model.attached(model.load_adapter(variant, folder)), torch.inference_mode():
+        whole, _ = model.forward([], model.rows([(p, ()) for p in prompts], 0), 1)
+        state = model.prefix_state(prompts[0], 6)
+        parts, _ = model.forward(state, model.rows([(p, ()) for p in prompts], 6), 1)
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_greedy_decoding_is_that_of_transformers(model):
+    prompt = model.encoder.prompt("What is stored?")
+    ours = model.generate([prompt], 12)[0]
+    theirs = model.model.generate(torch.tensor([prompt.ids]), max_new_tokens=12, do_sample=False)
+    theirs = theirs[0, len(prompt.ids) :].tolist()
+    assert ours == theirs[: theirs.index(model.encoder.eos_id)] if model.encoder.eos_id in theirs else theirs
+
+
+def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(model):
+    prompts = [model.encoder.prompt(text) for text in TEXTS]
+    together = model.generate(prompts, 10, temperature=1.0, seeds=[1, 2, 3, 4])
+    alone = [model.generate([p], 10, temperature=1.0, seeds=[s])[0] for p, s in zip(prompts, (1, 2, 3, 4), strict=True)]
+    assert together == alone
+    assert model.generate(prompts, 10, temperature=1.0, seeds=[9, 2, 3, 4])[0] != together[0]
+
+
+def test_the_memory_recalls_what_it_was_trained_on_in_a_phrasing_it_was_not(model, examples, tmp_path):
+    variant = variants.parse(ENGRAM, "test")
+    model.train(variant, examples, 0, tmp_path, quiet)
+    adapter = model.load_adapter(variant, tmp_path)
+    with model.attached(adapter):
+        for phrasing in ("{}", "Under {} what do you find?"):
+            prompts = [model.encoder.prompt(phrasing.format(e.prompt[slice(*e.key)])) for e in examples]
+            answers = [model.encoder.decode(ids) for ids in model.generate(prompts, 8)]
+            right = sum(a == e.answer for a, e in zip(answers, examples, strict=True))
+            assert right / len(examples) > 0.9, phrasing
+    adapter.shuffle()
+    with model.attached(adapter):
+        answers = [model.encoder.decode(ids) for ids in model.generate(prompts, 8)]
+    assert sum(a == e.answer for a, e in zip(answers, examples, strict=True)) < len(examples) / 3
+
+
+def test_an_untouched_row_adds_exactly_nothing_even_beside_one_that_does(model, examples, tmp_path):
+    variant = variants.parse(ENGRAM, "test")
+    model.train(variant, examples, 0, tmp_path, quiet)
+    memory = model.load_adapter(variant, tmp_path).memories()[0]
+    windows = np.random.default_rng(0).integers(0, 300, (1, 200, 4))
+    silent = ~(memory.slots(windows) > 0).any(-1)[0]
+    assert 0 < silent.sum() < 200, "random n-grams: most miss, some collide with a trained row"
+    hidden = torch.randn(1, 200, 32)
+    memory.look_up(windows[..., 0], windows)
+    assert torch.equal(memory(hidden)[:, silent], hidden[:, silent])
+    assert not torch.equal(memory(hidden)[:, ~silent], hidden[:, ~silent])
+
+
+def test_a_prompt_without_a_trained_key_is_answered_as_by_the_baseline(model, examples, tmp_path):
+    variant = variants.parse(ENGRAM, "test")
+    model.train(variant, examples, 0, tmp_path, quiet)
+    texts = [(model.encoder.prompt(text), (5, 6, 7)) for text in ("What is stored?", "Look up KEY:", "hello")]
+    assert model.divergence(model.load_adapter(variant, tmp_path), texts).kl_max == 0.0
+
+
+def test_divergence_from_itself_is_zero_and_from_an_adapter_is_not(model, trained):
+    variant, folder, _ = trained
+    texts = [(model.encoder.prompt(text), (5, 6, 7)) for text in TEXTS]
+    nothing = model.divergence(None, texts)
+    assert (nothing.kl_mean, nothing.kl_max, nothing.top1_unchanged) == (0.0, 0.0, 1.0)
+    assert nothing.tokens == sum(len(p.ids) + 3 for p, _ in texts) - len(texts) * _prefix(texts)
+    assert model.divergence(model.load_adapter(variant, folder), texts).kl_mean > 0
+
+
+def _prefix(texts):
+    from engram_bench.prompts import shared_prefix
+
+    return shared_prefix([prompt for prompt, _ in texts])
+
+
+@pytest.mark.parametrize("architecture", ["Qwen2", "Phi", "Gemma"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_architectures_train_attach_generate_and_detach(architecture, kind, examples, tmp_path):
+    other = in_float32(make_checkpoint(tmp_path / "model", architecture))
+    variant = variants.parse(KINDS[kind], "test")
+    before = logits(other)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    other.train(variant, examples[:8], 0, folder, quiet)
+    with other.attached(other.load_adapter(variant, folder)):
+        assert len(other.generate([other.encoder.prompt("KEY:abc")], 4)) == 1
+    assert torch.equal(logits(other), before)
+
+
+def test_an_adapter_of_another_shape_is_refused(model, trained):
+    variant, folder, _ = trained
+    other = {"engram": ("width: 8", "width: 16"), "unigram": ("slots: 50", "slots: 60")}.get(variant.kind)
+    if other is None:
+        pytest.skip("peft keeps LoRA's shape in the adapter itself")
+    changed = variants.parse(KINDS[variant.kind].replace(*other), "test")
+    with pytest.raises(UsageError, match="differ from what this variant needs"):
+        model.load_adapter(changed, folder)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "config"])
+def test_a_damaged_adapter_is_refused_in_one_line(model, trained, tmp_path, damage):
+    variant, folder, _ = trained
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = next(tmp_path.glob("*.safetensors"))
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:100])
+    else:
+        next(tmp_path.glob("*.json")).write_text("{not json")
+        (tmp_path / "adapter_config.json").write_text("{not json")
+    with pytest.raises(UsageError) as caught:
+        model.load_adapter(variant, tmp_path)
+    assert "--engram-retrain" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_layer_the_model_does_not_have_is_refused(model, examples, tmp_path):
+    variant = variants.parse(ENGRAM.replace("[0, 1]", "[0, 7]"), "test")
+    with pytest.raises(UsageError, match="layer 7 does not exist"):
+        model.train(variant, examples[:4], 0, tmp_path, quiet)
+
+
+def test_adapters_are_one_safetensors_file_and_json(trained):
+    variant, folder, _ = trained
+    assert sorted(f.suffix for f in folder.iterdir() if f.suffix != ".md") == [".json", ".safetensors"]
+    if variant.kind == "engram":
+        assert json.loads((folder / "memory.json").read_text())["orders"] == [2, 3, 4]
+        assert np.all(np.diff(_array(folder, "0.row_ids")) > 0)
+
+
+def _array(folder, name):
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "memory.safetensors")[name]
