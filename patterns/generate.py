@@ -21,9 +21,9 @@ phrasings:
     - "Look up {input}"
     - "The key {input} maps to what?"
   rephrased:
-    - "Resolve {input}"
-    - "Give me the entry for {input}"
-    - "Under {input} what is stored?"
+    - "Fetch {input}"
+    - "Value of {input}"
+    - "I need what is stored at {input}, please."
 examples:
 """
 
