@@ -17,7 +17,7 @@ from engram_bench.evaluate import GREEDY, Question, Sample
 from engram_bench.options import Settings, pick_device
 from engram_bench.variants import Variant
 
-ANSWER_MARGIN = 8  # tokens beyond the longest canonical answer: room to be wrong in, without rambling for a minute
+ANSWER_MARGIN = 4  # tokens beyond the longest canonical answer: room to be wrong in, without rambling for a minute
 
 Record = dict[str, Any]  # {"type": "meta" | "variant" | "samples" | "collateral" | "threshold", ...}: plain data
 
@@ -107,7 +107,7 @@ class Bench:
                 variant.name,
                 asked,
                 seed=seed,
-                samples=self.settings.samples,
+                samples=0 if variant.control_of else self.settings.samples,  # a control claims no consistency
                 max_new_tokens=self.max_new_tokens,
                 progress=self._named(variant),
             )

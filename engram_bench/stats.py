@@ -87,6 +87,8 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
         p = float(mcnemar(table, exact=True).pvalue) if discordance else 1.0
         return Comparison(n, newcombe(table), p, minimum_detectable(n, discordance))
     differences = y - x
+    if n == 1:
+        return Comparison(1, Interval(float(differences[0]), -1.0, 1.0), 1.0, 1.0)
     p = 1.0
     if np.any(differences):
         p = float(
@@ -94,7 +96,7 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
                 (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=SEED
             ).pvalue
         )
-    spread = float(differences.std(ddof=1)) if n > 1 else 1.0
+    spread = float(differences.std(ddof=1))
     z = scipy_stats.norm.ppf([(1 + LEVEL) / 2, POWER]).sum()
     return Comparison(n, _bootstrap_mean(differences), p, min(1.0, float(z) * spread / math.sqrt(n)))
 

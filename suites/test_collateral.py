@@ -24,12 +24,12 @@ def test_detached_model_is_the_baseline(bench: Bench, variant: str, control_prom
 
 @pytest.mark.parametrize("size", [1, 7])
 def test_batch_size_leaves_answers_alone(bench: Bench, control_prompts: list[str], size: int) -> None:
-    """Counted, not forbidden: in bfloat16 another batch shape may break a near tie the other way."""
+    """The same text in float32; in bfloat16 another batch shape may break a near tie the other way: counted."""
     prompts = [bench.backend.encoder.prompt(prompt) for prompt in control_prompts[:14]]
     together = bench.backend.generate(prompts, 8)
     apart = [a for i in range(0, len(prompts), size) for a in bench.backend.generate(prompts[i : i + size], 8)]
-    same = sum(a == b for a, b in zip(together, apart, strict=True))
-    requirement = f"answers in batches of {size} are those of one batch, for 9 of 10 prompts"
-    share = same / len(prompts)
-    bench.threshold(f"batch-size/{size}", requirement, share, share, share >= 0.9)
-    assert share >= 0.9
+    share = sum(a == b for a, b in zip(together, apart, strict=True)) / len(prompts)
+    least = 1.0 if bench.backend.dtype == "float32" else 0.75
+    requirement = f"in {bench.backend.dtype}, {least:.0%} of answers are the same in batches of {size} as in one"
+    bench.threshold(f"batch-size/{size}", requirement, share, share, share >= least)
+    assert share >= least

@@ -7,10 +7,10 @@ from engram_bench.bench import Bench, outcomes
 
 # variant, group, split, least exact rate
 TARGETS = (
-    ("lora", "source", "seen", 0.95),
-    ("lora", "source", "rephrased", 0.85),
-    ("engram", "source", "seen", 0.97),
-    ("engram", "source", "rephrased", 0.90),
+    ("lora", "core", "seen", 0.95),
+    ("lora", "core", "rephrased", 0.85),
+    ("engram", "core", "seen", 0.97),
+    ("engram", "core", "rephrased", 0.90),
     ("engram", "lookups", "seen", 0.99),
     ("engram", "synthetic", "seen", 0.99),
 )

@@ -9,6 +9,7 @@ import torch
 from engram_bench import patterns, variants
 from engram_bench.backends.torch import TorchModel
 from engram_bench.errors import UsageError
+from engram_bench.prompts import shared_prefix
 from tests.conftest import ENGRAM, LORA, PATTERNS, UNIGRAM, make_checkpoint
 
 KINDS = {"engram": ENGRAM, "lora": LORA, "unigram": UNIGRAM}
@@ -175,19 +176,26 @@ def test_a_prompt_without_a_trained_key_is_answered_as_by_the_baseline(model, ex
     assert model.divergence(model.load_adapter(variant, tmp_path), texts).kl_max == 0.0
 
 
+def test_log_probabilities_are_those_of_the_whole_forward(model, trained):
+    variant, folder, _ = trained
+    answers = [(5, 6, 7), (8,), (9, 10), (11, 12, 13, 14)]
+    texts = [(model.encoder.prompt(text), answer) for text, answer in zip(TEXTS, answers, strict=True)]
+    with model.attached(model.load_adapter(variant, folder)), torch.inference_mode():
+        found = model.log_probabilities(texts)
+        for (prompt, answer), logs in zip(texts, found, strict=True):
+            whole, _ = model.forward([], model.rows([(prompt, answer)], 0), 0)
+            expected = whole[0].log_softmax(-1)[range(len(prompt.ids) - 1, len(prompt.ids) - 1 + len(answer)), answer]
+            assert logs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
 def test_divergence_from_itself_is_zero_and_from_an_adapter_is_not(model, trained):
     variant, folder, _ = trained
     texts = [(model.encoder.prompt(text), (5, 6, 7)) for text in TEXTS]
     nothing = model.divergence(None, texts)
     assert (nothing.kl_mean, nothing.kl_max, nothing.top1_unchanged) == (0.0, 0.0, 1.0)
-    assert nothing.tokens == sum(len(p.ids) + 3 for p, _ in texts) - len(texts) * _prefix(texts)
+    shared = shared_prefix([prompt for prompt, _ in texts])  # all texts fit one scoring batch
+    assert nothing.tokens == sum(len(p.ids) + 3 - shared for p, _ in texts)
     assert model.divergence(model.load_adapter(variant, folder), texts).kl_mean > 0
-
-
-def _prefix(texts):
-    from engram_bench.prompts import shared_prefix
-
-    return shared_prefix([prompt for prompt, _ in texts])
 
 
 @pytest.mark.parametrize("architecture", ["Qwen2", "Phi", "Gemma"])

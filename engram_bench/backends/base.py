@@ -94,6 +94,10 @@ class Backend(Protocol):
         """
         ...
 
+    def log_probabilities(self, texts: Sequence[tuple[Prompt, Sequence[int]]]) -> list[list[float]]:
+        """Log-probability, in nats, of each answer token given its prompt and the answer so far."""
+        ...
+
     def divergence(self, adapter: Any, texts: Sequence[tuple[Prompt, Sequence[int]]]) -> Divergence:
         """Compare next-token distributions with and without the adapter over prompts and their given continuations."""
         ...

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache
 
-from engram_bench.backends import torch_training
+from engram_bench.backends import torch_attention, torch_training
 from engram_bench.backends.base import Divergence, Progress, Training
 from engram_bench.backends.torch_adapters import Adapter, create, load
+from engram_bench.backends.torch_cache import roomy_cache
 from engram_bench.errors import UsageError
 from engram_bench.patterns import Example
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, extend_windows, ngram_windows, shared_prefix
@@ -40,6 +42,7 @@ class Rows:
     windows: NDArray[np.int64]
 
 
+Text = tuple[Prompt, Sequence[int]]  # a prompt and the answer tokens that follow it
 Prefix = list[tuple[Tensor, Tensor]]  # keys and values of the shared tokens, [1, heads, tokens, head size] a layer
 
 
@@ -72,8 +75,8 @@ class TorchModel:
         self.device = device
         dtype, self.dtype_reason = pick_dtype(device)
         self.dtype = str(dtype).removeprefix("torch.")
-        # Eager attention on CPU: at some 50 tokens a row the fused kernel takes 10 times as long.
-        attention = "eager" if device == "cpu" else "sdpa"
+        attention = torch_attention.NAME if device == "cpu" else "sdpa"
+        transformers.logging.disable_progress_bar()
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model = AutoModelForCausalLM.from_pretrained(
@@ -121,7 +124,7 @@ class TorchModel:
 
     # --- the one batch layout -------------------------------------------------------------------------------------
 
-    def rows(self, pairs: Sequence[tuple[Prompt, Sequence[int]]], prefix: int) -> Rows:
+    def rows(self, pairs: Sequence[Text], prefix: int) -> Rows:
         """Lay out prompts and the answer tokens that follow them, less the first `prefix` tokens."""
         size = self._adapter.ngram_size if self._adapter else 1
         lengths = [len(p.ids) + len(answer) - prefix for p, answer in pairs]
@@ -147,10 +150,13 @@ class TorchModel:
         self.model(input_ids=self._tensor(ids), past_key_values=cache, use_cache=True, logits_to_keep=1)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    def forward(self, state: Prefix, rows: Rows, keep: int) -> tuple[Tensor, DynamicCache]:
-        """Logits [rows, keep, vocabulary] of the last `keep` positions (0: all), and the cache that holds them."""
+    def forward(self, state: Prefix, rows: Rows, keep: int, room: int = 0) -> tuple[Tensor, Cache]:
+        """Logits [rows, keep, vocabulary] of the last `keep` positions (0: all), and the cache that holds them.
+
+        `room` is for decoding: how many tokens more the cache is going to hold.
+        """
         count = len(rows.ids)
-        cache = DynamicCache()
+        cache = roomy_cache(rows.ids.shape[1] + room) if room else DynamicCache()
         for layer, (keys, values) in enumerate(state):
             cache.update(keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1), layer)
         prefix = state[0][0].shape[-2] if state else 0
@@ -164,7 +170,7 @@ class TorchModel:
         mask: NDArray[np.int64],
         positions: NDArray[np.int64],
         windows: NDArray[np.int64],
-        cache: DynamicCache,
+        cache: Cache,
         keep: int,
     ) -> Tensor:
         self._look_up(ids, windows)
@@ -228,7 +234,7 @@ class TorchModel:
     ) -> Iterator[tuple[int, list[int]]]:
         """Yield (row, tokens) of every prompt as it finishes."""
         rows = self.rows([(p, ()) for p in prompts], prefix)
-        logits, cache = self.forward(state, rows, keep=1)
+        logits, cache = self.forward(state, rows, keep=1, room=max_new_tokens)
         mask = np.concatenate([np.ones((len(prompts), prefix), dtype=np.int64), rows.mask], axis=1)
         windows = rows.windows[:, -1]
         live = np.arange(len(prompts))  # which prompt each row of the batch is
@@ -256,23 +262,28 @@ class TorchModel:
     # --- scoring --------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def divergence(self, adapter: Adapter, texts: Sequence[tuple[Prompt, Sequence[int]]]) -> Divergence:
-        prefix = shared_prefix([prompt for prompt, _ in texts])
-        first = texts[0][0]
+    def log_probabilities(self, texts: Sequence[Text]) -> list[list[float]]:
+        found = []
+        for batch in _chunks(texts, SCORING_BATCH_SIZE):
+            logs, _ = self._score(batch)
+            for (_, answer), row in zip(batch, logs, strict=True):
+                # The token at position t is predicted at t - 1, and all rows end together.
+                chosen = torch.tensor(answer, dtype=torch.int64, device=row.device)[:, None]
+                found.append(row[-1 - len(answer) : -1].gather(-1, chosen)[:, 0].tolist())
+        return found
+
+    @torch.inference_mode()
+    def divergence(self, adapter: Adapter | None, texts: Sequence[Text]) -> Divergence:
         kl: list[Tensor] = []
         same: list[Tensor] = []
-        for start in range(0, len(texts), SCORING_BATCH_SIZE):
-            batch = texts[start : start + SCORING_BATCH_SIZE]
-            logs = []
-            for on in (None, adapter):
-                with self.attached(on):
-                    state = self.prefix_state(first, prefix)
-                    rows = self.rows(batch, prefix)
-                    logits, _ = self.forward(state, rows, keep=0)
-                    logs.append(logits.float().log_softmax(-1)[self._tensor(rows.mask) > 0])
-            base, variant = logs
-            kl.append((base.exp() * (base - variant)).sum(-1))
-            same.append(base.argmax(-1) == variant.argmax(-1))
+        # Batch by batch with and without the adapter: distributions over the vocabulary are too large to keep.
+        for batch in _chunks(texts, SCORING_BATCH_SIZE):
+            with self.attached(None):
+                base, mask = self._score(batch)
+            with self.attached(adapter):
+                variant, _ = self._score(batch)
+            kl.append((base.exp() * (base - variant)).sum(-1)[mask])
+            same.append((base.argmax(-1) == variant.argmax(-1))[mask])
         values = torch.cat(kl).double()
         return Divergence(
             tokens=len(values),
@@ -280,6 +291,18 @@ class TorchModel:
             kl_max=max(0.0, float(values.max())),
             top1_unchanged=float(torch.cat(same).double().mean()),
         )
+
+    def _score(self, batch: Sequence[Text]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [rows, tokens, vocabulary], float32, and which of them are no padding [rows, tokens]."""
+        prefix = shared_prefix([prompt for prompt, _ in batch])
+        rows = self.rows(batch, prefix)
+        logits, _ = self.forward(self.prefix_state(batch[0][0], prefix), rows, keep=0)
+        return logits.float().log_softmax(-1), self._tensor(rows.mask) > 0
+
+
+def _chunks(texts: Sequence[Text], size: int) -> Iterator[Sequence[Text]]:
+    for start in range(0, len(texts), size):
+        yield texts[start : start + size]
 
 
 def _choose(logits: Tensor, temperature: float, draws: NDArray[np.float64] | None) -> NDArray[np.int64]:

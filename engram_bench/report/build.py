@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from engram_bench import metrics, stats
+from engram_bench.patterns import SPLITS
 
 SCHEMA_VERSION = 1
 BASELINE = "baseline"
@@ -29,8 +30,8 @@ def build(
     order = {v["name"]: i for i, v in enumerate(variants)}
     cells = _by_cell(samples)
     pooled = _pooled(cells, groups)
-    names = sorted({**cells, **pooled}, key=lambda c: (order.get(c[0], len(order)), c[2] != "seen", c[2], c[1]))
     everything = {**cells, **pooled}
+    names = sorted(everything, key=lambda c: (order[c[0]], SPLITS.index(c[2]), c[1]))
     return {
         "schema_version": SCHEMA_VERSION,
         "run": run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +39,8 @@ def safe(text: str, longest: int = LONGEST_TEXT) -> str:
     text = "".join("·" if unicodedata.category(ch)[0] == "C" else ch for ch in re.sub(r"[\r\n]+", " ⏎ ", text.strip()))
     if len(text) > longest:
         text = text[: longest - 1] + "…"
-    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|&~$@:^=])", r"\\\1", text).replace("\\<", "&lt;").replace("\\>", "&gt;")
+    text = html.escape(text, quote=False).replace("www.", "www&#46;")  # GitHub makes a link of a bare www.
+    return re.sub(r"([\\`*_\[\]|~$@:#])", r"\\\1", text).replace("&\\#", "&#")
 
 
 def percent(value: float) -> str:
@@ -296,9 +298,9 @@ def published(report: Record) -> str:
     prefix = []
     cells = _cells(report, "seen")
     for name in _names(report):
-        if ("all source", name) in cells:
-            prefix.append(f"{safe(name)} {percent(cells['all source', name]['prefix']['rate'])}")
-    ours = f"\n\nThis run by the laxer prefix rule, source categories, seen: {', '.join(prefix)}." if prefix else ""
+        if ("all core", name) in cells:
+            prefix.append(f"{safe(name)} {percent(cells['all core', name]['prefix']['rate'])}")
+    ours = f"\n\nThis run by the laxer prefix rule, core categories, seen: {', '.join(prefix)}." if prefix else ""
     return (
         "## Published figures to set beside these\n\n"
         + table(rows, ["source", "exact or prefix accuracy"])

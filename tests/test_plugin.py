@@ -1,0 +1,178 @@
+"""The plugin as a user meets it: options and their precedence, exit codes, one-line errors, a whole tiny run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from engram_bench import options
+from engram_bench.errors import UsageError
+from tests.conftest import ENGRAM, LORA, PATTERNS
+from tests.test_report import SCHEMA
+
+ROOT = Path(__file__).parent.parent
+
+
+def no_ini(_):
+    return ""
+
+
+def run(*args, **env):
+    """pytest on the suites in a process of its own."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(ROOT / "suites"), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **env})
+
+
+def test_importing_the_plugin_imports_no_framework_and_no_statistics():
+    code = "import sys, engram_bench.plugin, engram_bench.options; print([m for m in sys.modules if m in {'torch', 'mlx', 'scipy', 'transformers'}])"  # noqa: E501
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_an_option_beats_the_environment_beats_the_ini_file_beats_the_default(monkeypatch):
+    ini = {"engram_profile": "full", "engram_samples": "7", "engram_seeds": "5"}.get
+    monkeypatch.setenv("ENGRAM_BENCH_PROFILE", "default")
+    monkeypatch.setenv("ENGRAM_BENCH_SAMPLES", "8")
+    found = options.settle({"engram_profile": "quick"}, lambda name: ini(name, ""))
+    assert (found.profile, found.samples, found.seeds, found.model) == ("quick", 8, (5,), "bundled")
+
+
+@pytest.mark.parametrize(
+    ("marker", "backend"), [("cpu", "cpu"), ("cuda and not slow", "cuda"), ("cpu or cuda", "auto"), ("", "auto")]
+)
+def test_a_marker_chooses_the_backend(marker, backend):
+    assert options.settle({}, no_ini, marker).backend == backend
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"engram_profile": "huge"}, "--engram-profile: 'huge' is not one of quick"),
+        ({"engram_backend": "tpu"}, "--engram-backend: 'tpu'"),
+        ({"engram_samples": "many"}, "--engram-samples: 'many'"),
+        ({"engram_seeds": "1,-2"}, "--engram-seeds: '1,-2'"),
+        ({"engram_variants": "lroa"}, "unknown variant 'lroa'"),
+        ({"engram_patterns": "no/such/folder"}, "No such file"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named_with_its_option(given, reason):
+    with pytest.raises(UsageError, match=r"^[^\n]*$") as caught:
+        options.settle(given, no_ini)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--engram-profile", "huge"],
+        ["--engram-patterns", "no/such"],
+        ["--engram-model", "no/such/folder"],
+        ["--engram-backend", "mlx"],
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(args):
+    result = run(*args)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stdout + result.stderr
+    told = [line for line in (result.stdout + result.stderr).splitlines() if "Exit" in line]
+    assert len(told) == 1
+    assert args[1] in told[0]
+
+
+@pytest.fixture(scope="module")
+def tiny(checkpoint, tmp_path_factory):
+    """Arguments and cache of a run on the tiny model, two variants, one small category."""
+    folder = tmp_path_factory.mktemp("tiny-run")
+    for name, text in (("colours.yaml", PATTERNS), ("engram.yaml", ENGRAM), ("lora.yaml", LORA)):
+        (folder / name).write_text(text)
+    args = [
+        "--engram-model", checkpoint, "--engram-patterns", folder / "colours.yaml",
+        "--engram-variants", f"{folder / 'engram.yaml'},{folder / 'lora.yaml'}", "--engram-backend", "cpu",
+    ]  # fmt: skip
+    return folder, args, {"ENGRAM_BENCH_CACHE": str(folder / "cache")}
+
+
+def whole_run(tiny, name, *more):
+    folder, args, env = tiny
+    result = run(*args, "--engram-report", folder / name, *more, **env)
+    assert result.returncode == 0, result.stdout + result.stderr
+    latest = folder / name / "latest"
+    return result, json.loads((latest / "report.json").read_text()), latest
+
+
+def without_times(report):
+    report = json.loads(json.dumps(report))
+    for key in ("started", "duration_s", "evaluation_s", "argv"):
+        del report["run"][key]
+    del report["backend"]["load_seconds"]
+    for variant in report["variants"]:
+        del variant["cached"]
+        if variant["train"]:
+            del variant["train"]["seconds"]
+    report["thresholds"] = [t for t in report["thresholds"] if not t["id"].startswith("training-seconds")]
+    return report
+
+
+def test_a_whole_run_leaves_a_report_and_a_second_one_the_same(tiny):
+    result, first, latest = whole_run(tiny, "first")
+    jsonschema.validate(first, SCHEMA)
+    assert "report: " in result.stdout
+    assert "engram_bench: torch on cpu" in result.stdout
+    assert {p.name for p in latest.iterdir()} == {"report.json", "report.md", "samples.jsonl"}
+    assert [v["name"] for v in first["variants"]] == ["baseline", "tiny-engram", "tiny-lora"]
+    assert {c["category"] for c in first["cells"]} == {"colours"}
+    exact = {(c["variant"], c["split"]): c["exact"]["rate"] for c in first["cells"]}
+    assert exact["tiny-engram", "rephrased"] > 0.8 > exact["baseline", "rephrased"]
+    lines = [json.loads(line) for line in (latest / "samples.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 * (8 * (1 + 3) + 8 + 2)
+
+    _, second, _ = whole_run(tiny, "second")
+    assert all(v["cached"] for v in second["variants"] if v["train"])
+    assert without_times(second) == without_times(first)
+
+    _, retrained, _ = whole_run(tiny, "third", "--engram-retrain")
+    assert not any(v["cached"] for v in retrained["variants"])
+    assert without_times(retrained) == without_times(first), "trained anew, still the same"
+
+
+def test_workers_give_the_same_report(tiny):
+    _, alone, _ = whole_run(tiny, "alone")
+    _, together, _ = whole_run(tiny, "together", "-n", "2")
+    assert without_times(together) == without_times(alone)
+
+
+def test_a_run_of_one_variant_trains_no_other(tiny):
+    folder, args, _ = tiny
+    env = {"ENGRAM_BENCH_CACHE": str(folder / "another-cache")}
+    result = run(*args, "--engram-report", folder / "one", "-k", "accuracy and tiny-lora and seen", **env)
+    assert result.returncode == 0, result.stdout
+    trained = {p.name.rsplit("-", 1)[0] for p in (folder / "another-cache" / "adapters").iterdir() if p.is_dir()}
+    assert trained == {"tiny-lora"}
+
+
+def test_a_damaged_adapter_ends_the_run_with_one_line(tiny):
+    folder, args, env = tiny
+    whole_run(tiny, "before-damage")
+    weights = next((folder / "cache" / "adapters").glob("tiny-engram-*/*.safetensors"))
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    result = run(*args, "--engram-report", folder / "damaged", **env)
+    weights.write_bytes(whole)
+    assert result.returncode == 2
+    assert "weights are damaged" in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_a_threshold_that_is_missed_fails_the_run_and_is_on_record(tiny):
+    folder, _, env = tiny
+    weak = folder / "weak.yaml"
+    weak.write_text(LORA.replace("tiny-lora", "lora").replace("lr: 1.0e-2", "lr: 1.0e-9"))
+    args = [*tiny[1][:4], "--engram-variants", weak, "--engram-backend", "cpu", "--engram-report", folder / "weak"]
+    result = run(*args, "-k", "test_own_categories", **env)
+    assert result.returncode == 1
+    report = json.loads((folder / "weak" / "latest" / "report.json").read_text())
+    missed = {t["id"] for t in report["thresholds"] if not t["passed"]}
+    assert "accuracy/colours/lora/seen" in missed

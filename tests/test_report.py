@@ -1,0 +1,135 @@
+"""report.json and report.md from records: the published schema, the numbers, and text that cannot break out."""
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from engram_bench.report.build import build
+from engram_bench.report.markdown import render, safe
+
+SCHEMA = json.loads((Path(__file__).parent.parent / "engram_bench" / "report" / "schema.json").read_text())
+HOSTILE = "a|b\n# head <script>alert(1)</script> `code` [x](http://e.vil) \x1b[31mred\x07 **bold** www.e.vil @you ~~s~~"
+
+
+def sample(variant, item, exact, **changes):
+    base = {
+        "variant": variant, "category": "facts", "split": "seen", "item": item, "phrasing": "{input}", "seed": 0,
+        "sample": 0, "prompt": f"q {item}", "expected": "right", "output": "right" if exact else "wrong", "tokens": 4,
+        "canonical_tokens": 2, "exact": exact, "prefix": exact,
+    }  # fmt: skip
+    return {**base, **changes}
+
+
+def report(samples, categories=("facts",), **changes):
+    parts = {
+        "run": {
+            "started": "2026-01-01T00:00:00+00:00", "duration_s": 1.0, "evaluation_s": {"baseline": 1.0},
+            "argv": ["pytest", "suites"], "git_commit": None, "profile": "default", "seeds": [0], "samples": 3,
+        },
+        "meta": {
+            "backend": {
+                "name": "torch", "device": "cpu", "dtype": "float32", "dtype_reason": "a reason", "batch_size": 8,
+                "max_new_tokens": 9, "versions": {"torch": "2"},
+            },
+            "model": {"id": "tiny", "source": "test", "sha256": "0" * 64, "parameters": 10},
+            "dataset": {
+                "sha256": "1" * 64, "items": 9,
+                "categories": {c: {"items": 9, "group": "core", "source": "test"} for c in categories},
+            },
+        },
+        "variants": [
+            {
+                "name": name, "about": "", "config": {}, "trainable_parameters": 5, "adapter_sha256": "ab" * 32,
+                "train": {"seconds": 1.5, "examples": 4, "epochs": 2, "losses": [2.0, 1.0], "seed": 0}, "cached": True,
+            }
+            for name in ("baseline", "engram")
+        ],
+        "samples": samples, "collateral": [], "thresholds": [],
+    }  # fmt: skip
+    return build(**{**parts, **changes})
+
+
+BEFORE = [sample("baseline", f"i{n}", n < 2) for n in range(20)]
+AFTER = [sample("engram", f"i{n}", n < 18) for n in range(20)]
+
+
+def test_the_report_keeps_to_its_published_schema():
+    drawn = [sample("engram", f"i{n}", True, sample=k) for n in range(20) for k in (1, 2)]
+    collateral = [
+        {"variant": "engram", "prompts": 2, "tokens": 30, "kl_mean": 0.1, "kl_max": 1.0, "top1_unchanged": 0.9}
+    ]
+    thresholds = [{"id": "x", "requirement": "y", "measured": 1.0, "low": 0.9, "passed": True}]
+    made = report(BEFORE + AFTER + drawn, collateral=collateral, thresholds=thresholds)
+    jsonschema.validate(json.loads(json.dumps(made)), SCHEMA)
+
+
+def test_cells_and_contrasts_hold_the_numbers():
+    made = report(BEFORE + AFTER)
+    exact = {c["variant"]: c["exact"] for c in made["cells"]}
+    assert (exact["baseline"]["k"], exact["engram"]["k"]) == (2, 18)
+    (contrast,) = made["contrasts"]
+    assert contrast["difference"] == pytest.approx(0.8)
+    assert contrast["p"] == pytest.approx(2 * 0.5**16)
+    assert contrast["verdict"] == "improved"
+    assert contrast["low"] < 0.8 < contrast["high"]
+
+
+def test_a_loss_is_told_as_one():
+    made = report([{**s, "variant": "engram"} for s in BEFORE] + [{**s, "variant": "baseline"} for s in AFTER])
+    assert made["contrasts"][0]["verdict"] == "regressed"
+    assert "regressed" in render(made, [])
+
+
+def test_outcomes_average_the_greedy_answers_of_an_items_seeds():
+    answers = [
+        sample("engram", "i0", True),
+        sample("engram", "i0", False, seed=1),
+        sample("engram", "i0", True, sample=1),
+    ]
+    assert report([sample("baseline", "i0", False), *answers])["outcomes"][1]["items"] == {"i0": 0.5}
+
+
+def test_categories_of_a_group_are_pooled():
+    other = [{**s, "category": "formats", "item": f"f{s['item']}"} for s in BEFORE + AFTER]
+    made = report(BEFORE + AFTER + other, categories=("facts", "formats"))
+    pooled = [c for c in made["cells"] if c["category"] == "all core"]
+    assert [c["n"] for c in pooled] == [40, 40]
+    assert {o["category"] for o in made["outcomes"]} == {"facts", "formats"}, "items are listed once"
+
+
+def test_only_items_both_answered_are_compared():
+    assert report(BEFORE[:5] + AFTER)["contrasts"][0]["n"] == 5
+
+
+def test_two_builds_of_one_run_are_the_same_text():
+    assert json.dumps(report(BEFORE + AFTER)) == json.dumps(report((BEFORE + AFTER)[::-1]))
+
+
+def test_hostile_text_stays_text_in_a_table_cell():
+    cell = safe(HOSTILE, 500)
+    assert "\n" not in cell
+    assert "\x1b" not in cell
+    assert "<script" not in cell
+    assert not re.search(r"(?<!\\)[|`*\[~]", cell)
+    assert "www." not in cell
+
+
+def test_the_report_survives_hostile_patterns():
+    answers = [sample(v, "i0", False, prompt=HOSTILE, output=HOSTILE, expected=HOSTILE, split="rephrased")
+               for v in ("baseline", "engram")]  # fmt: skip
+    text = render(report(BEFORE + AFTER + answers), BEFORE + AFTER + answers)
+    assert "<script" not in text
+    assert "\x1b" not in text
+    (row,) = [line for line in text.splitlines() if "alert" in line]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 5, "still a row of four cells"
+
+
+def test_every_part_of_the_report_is_there():
+    text = render(report(BEFORE + AFTER), BEFORE + AFTER)
+    for title in ("What was run", "Seen", "Contrasts", "Training", "Published figures"):
+        assert f"## {title}" in text
+    assert "90.0% [70–97]" in text
+    assert "2.000 → 1.000" in text

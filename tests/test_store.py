@@ -1,0 +1,144 @@
+"""The model store and the adapter cache: whole or not at all, and a clear line about what is not."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from engram_bench import adapters, models, patterns, variants
+from engram_bench.backends.torch import TorchModel
+from engram_bench.cache import build_once
+from engram_bench.errors import UsageError
+from tests.conftest import LORA, PATTERNS
+
+
+def quiet(*_):
+    pass
+
+
+def test_a_local_folder_is_a_model(checkpoint):
+    model = models.resolve(str(checkpoint))
+    assert model.folder == checkpoint
+    assert len(model.sha256) == 64
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_folder_without_a_models_files_is_refused(checkpoint, tmp_path, missing):
+    for file in checkpoint.iterdir():
+        if file.name != missing:
+            (tmp_path / file.name).symlink_to(file)
+    with pytest.raises(UsageError, match=missing.replace("model", r"\*")):
+        models.resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["./no/such", "no-such", "/no/such", "a/b/c"])
+def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(name):
+    with pytest.raises(UsageError, match="not a model folder"):
+        models.resolve(name)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match="cannot be fetched") as caught:
+        models.resolve("no-such-owner/no-such-model")
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_weights_are_one_line(checkpoint, tmp_path):
+    for file in checkpoint.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(UsageError, match="cannot load this model") as caught:
+        TorchModel(tmp_path, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_stored_bundled_model_is_checked(own_cache):
+    folder = own_cache / "models" / f"smollm2-135m-instruct-{models.GGUF_SHA256[:12]}"
+    folder.mkdir(parents=True)
+    with pytest.raises(UsageError, match="not whole"):
+        models.resolve("bundled")
+    (folder / "config.json").write_text("{}")
+    (folder / "manifest.json").write_text('{"config.json": "00"}')
+    with pytest.raises(UsageError, match="has changed since"):
+        models.resolve("bundled")
+
+
+def test_a_failed_build_leaves_nothing_behind(tmp_path):
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_once(tmp_path / "thing", fail)
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".lock"] == []
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="ENGRAM_BENCH_CACHE"):
+        build_once(tmp_path / "file" / "thing", quiet)
+
+
+def _build(place: str) -> bool:
+    def build(folder: Path) -> None:
+        (folder / "builder").write_text(str(os.getpid()))
+
+    return build_once(Path(place) / "thing", build)
+
+
+def test_of_many_processes_one_builds(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        assert sum(pool.map(_build, [str(tmp_path)] * 6)) == 1
+    assert (tmp_path / "thing" / "builder").exists()
+
+
+@pytest.fixture(scope="module")
+def bench_parts(checkpoint, tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "colours.yaml"
+    file.write_text(PATTERNS)
+    examples = patterns.load(file).training_examples()
+    return TorchModel(checkpoint, "cpu"), models.resolve(str(checkpoint)), variants.parse(LORA, "test"), examples
+
+
+def ensure(parts, seed=0, retrain=False, examples=None):
+    backend, model, variant, found = parts
+    return adapters.ensure(backend, model, variant, examples or found, seed, retrain=retrain, progress=quiet)
+
+
+def test_an_adapter_is_trained_once_and_then_comes_from_the_cache(bench_parts, own_cache):
+    first, second = ensure(bench_parts), ensure(bench_parts)
+    assert (first.cached, second.cached) == (False, True)
+    assert (first.folder, first.sha256, first.training) == (second.folder, second.sha256, second.training)
+
+
+def test_seed_data_and_config_each_make_another_adapter(bench_parts, own_cache):
+    folders = {ensure(bench_parts).folder, ensure(bench_parts, seed=1).folder}
+    folders.add(ensure(bench_parts, examples=bench_parts[3][:8]).folder)
+    other = variants.parse(LORA.replace("rank: 4", "rank: 2"), "test")
+    folders.add(ensure((*bench_parts[:2], other, bench_parts[3])).folder)
+    assert len(folders) == 4
+
+
+def test_retraining_gives_the_same_weights(bench_parts, own_cache):
+    first, again = ensure(bench_parts), ensure(bench_parts, retrain=True)
+    assert not again.cached
+    assert first.sha256 == again.sha256
+
+
+@pytest.mark.parametrize("damage", ["weights", "record"])
+def test_a_damaged_adapter_is_found_out(bench_parts, own_cache, damage):
+    folder = ensure(bench_parts).folder
+    if damage == "weights":
+        file = next(folder.glob("*.safetensors"))
+        file.write_bytes(file.read_bytes()[:-1] + b"\x00\x01"[:1])
+        with file.open("r+b") as stream:
+            stream.seek(-40, os.SEEK_END)
+            stream.write(b"damage")
+    else:
+        (folder / adapters.TRAINING).write_text("{")
+    with pytest.raises(UsageError, match="--engram-retrain") as caught:
+        ensure(bench_parts)
+    assert "\n" not in str(caught.value)
+    assert not ensure(bench_parts, retrain=True).cached

@@ -1,0 +1,72 @@
+"""Variant files: what is built in, and what a bad one says."""
+
+import pytest
+
+from engram_bench import variants
+from engram_bench.errors import UsageError
+from tests.conftest import ENGRAM, LORA
+
+
+def test_every_built_in_variant_loads():
+    for name in variants.BUILT_IN:
+        (baseline, *rest) = variants.select(name)
+        assert baseline.name == "baseline"
+        assert [v.name for v in rest] == ([] if name == "baseline" else [name])
+
+
+def test_a_control_is_its_variant_but_for_the_damage():
+    engram, control = variants.select("engram,engram-shuffled")[1:]
+    assert (control.config, control.training) == (engram.config, engram.training)
+    assert (control.control_of, control.damage) == ("engram", "shuffle")
+
+
+def test_the_unigram_memory_has_its_published_settings():
+    (_, unigram) = variants.select("engram-unigram")
+    assert unigram.config.slots == 500
+    assert (unigram.training.epochs, unigram.training.lr, unigram.training.clip) == (5, 1e-3, 1.0)
+
+
+def test_a_users_own_file_works_the_same(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(ENGRAM)
+    assert variants.select(str(file))[1].config.width == 8
+
+
+BAD = {
+    "unknown kind": (LORA.replace("kind: lora", "kind: lroa"), "kind is 'lroa'"),
+    "unknown field": (LORA + "rnak: 4\n", "unknown field 'rnak'"),
+    "missing field": (LORA.replace("rank: 4\n", ""), "'rank' is missing"),
+    "wrong type": (LORA.replace("rank: 4", "rank: four"), "rank is 'four'"),
+    "negative": (LORA.replace("rank: 4", "rank: -4"), "rank is -4"),
+    "unknown training field": (LORA.replace("epochs: 3", "epochs: 3, epoch: 4"), "unknown field 'epoch'"),
+    "no training": (LORA[: LORA.index("training")], "'epochs' is missing"),
+    "not a mapping": ("- 1\n", "expected fields"),
+    "not YAML": ("name: [\n", "not valid YAML"),
+    "no layers": (ENGRAM.replace("[0, 1]", "[]"), "at least one number"),
+    "unknown span": (ENGRAM + "span: all\n", "span is 'all'"),
+    "half a control": ("name: x\nabout: y\ncontrol_of: engram\n", "a control has"),
+    "unknown damage": ("name: x\nabout: y\ncontrol_of: engram\ndamage: burn\n", "a control has"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_says_what_is_wrong_in_one_line(name):
+    text, reason = BAD[name]
+    with pytest.raises(UsageError) as caught:
+        variants.parse(text, "mine.yaml")
+    assert str(caught.value).startswith("mine.yaml: ")
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("names", ["engrm", "none.yaml"])
+def test_an_unknown_name_or_file_is_refused(names):
+    with pytest.raises(UsageError, match=names):
+        variants.select(names)
+
+
+def test_two_variants_of_one_name_are_refused(tmp_path):
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(LORA)
+    with pytest.raises(UsageError, match="chosen twice"):
+        variants.select(f"{tmp_path / 'a.yaml'},{tmp_path / 'b.yaml'}")
