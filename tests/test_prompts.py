@@ -88,18 +88,29 @@ def test_extending_step_by_step_gives_the_windows_of_the_whole(span):
 
 def test_the_longest_key_wins_and_the_last_of_equals():
     index = KeyIndex([(1, 2), (1, 2, 3), (7,), (8,)], size=4)
-    assert index.find([7, 1, 2, 3, 9]) == (1, 4)
-    assert index.find([7, 5, 8]) == (2, 3)
-    assert index.find([5, 6]) is None
-    assert index.find([]) is None
+    assert index.find([7, 1, 2, 3, 9], [False] * 5) == (1, 4)
+    assert index.find([7, 5, 8], [False] * 3) == (2, 3)
+    assert index.find([5, 6], [False] * 2) is None
+    assert index.find([], []) is None
+
+
+def test_a_key_is_not_found_within_a_longer_word(tokenizer):
+    index = KeyIndex([(1, 2)], size=4)
+    assert index.find([1, 2, 3], [False, True, True]) is None
+    assert index.find([3, 1, 2], [False, True, False]) is None
+    assert index.find([1, 2, 3], [False, True, False]) == (0, 2)
+    prompt = PromptEncoder(tokenizer).prompt("Look up KEY:abcd, f(x)")
+    tokens = [tokenizer.decode([i]).strip() for i in prompt.content_ids()]
+    words = "".join(("" if j else " ") + token for token, j in zip(tokens, prompt.joined, strict=True)).split()
+    assert words == ["Look", "up", "KEY", ":", "abcd", ",", "f", "(", "x", ")"]
 
 
 def test_of_a_long_key_its_tail_is_found():
-    assert KeyIndex([(1, 2, 3, 4, 5)], size=3).find([0, 1, 2, 3, 4, 5]) == (3, 6)
+    assert KeyIndex([(1, 2, 3, 4, 5)], size=3).find([0, 1, 2, 3, 4, 5], [True] * 6) == (3, 6)
 
 
 def test_a_key_index_survives_its_array():
     index = KeyIndex([(1, 2, 3), (9,)], size=3)
     again = KeyIndex.from_array(index.to_array())
-    assert again.find([1, 2, 3]) == (0, 3)
-    assert again.find([9]) == (0, 1)
+    assert again.find([1, 2, 3], [False] * 3) == (0, 3)
+    assert again.find([9], [False]) == (0, 1)

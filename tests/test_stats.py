@@ -65,7 +65,13 @@ def test_fractions_are_compared_by_permutation_and_bootstrap():
     found = stats.compare(a.tolist(), (a + 0.3).tolist())
     assert found.difference.value == pytest.approx(0.3)
     assert found.p < 0.001
-    assert stats.compare([0.5] * 9, [1.0] * 9).difference == stats.Interval(0.5, 0.5, 0.5)
+
+
+def test_a_constant_difference_keeps_its_doubt():
+    few, many = stats.compare([1 / 3] * 3, [1.0] * 3), stats.compare([1 / 3] * 60, [1.0] * 60)
+    assert few.difference.low < 0.2 < many.difference.low < 2 / 3
+    assert stats.mean([1.0] * 5).low < 0.7
+    assert stats.compare([0.5] * 5, [0.5] * 5).mde > 0.5
 
 
 def test_the_comparison_holds_its_false_positive_rate():
@@ -100,11 +106,12 @@ def test_holm_is_holm():
 
 
 def test_verdicts_follow_the_adjusted_test():
-    up, none = stats.Interval(0.2, 0.1, 0.3), stats.Interval(0.0, 0.0, 0.0)
+    up, down = stats.compare([0] * 20, [1] * 20), stats.compare([1] * 20, [0] * 20)
     assert stats.verdict(up, 0.01) == "improved"
-    assert stats.verdict(stats.Interval(-0.2, -0.3, -0.1), 0.01) == "regressed"
+    assert stats.verdict(down, 0.01) == "regressed"
     assert stats.verdict(up, 0.2) == "inconclusive"
-    assert stats.verdict(none, 1.0) == "unchanged"
+    assert stats.verdict(stats.compare([1, 0], [1, 0]), 1.0) == "unchanged"
+    assert stats.verdict(stats.compare([1, 0], [0, 1]), 1.0) == "inconclusive", "they differ, evenly"
 
 
 def test_exact_is_the_whole_answer_and_prefix_is_not():

@@ -48,10 +48,31 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch, tmp_path):
 
 def test_damaged_weights_are_one_line(checkpoint, tmp_path):
     for file in checkpoint.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes()[:2000])
+        length = 2000 if file.suffix == ".safetensors" else None
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:length])
     with pytest.raises(UsageError, match="cannot load this model") as caught:
         TorchModel(tmp_path, "cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_lack_a_tensor_are_refused(checkpoint, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for file in checkpoint.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"the weights lack model\.layers\.1"):
+        TorchModel(tmp_path, "cpu")
+
+
+def test_the_template_is_part_of_a_models_fingerprint(checkpoint, tmp_path):
+    for file in checkpoint.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    before = models.resolve(str(tmp_path)).sha256
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    assert models.resolve(str(tmp_path)).sha256 != before
 
 
 def test_the_stored_bundled_model_is_checked(own_cache):
@@ -60,7 +81,7 @@ def test_the_stored_bundled_model_is_checked(own_cache):
     with pytest.raises(UsageError, match="not whole"):
         models.resolve("bundled")
     (folder / "config.json").write_text("{}")
-    (folder / "manifest.json").write_text('{"config.json": "00"}')
+    (folder / "manifest.json").write_text('{"config.json": "00", "model.safetensors": "00"}')
     with pytest.raises(UsageError, match="has changed since"):
         models.resolve("bundled")
 
@@ -127,7 +148,7 @@ def test_retraining_gives_the_same_weights(bench_parts, own_cache):
     assert first.sha256 == again.sha256
 
 
-@pytest.mark.parametrize("damage", ["weights", "record"])
+@pytest.mark.parametrize("damage", ["weights", "record", "config"])
 def test_a_damaged_adapter_is_found_out(bench_parts, own_cache, damage):
     folder = ensure(bench_parts).folder
     if damage == "weights":
@@ -136,6 +157,9 @@ def test_a_damaged_adapter_is_found_out(bench_parts, own_cache, damage):
         with file.open("r+b") as stream:
             stream.seek(-40, os.SEEK_END)
             stream.write(b"damage")
+    elif damage == "config":
+        file = folder / "adapter_config.json"
+        file.write_text(file.read_text().replace('"lora_alpha": 8', '"lora_alpha": 80'))
     else:
         (folder / adapters.TRAINING).write_text("{")
     with pytest.raises(UsageError, match="--engram-retrain") as caught:

@@ -129,7 +129,8 @@ def test_greedy_decoding_is_that_of_transformers(model):
     ours = model.generate([prompt], 12)[0]
     theirs = model.model.generate(torch.tensor([prompt.ids]), max_new_tokens=12, do_sample=False)
     theirs = theirs[0, len(prompt.ids) :].tolist()
-    assert ours == theirs[: theirs.index(model.encoder.eos_id)] if model.encoder.eos_id in theirs else theirs
+    end = theirs.index(model.encoder.eos_id) if model.encoder.eos_id in theirs else None
+    assert ours == theirs[:end]
 
 
 def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(model):
@@ -208,8 +209,23 @@ def test_other_architectures_train_attach_generate_and_detach(architecture, kind
     folder.mkdir()
     other.train(variant, examples[:8], 0, folder, quiet)
     with other.attached(other.load_adapter(variant, folder)):
+        assert not torch.equal(logits(other), before)
         assert len(other.generate([other.encoder.prompt("KEY:abc")], 4)) == 1
     assert torch.equal(logits(other), before)
+
+
+def test_training_that_diverges_is_refused_and_not_saved(model, examples, tmp_path):
+    variant = variants.parse(LORA.replace("lr: 1.0e-2", "lr: 1.0e+30"), "test")
+    with pytest.raises(UsageError, match="diverged"):
+        model.train(variant, examples, 0, tmp_path, quiet)
+    assert not list(tmp_path.iterdir())
+
+
+def test_adapters_do_not_stack(model, trained):
+    variant, folder, _ = trained
+    adapter = model.load_adapter(variant, folder)
+    with model.attached(adapter), pytest.raises(AssertionError), model.attached(None):
+        pass
 
 
 def test_an_adapter_of_another_shape_is_refused(model, trained):

@@ -23,7 +23,7 @@ def test_a_control_is_its_variant_but_for_the_damage():
 def test_the_unigram_memory_has_its_published_settings():
     (_, unigram) = variants.select("engram-unigram")
     assert unigram.config.slots == 500
-    assert (unigram.training.epochs, unigram.training.lr, unigram.training.clip) == (5, 1e-3, 1.0)
+    assert (unigram.training.epochs, unigram.training.lr, unigram.training.clip) == (3, 1e-3, 1.0)
 
 
 def test_a_users_own_file_works_the_same(tmp_path):
@@ -44,6 +44,14 @@ BAD = {
     "not YAML": ("name: [\n", "not valid YAML"),
     "no layers": (ENGRAM.replace("[0, 1]", "[]"), "at least one number"),
     "unknown span": (ENGRAM + "span: all\n", "span is 'all'"),
+    "zero": (LORA.replace("rank: 4", "rank: 0"), "expected 1 or more"),
+    "kind that is a list": (LORA.replace("kind: lora", "kind: [lora]"), "kind is ['lora']"),
+    "training that is a number": (LORA[: LORA.index("training")] + "training: 5\n", "expected fields"),
+    "descending orders": (ENGRAM.replace("[2, 3, 4]", "[4, 3, 2]"), "ascend"),
+    "all dropped": (ENGRAM + "order_dropout: 1.5\n", "a share below 1"),
+    "a path for a name": (LORA.replace("name: tiny-lora", "name: ../x"), "use letters"),
+    "control of lora": ("name: x\nabout: y\ncontrol_of: lora\ndamage: shuffle\n", "only an n-gram memory"),
+    "control of itself": ("name: x\nabout: y\ncontrol_of: mine.yaml\ndamage: shuffle\n", "built-in"),
     "half a control": ("name: x\nabout: y\ncontrol_of: engram\n", "a control has"),
     "unknown damage": ("name: x\nabout: y\ncontrol_of: engram\ndamage: burn\n", "a control has"),
 }

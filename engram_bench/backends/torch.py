@@ -75,20 +75,24 @@ class TorchModel:
         self.device = device
         dtype, self.dtype_reason = pick_dtype(device)
         self.dtype = str(dtype).removeprefix("torch.")
-        attention = torch_attention.NAME if device == "cpu" else "sdpa"
+        options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
         transformers.logging.disable_progress_bar()
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, attn_implementation=attention, local_files_only=True, use_safetensors=True
-            )
+            model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+            self.encoder = PromptEncoder(tokenizer)
         except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...
-            reason = str(error).splitlines()[0][:200]
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UsageError(f"{folder}: transformers cannot load this model: {reason}") from error
+        if missing := sorted(loading["missing_keys"]):
+            raise UsageError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; fetch them whole")
+        if device == "cpu" and not getattr(model.config, "attn_logit_softcapping", None):
+            model.set_attn_implementation(torch_attention.NAME)
         self.model = model.to(device).eval().requires_grad_(False)
         # A slice of positions is not contiguous, and a matmul on it copies the vocabulary matrix once a row.
         self.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
-        self.encoder = PromptEncoder(tokenizer)
+        stops = model.generation_config.eos_token_id or ()
+        self._stop_ids = {self.encoder.eos_id, *(stops if isinstance(stops, (list, tuple)) else (stops,))}
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self._adapter: Adapter | None = None
 
@@ -115,12 +119,13 @@ class TorchModel:
 
     @contextmanager
     def attached(self, adapter: Adapter | None) -> Iterator[None]:
-        outer, self._adapter = self._adapter, adapter
+        assert self._adapter is None, "an adapter is on already; adapters do not stack"
+        self._adapter = adapter
         try:
             with adapter.on(self.model) if adapter else nullcontext():
                 yield
         finally:
-            self._adapter = outer
+            self._adapter = None
 
     # --- the one batch layout -------------------------------------------------------------------------------------
 
@@ -244,7 +249,7 @@ class TorchModel:
             chosen = _choose(logits[:, -1], temperature, None if draws is None else draws[live, step])
             for row, (prompt, token) in enumerate(zip(live, chosen, strict=True)):
                 if not done[row]:
-                    done[row] = token == self.encoder.eos_id
+                    done[row] = int(token) in self._stop_ids
                     if not done[row]:
                         tokens[prompt].append(int(token))
             if done.all() or step == max_new_tokens - 1:
@@ -285,6 +290,8 @@ class TorchModel:
             kl.append((base.exp() * (base - variant)).sum(-1)[mask])
             same.append((base.argmax(-1) == variant.argmax(-1))[mask])
         values = torch.cat(kl).double()
+        if not bool(values.isfinite().all()):
+            raise UsageError("the adapter makes the model's outputs infinite or undefined; train it with a lower lr")
         return Divergence(
             tokens=len(values),
             kl_mean=max(0.0, float(values.mean())),

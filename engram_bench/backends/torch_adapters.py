@@ -199,7 +199,7 @@ class EngramAdapter:
         content = prompt.content_ids()
         if self.config.span == "text":
             return (0, len(content))
-        return self.keys.find(self.hasher.compressed_ids[content].tolist())
+        return self.keys.find(self.hasher.compressed_ids[content].tolist(), prompt.joined)
 
     def on(self, model: nn.Module) -> AbstractContextManager[None]:
         return injected(model, self.layers)

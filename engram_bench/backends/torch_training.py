@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from engram_bench.backends.base import Progress, Training
 from engram_bench.backends.torch_adapters import Adapter, Pair
+from engram_bench.errors import UsageError
 from engram_bench.prompts import shared_prefix
 from engram_bench.variants import TrainingConfig
 
@@ -76,6 +77,8 @@ def train(
             total, tokens, step = total + loss.item() * count, tokens + count, step + 1
             progress(f"loss {total / tokens:.3f}", step, steps)
         losses.append(total / tokens)
+        if not math.isfinite(losses[-1]):
+            raise UsageError(f"training diverged: the loss is {losses[-1]}; use a lower lr or table_lr")
     adapter.training(False)
     return Training(time.perf_counter() - started, len(pairs), config.epochs, tuple(losses))
 

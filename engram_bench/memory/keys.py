@@ -38,16 +38,24 @@ class KeyIndex:
         rows = [[*key, *[ABSENT] * (self.size - len(key))] for key in sorted(self._keys)]
         return np.array(rows, dtype=np.int64).reshape(len(rows), self.size)
 
-    def find(self, content: Sequence[int]) -> tuple[int, int] | None:
-        """First and last + 1 token of the longest key in `content` (compressed ids), the last one of equals.
+    def find(self, content: Sequence[int], joined: Sequence[bool]) -> tuple[int, int] | None:
+        """First and last + 1 token of the longest key in `content`, the last one of equals; None where there is none.
 
-        Of a key longer than N tokens only its last N are found. None where there is no key.
+        Of a key longer than N tokens only its last N are found.
+
+        Args:
+            content: compressed token ids.
+            joined: whether each token goes on with the word of the one before it; a key never ends within a word,
+                nor starts within one unless its start was cut off.
         """
         found: tuple[int, int] | None = None
         for end in range(1, len(content) + 1):
+            if end < len(content) and joined[end]:
+                continue
             shortest = found[1] - found[0] if found else 1
             for length in range(min(self.size, end), shortest - 1, -1):
-                if tuple(content[end - length : end]) in self._keys:
+                whole = length == self.size or not joined[end - length]
+                if whole and tuple(content[end - length : end]) in self._keys:
                     found = (end - length, end)
                     break
         return found

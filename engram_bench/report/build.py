@@ -38,7 +38,7 @@ def build(
         **meta,
         "variants": list(variants),
         "cells": [_cell(name, everything[name]) for name in names],
-        "outcomes": [{**_named(name), "items": _outcomes(everything[name])} for name in names if name in cells],
+        "outcomes": [{**_named(name), "items": outcomes(everything[name])} for name in names if name in cells],
         "contrasts": _contrasts(everything, [name for name in names if name[0] != BASELINE]),
         "collateral": list(collateral),
         "speed": [],
@@ -80,11 +80,12 @@ def _shares(samples: Iterable[Record], field: str) -> dict[str, float]:
     return {item: sum(found) / len(found) for item, found in sorted(by_item.items())}
 
 
-def _outcomes(samples: Iterable[Record]) -> dict[str, float]:
+def outcomes(samples: Iterable[Record]) -> dict[str, float]:
+    """Item -> share exact over its greedy answers (one a training seed): what comparisons pair on."""
     return _shares(samples, "exact")
 
 
-def _consistency(samples: Iterable[Record]) -> dict[str, float]:
+def consistency(samples: Iterable[Record]) -> dict[str, float]:
     """Item -> share of its commonest output among the answers drawn at temperature 0.8."""
     drawn: dict[tuple[str, int], list[str]] = {}
     for sample in samples:
@@ -102,8 +103,8 @@ def _cell(name: Cell, samples: Sequence[Record]) -> Record:
         shares = _shares(samples, field)
         interval = stats.wilson(sum(shares.values()), len(shares))
         cell[field] = {"k": sum(shares.values()), "rate": interval.value, "low": interval.low, "high": interval.high}
-    consistency = _consistency(samples)
-    cell["consistency"] = _mean(list(consistency.values())) if consistency else None
+    drawn = consistency(samples)
+    cell["consistency"] = _mean(list(drawn.values())) if drawn else None
     efficiency = [metrics.token_efficiency(s["canonical_tokens"], s["tokens"]) for s in _greedy(samples)]
     cell["token_efficiency"] = _mean(efficiency)
     return cell
@@ -119,7 +120,7 @@ def _contrasts(cells: Mapping[Cell, list[Record]], names: Sequence[Cell]) -> lis
     found: list[Record] = []
     for variant, category, split in names:
         ours, theirs = cells[variant, category, split], cells.get((BASELINE, category, split), [])
-        for metric, values in (("exact", _outcomes), ("consistency", _consistency)):
+        for metric, values in (("exact", outcomes), ("consistency", consistency)):
             a, b = values(theirs), values(ours)
             items = sorted(a.keys() & b.keys())
             if not items:
@@ -138,10 +139,10 @@ def _contrasts(cells: Mapping[Cell, list[Record]], names: Sequence[Cell]) -> lis
                     "high": result.difference.high,
                     "p": result.p,
                     "mde": result.mde,
-                    "_interval": result.difference,
+                    "_comparison": result,
                 }
             )
     for contrast, p_holm in zip(found, stats.holm([c["p"] for c in found]), strict=True):
         contrast["p_holm"] = p_holm
-        contrast["verdict"] = stats.verdict(contrast.pop("_interval"), p_holm)
+        contrast["verdict"] = stats.verdict(contrast.pop("_comparison"), p_holm)
     return found

@@ -7,6 +7,7 @@ and ``damage``.
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -63,6 +64,7 @@ class UnigramConfig:
     slots: int
 
 
+COUNTS = ("epochs", "batch_size", "rank", "heads", "rows", "width", "slots")
 DAMAGES = ("shuffle",)  # what a control does to an n-gram memory: give every n-gram another one's row
 KINDS = {"none": None, "lora": LoraConfig, "engram": EngramConfig, "unigram": UnigramConfig}
 
@@ -116,7 +118,7 @@ def parse(text: str, place: str) -> Variant:
     if "control_of" in data:
         return _control(data, place)
     kind = data.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UsageError(f"{place}: kind is {kind!r}; use one of {', '.join(KINDS)}")
     config_class = KINDS[kind]
     own = {f.name for f in fields(config_class)} if config_class else set()
@@ -127,31 +129,50 @@ def parse(text: str, place: str) -> Variant:
     if isinstance(config, EngramConfig):
         if not (config.layers and config.orders):
             raise UsageError(f"{place}: layers and orders must each hold at least one number")
+        if sorted(set(config.orders)) != list(config.orders) or config.orders[0] < 1:
+            raise UsageError(f"{place}: orders is {config.orders}; n-gram lengths ascend from 1 or more")
+        if config.order_dropout >= 1:
+            raise UsageError(f"{place}: order_dropout is {config.order_dropout}; it is a share below 1")
         if config.span not in ("text", "key"):
             raise UsageError(f"{place}: span is {config.span!r}; use text or key")
     training = _build(TrainingConfig, data.get("training") or {}, f"{place}: training") if config else None
     rest = {k: v for k, v in data.items() if k in outer - {"training"}}
     variant: Variant = _build(Variant, {**rest, "config": config, "training": training}, place)
+    return _named(variant, place)
+
+
+def _named(variant: Variant, place: str) -> Variant:
+    if not re.fullmatch(r"[\w.-]+", variant.name) or variant.name.startswith("."):
+        raise UsageError(f"{place}: name is {variant.name!r}; use letters, digits, '_', '-' and '.'")
     return variant
 
 
 def _control(data: dict[str, Any], place: str) -> Variant:
     """The variant a control takes its adapter from, renamed and marked with the damage done to it."""
-    if set(data) != {"name", "about", "control_of", "damage"} or data["damage"] not in DAMAGES:
+    if set(data) != {"name", "about", "control_of", "damage"} or data["damage"] not in list(DAMAGES):
         raise UsageError(f"{place}: a control has name, about, control_of and damage ({', '.join(DAMAGES)}), no more")
-    base = _load(str(data["control_of"]))
-    return replace(base, name=str(data["name"]), about=str(data["about"]), control_of=base.name, damage=data["damage"])
+    if data["control_of"] not in BUILT_IN:
+        raise UsageError(f"{place}: control_of is {data['control_of']!r}; name a built-in variant")
+    base = _load(data["control_of"])
+    if not isinstance(base.config, EngramConfig) or base.control_of:
+        raise UsageError(f"{place}: control_of is {data['control_of']!r}; only an n-gram memory can be damaged")
+    name, about = str(data["name"]), str(data["about"])
+    return _named(replace(base, name=name, about=about, control_of=base.name, damage=data["damage"]), place)
 
 
 def _build(cls: Any, data: dict[str, Any], place: str) -> Any:
     """A dataclass from fields of the right types, or a UsageError that names the field."""
     hints = typing.get_type_hints(cls)
+    if not isinstance(data, dict):
+        raise UsageError(f"{place}: expected fields, found {data!r}")
     for field in fields(cls):
         if field.name not in data:
             if field.default is MISSING:
                 raise UsageError(f"{place}: field {field.name!r} is missing; add it")
         elif not _fits(data[field.name], hints[field.name]):
             raise UsageError(f"{place}: {field.name} is {data[field.name]!r}, expected {hints[field.name]}")
+        elif field.name in COUNTS and data[field.name] < 1:
+            raise UsageError(f"{place}: {field.name} is {data[field.name]!r}, expected 1 or more")
     if unknown := set(data) - {f.name for f in fields(cls)}:
         raise UsageError(f"{place}: unknown field {min(unknown)!r}")
     return cls(**data)
