@@ -97,7 +97,8 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
     _one_of("backend", value["backend"], BACKENDS)
     profile = PROFILES[value["profile"]]
     path = Path(value["patterns"]).expanduser()
-    loaded = patterns.load(path).sample(profile.items_per_category)
+    every = patterns.load(path)
+    loaded = every.sample(profile.items_per_category)
     chosen = variants.select(value["variants"] or profile.variants)
     return Settings(
         profile=value["profile"],
@@ -110,8 +111,25 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         seeds=_integers("seeds", value["seeds"]),
         report=Path(value["report"]).expanduser(),
         retrain=value["retrain"].lower() in ("1", "true", "yes", "on"),
-        as_shipped=path.resolve() == ROOT / "patterns" and value["model"] == "bundled" and not value["variants"],
+        as_shipped=every.sha256 == _shipped_sha256()
+        and (value["model"], value["variants"], value["seeds"]) == ("bundled", "", "0")
+        and value["profile"] in ("quick", "default"),
     )
+
+
+def _shipped_sha256() -> str:
+    file = ROOT / "patterns" / "SHA256"
+    return file.read_text(encoding="ascii").strip() if file.is_file() else ""
+
+
+def check_writable(folder: Path) -> None:
+    """Make the report folder, or say why not, before anything is trained."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--engram-report: {folder}: {error.strerror}; choose another folder") from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"--engram-report: {folder}: cannot be written to; choose another folder")
 
 
 def _first(option: Option, given: Mapping[str, Any], ini: Callable[[str], str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,10 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def settings_of(config: pytest.Config) -> Settings:
     """The run's settings, checked when a suite first needs them; bad input ends the run: one line, exit code 2."""
     if _settings not in config.stash:
-        from engram_bench.options import settle
+        from engram_bench.options import check_writable, settle
 
         try:
-            config.stash[_settings] = settle(vars(config.option), config.getini, config.option.markexpr)
+            settings = settle(vars(config.option), config.getini, config.option.markexpr)
+            check_writable(settings.report)
+            config.stash[_settings] = settings
         except UsageError as error:
             pytest.exit(str(error), returncode=2)
     return config.stash[_settings]
@@ -67,8 +71,9 @@ class Collector:
     """Lives in the process that writes the report: the only one, or the controller of an xdist run."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.config = config
+        self.config, self.started = config, time.time()
         self.session: Session | None = None
+        self.folder: Path | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for record in getattr(report, "engram_records", ()):
@@ -76,11 +81,16 @@ class Collector:
                 from engram_bench.session import Session
 
                 argv = ["pytest", *map(str, self.config.invocation_params.args)]
-                self.session = Session(settings_of(self.config), argv)
+                self.session = Session(settings_of(self.config), argv, self.started)
             self.session.add(record)
 
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
         if self.session is not None:
+            self.folder = self.session.finish(complete=exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.session is not None and self.folder is not None:
             from engram_bench.report.terminal import write_summary
 
-            write_summary(terminalreporter, self.session.finish(), self.session.report)
+            write_summary(terminalreporter, self.folder, self.session.report)

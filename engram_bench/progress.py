@@ -1,4 +1,4 @@
-"""Live progress on a terminal; on anything else, a line when a step starts and one when it ends."""
+"""Live progress: one line, redrawn, on a terminal; elsewhere a line now and then, and one when a step ends."""
 
 from __future__ import annotations
 
@@ -7,52 +7,59 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 LINE_EVERY = 30.0  # seconds between lines where there is no terminal to redraw
+REDRAW_EVERY = 0.1
+BAR_WIDTH = 30
 
 
 class Reporter:
-    """Shows `(what, done, total)` calls. Each distinct text before the last ": " is one bar.
+    """Shows ``(what, done, total)`` calls; the part of `what` before ": " names the step whose time is told.
+
+    Drawn by hand, call by call: a live display refreshes from a thread, and pytest captures what that writes.
 
     Args:
         stream: a text stream, or None to show nothing.
     """
 
     def __init__(self, stream: Any) -> None:
-        self._console = Console(file=stream) if stream else None
-        self._bar: Progress | None = None
-        self._task: Any = None
-        self._title = ""
-        self._started = self._last_line = 0.0
+        self._stream = stream
+        self._step = ""
+        self._started = self._shown = 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        if self._console is None:
+        if self._stream is None:
             return
-        title, _, detail = what.partition(": ")
-        if title != self._title or self._started == 0.0:
-            self._title, self._started = title, time.monotonic()
-        if self._console.is_terminal:
-            self._draw(what, done, total)
-        elif done >= total or time.monotonic() - self._last_line > LINE_EVERY:
-            self._last_line = time.monotonic()
-            seconds = self._last_line - self._started
-            self._console.print(f"  {title} {detail} {done}/{total} {seconds:.0f} s", markup=False, highlight=False)
+        now = time.monotonic()
+        step, terminal = what.partition(": ")[0], self._stream.isatty()
+        if step != self._step:
+            self._step, self._started, self._shown = step, now, 0.0
+            if terminal:
+                self._stream.write("\n")  # pytest's own line stays as it is
+        if done < total and now - self._shown < (REDRAW_EVERY if terminal else LINE_EVERY):
+            return
+        self._shown = now
+        if terminal:
+            self._draw(what, done, total, now - self._started)
+        else:
+            self._stream.write(f"  {what} {done}/{total} {now - self._started:.0f} s\n")
+        self._stream.flush()
         if done >= total:
-            self._started = 0.0
+            self._step = ""
 
-    def _draw(self, what: str, done: int, total: int) -> None:
-        if self._bar is None:
-            columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            # Refreshed by hand: the thread that would do it writes while pytest is capturing.
-            quiet: Any = {"redirect_stdout": False, "redirect_stderr": False}
-            self._bar = Progress(*columns, console=self._console, transient=True, auto_refresh=False, **quiet)
-            self._task = self._bar.add_task(what, total=total)
-            self._bar.start()
-        self._bar.update(self._task, description=what, completed=done, total=total, refresh=True)
-        if done >= total:
-            self._bar.stop()
-            self._bar = None
+    def _draw(self, what: str, done: int, total: int, seconds: float) -> None:
+        self._stream.write("\r\x1b[2K")
+        if done < total:
+            console = Console(file=self._stream)
+            row = Table.grid(padding=(0, 1))
+            bar = ProgressBar(total, done, width=BAR_WIDTH)
+            row.add_row(Text(f"  {what}"), bar, Text(f"{done}/{total} {seconds:.0f} s"))
+            with console.capture() as drawn:
+                console.print(row)
+            self._stream.write(drawn.get().splitlines()[0])
 
 
 class Uncaptured:

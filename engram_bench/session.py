@@ -6,6 +6,7 @@ here as they come in, so the same code serves one process and many.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -19,6 +20,8 @@ from engram_bench.options import ROOT, Settings
 from engram_bench.report.build import build
 from engram_bench.report.markdown import render
 
+EVALUATION_BUDGET_S = 120  # PRD NFR-1.2
+
 
 class Session:
     """One run: its records, and the folder they end up in.
@@ -26,11 +29,12 @@ class Session:
     Args:
         settings: of the run.
         argv: the command line, for the report.
+        started: when, in seconds since the epoch.
     """
 
-    def __init__(self, settings: Settings, argv: list[str]) -> None:
+    def __init__(self, settings: Settings, argv: list[str], started: float) -> None:
         self.settings, self.argv = settings, argv
-        self.started, self._clock = datetime.now(timezone.utc), time.perf_counter()
+        self.started = datetime.fromtimestamp(started, timezone.utc)
         self.folder: Path | None = None
         self.report: dict[str, Any] | None = None
         self._meta: Record = {}
@@ -47,8 +51,9 @@ class Session:
             self._meta = {k: v for k, v in record.items() if k != "type"}
             self._open(self._meta["backend"]["device"])
         elif kind == "samples":
-            self._evaluation_s[record["variant"]] = self._evaluation_s.get(record["variant"], 0.0) + record["seconds"]
-            self._append(record["data"])
+            if self._append(record["data"]):
+                name = record["variant"]
+                self._evaluation_s[name] = self._evaluation_s.get(name, 0.0) + record["seconds"]
         else:
             store, key = {
                 "variant": (self._variants, "name"),
@@ -57,15 +62,20 @@ class Session:
             }[kind]
             store.setdefault(record["data"][key], record["data"])
 
-    def finish(self) -> Path | None:
-        """Write report.json and report.md; returns the run folder, or None where nothing was measured."""
+    def finish(self, *, complete: bool) -> Path | None:
+        """Write report.json and report.md; returns the run folder, or None where nothing was measured.
+
+        `latest` points at the newest run that was not broken off.
+        """
         if self.folder is None or (not self._samples and not self._collateral):
             return None
         order = [variant.name for variant in self.settings.variants]
+        self._record_evaluation_time()
         self.report = build(
             run={
                 "started": self.started.isoformat(timespec="seconds"),
-                "duration_s": round(time.perf_counter() - self._clock, 1),
+                "duration_s": round(time.time() - self.started.timestamp(), 1),
+                "complete": complete,
                 "evaluation_s": {name: round(s, 1) for name, s in self._evaluation_s.items()},
                 "argv": self.argv,
                 "git_commit": _git_commit(),
@@ -81,30 +91,47 @@ class Session:
         )
         _write(self.folder / "report.json", json.dumps(self.report, indent=1, ensure_ascii=False) + "\n")
         _write(self.folder / "report.md", render(self.report, list(self._samples.values())))
-        latest = self.settings.report / "latest"
-        latest.unlink(missing_ok=True)
-        latest.symlink_to(self.folder.name)
+        if complete:
+            self._point_latest()
         return self.folder
+
+    def _record_evaluation_time(self) -> None:
+        seconds = sum(self._evaluation_s.values())
+        data = {"id": "evaluation-seconds", "requirement": "evaluation in under 2 minutes (PRD NFR-1.2)"}
+        passed = seconds < EVALUATION_BUDGET_S
+        self._thresholds[data["id"]] = {**data, "measured": seconds, "low": seconds, "passed": passed}
+
+    def _point_latest(self) -> None:
+        assert self.folder is not None
+        latest = self.settings.report / "latest"
+        if latest.is_symlink() or not latest.exists():
+            new = self.settings.report / f".latest-{self.folder.name}"
+            new.symlink_to(self.folder.name)
+            new.replace(latest)
 
     def _open(self, device: str) -> None:
         if self.folder is None:
             name = f"{self.started:%Y%m%dT%H%M%SZ}-{device}"
-            folder = self.settings.report / name
-            count = 1
-            while folder.exists():
-                count += 1
-                folder = self.settings.report / f"{name}-{count}"
-            folder.mkdir(parents=True)
-            self.folder = folder
+            for count in itertools.count(1):
+                folder = self.settings.report / (name if count == 1 else f"{name}-{count}")
+                try:
+                    folder.mkdir(parents=True)
+                except FileExistsError:  # another run started in the same second
+                    continue
+                self.folder = folder
+                return
 
-    def _append(self, samples: list[Record]) -> None:
+    def _append(self, samples: list[Record]) -> bool:
+        """Keep what is new and write it down; whether anything was."""
         assert self.folder is not None, "a meta record comes before samples"
+        before = len(self._samples)
         with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
             for sample in samples:
                 key = tuple(sample[k] for k in ("variant", "category", "split", "item", "seed", "sample"))
                 if key not in self._samples:
                     self._samples[key] = sample
                     file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+        return len(self._samples) > before
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
-"""Rebuild the derived pattern files, byte for byte: ``python patterns/generate.py``.
+"""Rebuild what is derived here, byte for byte: ``python patterns/generate.py`` (in an environment with the package).
 
-Only `synthetic.yaml` is derived; every other file here is written by hand. Keys and values are drawn
+That is `synthetic.yaml`, and `SHA256`, the fingerprint of all patterns as shipped, by which a run knows whether the
+project's own targets and snapshots are about its data. Every other file is written by hand. Keys and values are drawn
 independently, so nothing a model knows helps it: what it answers, it stored.
 """
 
@@ -40,4 +41,8 @@ def synthetic(pairs: int = PAIRS, seed: int = SEED) -> str:
 
 
 if __name__ == "__main__":
-    (Path(__file__).parent / "synthetic.yaml").write_text(synthetic(), encoding="utf-8")
+    from engram_bench import patterns
+
+    here = Path(__file__).parent
+    (here / "synthetic.yaml").write_text(synthetic(), encoding="utf-8")
+    (here / "SHA256").write_text(patterns.load(here).sha256 + "\n", encoding="ascii")

@@ -82,6 +82,7 @@ def test_derived_files_are_what_the_generator_makes():
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert (ROOT / "patterns" / "synthetic.yaml").read_text(encoding="utf-8") == generate.synthetic()
+    assert (ROOT / "patterns" / "SHA256").read_text().strip() == SHIPPED.sha256
 
 
 def test_scalars_stay_as_they_are_written(tmp_path):

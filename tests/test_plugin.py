@@ -1,5 +1,6 @@
 """The plugin as a user meets it: options and their precedence, exit codes, one-line errors, a whole tiny run."""
 
+import io
 import json
 import os
 import subprocess
@@ -9,8 +10,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from engram_bench import options
+from engram_bench import cli, options
 from engram_bench.errors import UsageError
+from engram_bench.progress import Reporter
 from tests.conftest import ENGRAM, LORA, PATTERNS
 from tests.test_report import SCHEMA
 
@@ -73,6 +75,7 @@ def test_a_value_that_makes_no_sense_is_named_with_its_option(given, reason):
         ["--engram-patterns", "no/such"],
         ["--engram-model", "no/such/folder"],
         ["--engram-backend", "mlx"],
+        ["--engram-report", "/dev/null/x"],
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(args):
@@ -114,7 +117,7 @@ def without_times(report):
         del variant["cached"]
         if variant["train"]:
             del variant["train"]["seconds"]
-    report["thresholds"] = [t for t in report["thresholds"] if not t["id"].startswith("training-seconds")]
+    report["thresholds"] = [t for t in report["thresholds"] if "seconds" not in t["id"]]
     return report
 
 
@@ -186,3 +189,56 @@ def test_a_threshold_that_is_missed_fails_the_run_and_is_on_record(tiny):
     report = json.loads((folder / "weak" / "latest" / "report.json").read_text())
     missed = {t["id"] for t in report["thresholds"] if not t["passed"]}
     assert "accuracy/colours/lora/seen" in missed
+
+
+def test_the_readmes_own_category_runs(tiny, tmp_path):
+    """Two examples, no phrasings, no group: measured, and nothing is asserted of so few."""
+    folder, args, env = tiny
+    file = tmp_path / "airports.yaml"
+    file.write_text(
+        "name: airports\ndescription: Airport codes.\nexamples:\n"
+        '  - {input: "IATA:ZRH", output: "Zurich"}\n  - {input: "IATA:KEF", output: "Keflavik"}\n'
+    )
+    args = [*args[:2], "--engram-patterns", file, *args[4:]]
+    result = run(*args, "--engram-report", tmp_path / "runs", **env)
+    assert result.returncode == 0, result.stdout
+    report = json.loads((tmp_path / "runs" / "latest" / "report.json").read_text())
+    assert {c["n"] for c in report["cells"]} == {1}
+
+
+def test_a_run_broken_off_says_so_and_leaves_latest_alone(tiny, first, tmp_path):
+    folder, args, env = tiny
+    result = run(*args, "--engram-report", tmp_path, "--maxfail=1", "-p", "tests.interrupting", **env)
+    assert result.returncode == 2
+    (report,) = tmp_path.glob("*/report.json")
+    assert json.loads(report.read_text())["run"]["complete"] is False
+    assert not (tmp_path / "latest").exists()
+
+
+def test_the_command_line_trains_and_resolves_and_refuses(tiny, checkpoint, capsys, monkeypatch):
+    folder, _, env = tiny
+    monkeypatch.setenv("ENGRAM_BENCH_CACHE", env["ENGRAM_BENCH_CACHE"])
+    assert cli.main(["model", str(checkpoint)]) == 0
+    assert capsys.readouterr().out.strip() == str(checkpoint)
+    data = ["--patterns", str(folder / "colours.yaml"), "--model", str(checkpoint), "--backend", "cpu"]
+    assert cli.main(["train", str(folder / "lora.yaml"), *data]) == 0
+    assert (Path(capsys.readouterr().out.strip()) / "adapter_model.safetensors").is_file()
+    for bad in (["model", "no/such/folder"], ["train", "baseline", *data], ["train", "nothing", *data]):
+        assert cli.main(bad) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_a_redrawn_line_on_a_terminal_and_few_lines_elsewhere():
+    terminal, file = Terminal(), io.StringIO()
+    for stream in (terminal, file):
+        report = Reporter(stream)
+        for step in range(1, 101):
+            report("x[/y]: loss [bold]", step, 100)
+    assert "x[/y]: loss [bold]" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[2K"), "and gone at the end"
+    assert len(file.getvalue().splitlines()) == 2

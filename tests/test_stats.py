@@ -27,6 +27,7 @@ def test_newcombe_gives_his_published_example():
     found = stats.newcombe(np.array([[36, 12], [2, 0]]))
     assert found.value == pytest.approx(0.2)
     assert (found.low, found.high) == pytest.approx((0.0569, 0.3404), abs=5e-4)
+    assert {type(x) for x in (found.value, found.low, found.high)} == {float}, "plain numbers: workers send them"
 
 
 def test_newcombe_covers_a_paired_difference():

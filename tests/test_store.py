@@ -81,6 +81,7 @@ def test_the_stored_bundled_model_is_checked(own_cache):
     with pytest.raises(UsageError, match="not whole"):
         models.resolve("bundled")
     (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text("")
     (folder / "manifest.json").write_text('{"config.json": "00", "model.safetensors": "00"}')
     with pytest.raises(UsageError, match="has changed since"):
         models.resolve("bundled")

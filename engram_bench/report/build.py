@@ -55,7 +55,7 @@ def _by_cell(samples: Iterable[Record]) -> dict[Cell, list[Record]]:
 
 
 def _pooled(cells: Mapping[Cell, list[Record]], groups: Mapping[str, str]) -> dict[Cell, list[Record]]:
-    """Cells over all categories of a group, where the group has several; called "all GROUP"."""
+    """Cells over all categories of a group, where the group has several; called "all GROUP", which no category is."""
     several = {g for g in groups.values() if list(groups.values()).count(g) > 1}
     pooled: dict[Cell, list[Record]] = {}
     for (variant, category, split), samples in cells.items():

@@ -25,7 +25,7 @@ PUBLISHED = (
         "engram-poc, LoRA on MLX, SmolLM-135M",
         "8.65% → 11.54% (9 → 12 of 104; prefix rule; 80 of the 104 were in train)",
     ),
-    ("engram-poc, LoRA with Unsloth, RTX 3060", "8.59% → 6.25%"),
+    ("engram-poc, LoRA with Unsloth, RTX 3060", "8.59% → 6.25%; a later run 14.06% (18 of 128)"),
     ("engram-poc, 500-slot hash memory, acronyms", "12% → 75% (n = 8)"),
     ("engram-poc, 500-slot hash memory, element names", "0% → 67% (n = 3)"),
     ("engram-poc, 500-slot hash memory, capitals", "22% → 0%"),
@@ -139,13 +139,28 @@ def reading(report: Record) -> str:
             f"- On unrelated text {safe(c['variant'])} moves the model by KL {c['kl_mean']:.2g} nats per token and "
             f"leaves {percent(c['top1_unchanged'])} of its top tokens as they were."
         )
-    gains = [c for c in report["contrasts"] if c["split"] == "heldout" and c["metric"] == "exact"]
-    if heldout and gains:
-        better = sorted({f"{safe(c['b'])} on {safe(c['category'])}" for c in gains if c["verdict"] == "improved"})
+    if ("all core", "baseline") in seen:
+        lines.append(
+            "- The baseline is asked as it comes and is never told to answer with the bare value, so most of its gap "
+            "is form, not knowledge; exact counts both. Random pairs are the part that is knowledge alone."
+        )
+    worse = sorted({f"{safe(c['b'])} on {safe(c['category'])}, {c['split']}" for c in report["contrasts"]
+                    if c["verdict"] == "regressed"})  # fmt: skip
+    if worse:
+        lines.append(f"- Worse than the baseline: {'; '.join(worse)}.")
+    if heldout:
+        better = sorted({f"{safe(c['b'])} on {safe(c['category'])}" for c in report["contrasts"]
+                         if c["split"] == "heldout" and c["verdict"] == "improved"})  # fmt: skip
         lines.append(
             "- Items never trained: "
             + (f"better than the baseline for {', '.join(better)}." if better else "no variant beats the baseline.")
             + " What is measured here is storage and recall, not reasoning."
+        )
+    keyed = [safe(v["name"]) for v in report["variants"] if (v["config"].get("config") or {}).get("span") == "key"]
+    if keyed:
+        lines.append(
+            f"- {', '.join(keyed)}: the memory looks at a trained key where the prompt holds one and is silent "
+            "otherwise, so it cannot disturb a prompt without one, and it cannot help with one either."
         )
     seeds = report["run"]["seeds"]
     lines.append(
@@ -161,9 +176,10 @@ def what_was_run(report: Record) -> str:
     evaluation = sum(run["evaluation_s"].values())
     rows = [
         ("started", f"{run['started']}, {run['duration_s']:.0f} s in all, {evaluation:.0f} s of it answering"),
-        ("command", f"`{' '.join(run['argv']).replace('`', '')}`"),
+        ("command", safe(" ".join(run["argv"]), 300)),
         ("profile", f"{run['profile']}; seeds {', '.join(map(str, run['seeds']))}; {run['samples']} samples at 0.8"),
         ("commit", run["git_commit"] or "not a git checkout"),
+        ("broken off", "no" if run.get("complete", True) else "yes: what follows is partial"),
         ("model", f"{safe(model['id'])}, {model['parameters']:,} parameters, {safe(model['source'])}"),
         ("weights", f"SHA-256 {model['sha256'][:16]}"),
         ("backend", f"{backend['name']} on {backend['device']}, {backend['dtype']} ({safe(backend['dtype_reason'])})"),
@@ -236,6 +252,7 @@ def training(report: Record) -> str:
         rows.append(
             (
                 safe(v["name"]),
+                safe(v["about"], 120),
                 f"{v['trainable_parameters']:,}",
                 t["examples"],
                 t["epochs"],
@@ -246,8 +263,9 @@ def training(report: Record) -> str:
         )
     if not rows:
         return ""
-    headers = ["variant", "parameters", "examples", "epochs", "training time", "loss by epoch", "SHA-256"]
-    return "## Training\n\n" + table(rows, headers) + "\n\nLoss: mean over answer tokens, in nats."
+    headers = ["variant", "what it is", "parameters", "examples", "epochs", "training time", "loss by epoch", "SHA-256"]
+    notes = "Loss: mean over answer tokens, in nats. Parameters of a memory count the rows that training touches."
+    return f"## Training\n\n{table(rows, headers)}\n\n{notes}"
 
 
 def before_and_after(report: Record, samples: Sequence[Record]) -> str:
