@@ -193,7 +193,7 @@ def test_a_threshold_that_is_missed_fails_the_run_and_is_on_record(tiny):
 
 def test_the_readmes_own_category_runs(tiny, tmp_path):
     """Two examples, no phrasings, no group: measured, and nothing is asserted of so few."""
-    folder, args, env = tiny
+    _, args, env = tiny
     file = tmp_path / "airports.yaml"
     file.write_text(
         "name: airports\ndescription: Airport codes.\nexamples:\n"
@@ -207,8 +207,8 @@ def test_the_readmes_own_category_runs(tiny, tmp_path):
 
 
 def test_a_run_broken_off_says_so_and_leaves_latest_alone(tiny, first, tmp_path):
-    folder, args, env = tiny
-    result = run(*args, "--engram-report", tmp_path, "--maxfail=1", "-p", "tests.interrupting", **env)
+    _, args, env = tiny
+    result = run(*args, "--engram-report", tmp_path, "-p", "tests.interrupting", **env)
     assert result.returncode == 2
     (report,) = tmp_path.glob("*/report.json")
     assert json.loads(report.read_text())["run"]["complete"] is False
