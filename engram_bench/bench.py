@@ -109,6 +109,7 @@ class Bench:
                 asked,
                 seed=seed,
                 samples=0 if variant.control_of else self.settings.samples,  # a control claims no consistency
+                sampled_items=self.settings.sampled_items,
                 max_new_tokens=self.max_new_tokens,
                 progress=self._named(variant),
             )

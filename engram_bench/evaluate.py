@@ -67,23 +67,33 @@ def answer(
     *,
     seed: int,
     samples: int,
+    sampled_items: int | None,
     max_new_tokens: int,
     progress: Progress,
 ) -> list[Sample]:
-    """Greedy answers to all questions, and `samples` more of each seen item, from the model as it is now attached."""
+    """Greedy answers to all questions, and some drawn ones, from the model as it is now attached.
+
+    `samples` are drawn for each seen item, or for `sampled_items` of each category: those with the smallest ids.
+    """
+    rows: list[tuple[Question, int]] = [(question, GREEDY) for question in asked]
+    rows += [(question, n) for question in _sampled(asked, sampled_items) for n in range(1, samples + 1)]
     prompts = {question.prompt: backend.encoder.prompt(question.prompt) for question in asked}
-    repeated = [(question, n) for question in asked if question.split == "seen" for n in range(1, samples + 1)]
-    greedy = backend.generate([prompts[q.prompt] for q in asked], max_new_tokens, progress=progress)
-    drawn = backend.generate(
-        [prompts[q.prompt] for q, _ in repeated],
+    answers = backend.generate(
+        [prompts[question.prompt] for question, _ in rows],
         max_new_tokens,
+        seeds=[None if n == GREEDY else sampling_seed(question, seed, n) for question, n in rows],
         temperature=TEMPERATURE,
-        seeds=[sampling_seed(q, seed, n) for q, n in repeated],
         progress=progress,
     )
-    answers = [(q, GREEDY, tokens) for q, tokens in zip(asked, greedy, strict=True)]
-    answers += [(q, n, tokens) for (q, n), tokens in zip(repeated, drawn, strict=True)]
-    return [_score(backend, variant, question, seed, n, tokens) for question, n, tokens in answers]
+    return [_score(backend, variant, q, seed, n, tokens) for (q, n), tokens in zip(rows, answers, strict=True)]
+
+
+def _sampled(asked: Sequence[Question], items: int | None) -> list[Question]:
+    by_category: dict[str, list[Question]] = {}
+    for question in sorted(asked, key=lambda q: q.item.id):
+        if question.split == "seen":
+            by_category.setdefault(question.item.category, []).append(question)
+    return [question for questions in by_category.values() for question in questions[:items]]
 
 
 def _score(backend: Backend, variant: str, question: Question, seed: int, n: int, tokens: Sequence[int]) -> Sample:

@@ -24,13 +24,14 @@ class Profile:
 
     items_per_category: int | None  # None: all
     samples: int  # drawn at temperature 0.8 for consistency, besides the greedy answer
+    sampled_items: int | None  # of each category, the items they are drawn for; None: all seen ones
     variants: str
 
 
 PROFILES = {
-    "quick": Profile(15, 2, "baseline,lora,engram,engram-shuffled"),
-    "default": Profile(None, 3, ",".join(variants.BUILT_IN)),
-    "full": Profile(None, 10, ",".join(variants.BUILT_IN)),
+    "quick": Profile(15, 2, None, "baseline,lora,engram,engram-shuffled"),
+    "default": Profile(None, 3, 12, ",".join(variants.BUILT_IN)),
+    "full": Profile(None, 10, None, ",".join(variants.BUILT_IN)),
 }
 
 
@@ -72,6 +73,7 @@ class Settings:
     patterns_path: Path
     patterns: PatternSet
     samples: int
+    sampled_items: int | None
     seeds: tuple[int, ...]
     report: Path
     retrain: bool
@@ -108,6 +110,7 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         patterns_path=path,
         patterns=loaded,
         samples=_integer("samples", value["samples"] or str(profile.samples)),
+        sampled_items=profile.sampled_items,
         seeds=_integers("seeds", value["seeds"]),
         report=Path(value["report"]).expanduser(),
         retrain=value["retrain"].lower() in ("1", "true", "yes", "on"),

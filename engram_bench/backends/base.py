@@ -83,14 +83,14 @@ class Backend(Protocol):
         prompts: Sequence[Prompt],
         max_new_tokens: int,
         *,
-        temperature: float = 0.0,
-        seeds: Sequence[int] | None = None,
+        seeds: Sequence[int | None] | None = None,
+        temperature: float = 1.0,
         progress: Progress | None = None,
     ) -> list[list[int]]:
         """Answer token ids of each prompt, end-of-text excluded.
 
-        Greedy at temperature 0; otherwise `seeds` holds one seed a prompt, so that a sample depends on its own seed
-        and not on its neighbours in the batch.
+        Greedy where a prompt has no seed; where it has one its answer is drawn at `temperature` and depends on the
+        seed, not on its neighbours in the batch. The same prompt may be asked many times.
         """
         ...
 

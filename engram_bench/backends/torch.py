@@ -29,6 +29,7 @@ from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, extend_windows, 
 from engram_bench.variants import Variant
 
 BATCH_SIZE = 128
+PREFILL_ROWS = 32
 SCORING_BATCH_SIZE = 8  # a row of [tokens, vocabulary] float32 is some 10 MB
 COMPACT_AT = 0.75  # drop finished rows from a batch once this share or less is still decoding
 
@@ -155,13 +156,10 @@ class TorchModel:
         self.model(input_ids=self._tensor(ids), past_key_values=cache, use_cache=True, logits_to_keep=1)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    def forward(self, state: Prefix, rows: Rows, keep: int, room: int = 0) -> tuple[Tensor, Cache]:
-        """Logits [rows, keep, vocabulary] of the last `keep` positions (0: all), and the cache that holds them.
-
-        `room` is for decoding: how many tokens more the cache is going to hold.
-        """
+    def forward(self, state: Prefix, rows: Rows, keep: int) -> tuple[Tensor, Cache]:
+        """Logits [rows, keep, vocabulary] of the last `keep` positions (0: all), and the cache that holds them."""
         count = len(rows.ids)
-        cache = roomy_cache(rows.ids.shape[1] + room) if room else DynamicCache()
+        cache = DynamicCache()
         for layer, (keys, values) in enumerate(state):
             cache.update(keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1), layer)
         prefix = state[0][0].shape[-2] if state else 0
@@ -204,25 +202,26 @@ class TorchModel:
         prompts: Sequence[Prompt],
         max_new_tokens: int,
         *,
-        temperature: float = 0.0,
-        seeds: Sequence[int] | None = None,
+        seeds: Sequence[int | None] | None = None,
+        temperature: float = 1.0,
         progress: Progress | None = None,
     ) -> list[list[int]]:
         if not prompts:
             return []
+        # Drawn once for the whole answer, so that a sample is its seed's alone; NaN stands for a greedy row.
+        draws = np.full((len(prompts), max_new_tokens), np.nan)
+        for row, seed in enumerate(seeds or ()):
+            if seed is not None:
+                draws[row] = np.random.default_rng(seed).random(max_new_tokens)
         prefix = shared_prefix(prompts)
         state = self.prefix_state(prompts[0], prefix)
         answers: list[list[int]] = [[] for _ in prompts]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+        # By length, to pad little; then by text, so that the answers to one prompt share its prefill.
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), prompts[i].ids))
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            draws = None
-            if temperature > 0:
-                assert seeds is not None, "sampling needs a seed for each prompt"
-                draws = np.stack([np.random.default_rng(seeds[i]).random(max_new_tokens) for i in batch])
-            for row, tokens in self._decode(
-                [prompts[i] for i in batch], state, prefix, max_new_tokens, temperature, draws
-            ):
+            asked = [prompts[i] for i in batch]
+            for row, tokens in enumerate(self._decode(asked, state, prefix, max_new_tokens, temperature, draws[batch])):
                 answers[batch[row]] = tokens
             if progress:
                 progress("decode", start + len(batch), len(order))
@@ -235,18 +234,20 @@ class TorchModel:
         prefix: int,
         max_new_tokens: int,
         temperature: float,
-        draws: NDArray[np.float64] | None,
-    ) -> Iterator[tuple[int, list[int]]]:
-        """Yield (row, tokens) of every prompt as it finishes."""
-        rows = self.rows([(p, ()) for p in prompts], prefix)
-        logits, cache = self.forward(state, rows, keep=1, room=max_new_tokens)
-        mask = np.concatenate([np.ones((len(prompts), prefix), dtype=np.int64), rows.mask], axis=1)
-        windows = rows.windows[:, -1]
+        draws: NDArray[np.float64],
+    ) -> list[list[int]]:
+        """Answer tokens of each prompt of one batch."""
+        distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+        which = np.array([distinct[prompt] for prompt in prompts])
+        rows = self.rows([(prompt, ()) for prompt in distinct], prefix)
+        logits, cache = self._prefill(state, rows, which, max_new_tokens)
+        mask = np.concatenate([np.ones((len(prompts), prefix), dtype=np.int64), rows.mask[which]], axis=1)
+        windows = rows.windows[which, -1]
         live = np.arange(len(prompts))  # which prompt each row of the batch is
         tokens: list[list[int]] = [[] for _ in prompts]
         done = np.zeros(len(prompts), dtype=bool)
         for step in range(max_new_tokens):
-            chosen = _choose(logits[:, -1], temperature, None if draws is None else draws[live, step])
+            chosen = _choose(logits[:, -1], temperature, draws[live, step])
             for row, (prompt, token) in enumerate(zip(live, chosen, strict=True)):
                 if not done[row]:
                     done[row] = int(token) in self._stop_ids
@@ -262,7 +263,25 @@ class TorchModel:
             mask = np.concatenate([mask, np.ones((len(live), 1), dtype=np.int64)], axis=1)
             positions = mask.sum(axis=1, keepdims=True) - 1
             logits = self._step(chosen[:, None], mask, positions, windows[:, None], cache, keep=1)
-        yield from enumerate(tokens)
+        return tokens
+
+    def _prefill(self, state: Prefix, rows: Rows, which: NDArray[np.int64], room: int) -> tuple[Tensor, Cache]:
+        """Last logits and a cache for the rows `which` (repeats allowed), with room for decoding.
+
+        In pieces of `PREFILL_ROWS`: beyond some 500 tokens a product falls out of the processor's cache and slows down.
+        """
+        logits, parts = [], []
+        for start in range(0, len(rows.ids), PREFILL_ROWS):
+            piece = slice(start, start + PREFILL_ROWS)
+            last, cache = self.forward(state, Rows(rows.ids[piece], rows.mask[piece], rows.windows[piece]), keep=1)
+            logits.append(last)
+            parts.append(cache.layers)
+        index = self._tensor(which)
+        cache = roomy_cache(room)
+        for layer, pieces in enumerate(zip(*parts, strict=True)):
+            keys = torch.cat([piece.keys for piece in pieces])[index]
+            cache.update(keys, torch.cat([piece.values for piece in pieces])[index], layer)
+        return torch.cat(logits)[index], cache
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
@@ -312,12 +331,15 @@ def _chunks(texts: Sequence[Text], size: int) -> Iterator[Sequence[Text]]:
         yield texts[start : start + size]
 
 
-def _choose(logits: Tensor, temperature: float, draws: NDArray[np.float64] | None) -> NDArray[np.int64]:
+def _choose(logits: Tensor, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
     """Next token of each row: the most probable one, or the inverse of the cumulative distribution at its draw."""
-    if draws is None:
-        return logits.argmax(-1).cpu().numpy()
-    cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
-    # Scaled by the last entry, which rounding leaves a little off 1, so that a draw never falls past the end.
-    points = torch.from_numpy(draws).to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
-    chosen: NDArray[np.int64] = torch.searchsorted(cumulative, points).squeeze(-1).cpu().numpy()
-    return chosen.clip(max=logits.shape[-1] - 1)
+    chosen: NDArray[np.int64] = logits.argmax(-1).cpu().numpy()
+    sampled = np.flatnonzero(~np.isnan(draws))
+    if len(sampled):
+        rows = logits[torch.from_numpy(sampled).to(logits.device)]
+        cumulative = (rows.float() / temperature).softmax(-1).cumsum(-1)
+        # Scaled by the last entry, which rounding leaves a little off 1, so that a draw never falls past the end.
+        points = torch.from_numpy(draws[sampled]).to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
+        found = torch.searchsorted(cumulative, points).squeeze(-1).cpu().numpy()
+        chosen[sampled] = found.clip(max=logits.shape[-1] - 1)
+    return chosen

@@ -104,7 +104,7 @@ def _cell(name: Cell, samples: Sequence[Record]) -> Record:
         interval = stats.wilson(sum(shares.values()), len(shares))
         cell[field] = {"k": sum(shares.values()), "rate": interval.value, "low": interval.low, "high": interval.high}
     drawn = consistency(samples)
-    cell["consistency"] = _mean(list(drawn.values())) if drawn else None
+    cell["consistency"] = {"n": len(drawn), **_mean(list(drawn.values()))} if drawn else None
     efficiency = [metrics.token_efficiency(s["canonical_tokens"], s["tokens"]) for s in _greedy(samples)]
     cell["token_efficiency"] = _mean(efficiency)
     return cell
