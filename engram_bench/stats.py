@@ -49,9 +49,12 @@ def _bootstrap_mean(values: np.ndarray, low: float, high: float) -> Interval:
     """`low` and `high` bound what a single value can be."""
     if len(values) == 0:
         return Interval(0.0, low, high)
-    if np.ptp(values) == 0:  # resampling a constant gives a point; as a rate between the bounds it keeps its doubt
-        share = wilson(len(values) * (float(values[0]) - low) / (high - low), len(values))
-        return Interval(float(values[0]), low + share.low * (high - low), low + share.high * (high - low))
+    if np.ptp(values) == 0:
+        # Resampling a constant gives a point. That all n agree says that at least `same` of all items do (exact
+        # binomial bound), and the rest may be anything.
+        same = scipy_stats.binomtest(len(values), len(values)).proportion_ci(LEVEL).low
+        point = float(values[0])
+        return Interval(point, float(same * point + (1 - same) * low), float(same * point + (1 - same) * high))
     result = scipy_stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=RESAMPLES, confidence_level=LEVEL, rng=SEED
     )
@@ -70,11 +73,11 @@ class Comparison:
     identical: bool  # the two agree on every item
 
 
-def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
+def compare(a: Sequence[float], b: Sequence[float], reach: float = 1.0) -> Comparison:
     """Compare two variants on the same items.
 
     0/1 outcomes: exact McNemar test and Newcombe's interval for a paired difference. Anything else: a sign-flip
-    permutation test and a bootstrap over items.
+    permutation test and a bootstrap over items. `reach` is the largest difference one item can show.
 
     Raises:
         ValueError: the two are not of one length.
@@ -103,7 +106,7 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
         )
     spread = float(differences.std(ddof=1)) or 0.5  # none seen: as wide as a share can be
     z = scipy_stats.norm.ppf([(1 + LEVEL) / 2, POWER]).sum()
-    interval = _bootstrap_mean(differences, -1.0, 1.0)
+    interval = _bootstrap_mean(differences, -reach, reach)
     return Comparison(n, interval, p, min(1.0, float(z) * spread / math.sqrt(n)), identical)
 
 

@@ -39,7 +39,7 @@ def build(
         "variants": list(variants),
         "cells": [_cell(name, everything[name]) for name in names],
         "outcomes": [{**_named(name), "items": outcomes(everything[name])} for name in names if name in cells],
-        "contrasts": _contrasts(everything, [name for name in names if name[0] != BASELINE]),
+        "contrasts": _contrasts(everything, [name for name in names if name[0] != BASELINE], run["samples"]),
         "collateral": list(collateral),
         "speed": [],
         "routing": None,
@@ -115,7 +115,12 @@ def _mean(values: Sequence[float]) -> Record:
     return {"mean": interval.value, "low": interval.low, "high": interval.high}
 
 
-def _contrasts(cells: Mapping[Cell, list[Record]], names: Sequence[Cell]) -> list[Record]:
+def consistency_reach(samples: int) -> float:
+    """The most two consistencies can differ by: the share of the commonest of K answers is never below 1/K."""
+    return 1 - 1 / samples if samples > 1 else 1.0
+
+
+def _contrasts(cells: Mapping[Cell, list[Record]], names: Sequence[Cell], samples: int) -> list[Record]:
     """Every variant against the baseline, on the same items; Holm over all of them."""
     found: list[Record] = []
     for variant, category, split in names:
@@ -125,7 +130,8 @@ def _contrasts(cells: Mapping[Cell, list[Record]], names: Sequence[Cell]) -> lis
             items = sorted(a.keys() & b.keys())
             if not items:
                 continue
-            result = stats.compare([a[i] for i in items], [b[i] for i in items])
+            reach = consistency_reach(samples) if metric == "consistency" else 1.0
+            result = stats.compare([a[i] for i in items], [b[i] for i in items], reach)
             found.append(
                 {
                     "a": BASELINE,
