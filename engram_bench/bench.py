@@ -17,7 +17,7 @@ from engram_bench.evaluate import Question, Sample
 from engram_bench.options import Settings, pick_device
 from engram_bench.variants import Variant
 
-ANSWER_MARGIN = 4  # tokens beyond the longest canonical answer: room to be wrong in, without rambling for a minute
+ANSWER_MARGIN = 1  # tokens beyond the longest canonical answer: what has not ended by then is wrong already
 
 Record = dict[str, Any]  # {"type": "meta" | "variant" | "samples" | "collateral" | "threshold", ...}: plain data
 

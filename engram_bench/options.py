@@ -30,7 +30,7 @@ class Profile:
 
 PROFILES = {
     "quick": Profile(15, 2, None, "baseline,lora,engram,engram-shuffled"),
-    "default": Profile(None, 3, 12, ",".join(variants.BUILT_IN)),
+    "default": Profile(None, 3, 10, ",".join(variants.BUILT_IN)),
     "full": Profile(None, 10, None, ",".join(variants.BUILT_IN)),
 }
 
