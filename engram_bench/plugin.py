@@ -84,10 +84,14 @@ class Collector:
                 self.session = Session(settings_of(self.config), argv, self.started)
             self.session.add(record)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
         if self.session is not None:
             self.folder = self.session.finish(complete=exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+        result = yield
+        if exitstatus == pytest.ExitCode.INTERRUPTED:
+            session.exitstatus = exitstatus  # syrupy adds 1 for the snapshots that a run broken off did not get to
+        return result
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.session is not None and self.folder is not None:

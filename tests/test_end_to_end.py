@@ -21,7 +21,7 @@ orders: [2, 3, 4]
 heads: 1
 rows: 20000
 width: 16
-training: {epochs: 10, batch_size: 8, lr: 3.0e-3, table_lr: 0.2}
+training: {epochs: 20, batch_size: 8, lr: 3.0e-3, table_lr: 0.2}
 """
 
 

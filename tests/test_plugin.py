@@ -208,7 +208,7 @@ def test_the_readmes_own_category_runs(tiny, tmp_path):
 
 def test_a_run_broken_off_says_so_and_leaves_latest_alone(tiny, first, tmp_path):
     _, args, env = tiny
-    result = run(*args, "--engram-report", tmp_path, "-p", "tests.interrupting", **env)
+    result = run(*args, "--engram-report", tmp_path, "-k", "own_categories", "-p", "tests.interrupting", **env)
     assert result.returncode == 2
     (report,) = tmp_path.glob("*/report.json")
     assert json.loads(report.read_text())["run"]["complete"] is False

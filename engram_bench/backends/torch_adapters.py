@@ -6,6 +6,7 @@ backbone: LoRA stays unmerged and memories are hooks, so taking an adapter off r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
@@ -147,6 +148,10 @@ class LoraAdapter:
 
     def save(self, folder: Path) -> None:
         self._peft.save_pretrained(folder)
+        file = folder / "adapter_config.json"
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config["target_modules"] = sorted(config["target_modules"])  # a set: its order is not the same in every process
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 class EngramAdapter:
