@@ -11,17 +11,15 @@ from engram_bench.report.build import outcomes
 from fixtures.cells import Cell, verdict_table
 
 MEASURES = "synthetic"
-# The requirements are about patterns; storing random pairs is what a memory claims beyond them. LoRA is reported.
-CLAIMS = ("engram",)
 
 
 def test_accuracy(cell: Cell) -> None:
-    cell.check_accuracy(CLAIMS)
+    cell.check_accuracy()
 
 
 @pytest.mark.splits("seen")
 def test_consistency(cell: Cell) -> None:
-    cell.check_consistency(CLAIMS)
+    cell.check_consistency()
 
 
 def test_the_tables_contents_carry_the_effect(bench: Bench) -> None:

@@ -27,6 +27,7 @@ from engram_bench.memory.torch import (
     UnigramLayer,
     decoder_layers,
     injected,
+    low_precision,
     make_hasher,
     touched_rows,
 )
@@ -112,8 +113,9 @@ class LoraAdapter:
             raise UsageError(f"{folder}: this adapter cannot be read ({error}); {mend}") from error
 
     @contextmanager
-    def on(self, model: nn.Module) -> Iterator[None]:
+    def on(self, model: Any) -> Iterator[None]:
         import peft
+        from peft.helpers import disable_input_dtype_casting
 
         self._peft = peft.get_peft_model(model, self._config, autocast_adapter_dtype=True)
         try:
@@ -121,7 +123,9 @@ class LoraAdapter:
                 peft.set_peft_model_state_dict(self._peft, self._state)
             for parameter in self._trainable():
                 parameter.data = parameter.data.float()
-            yield
+            # Float32 weights, products in the backbone's dtype: what autocast does once peft casts nothing itself.
+            with disable_input_dtype_casting(self._peft), low_precision(model.device, model.dtype):
+                yield
         finally:
             self._state = {k: v.clone() for k, v in peft.get_peft_model_state_dict(self._peft).items()}
             self._peft.unload()

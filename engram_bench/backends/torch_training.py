@@ -44,7 +44,7 @@ def train(
     started = time.perf_counter()
     groups = adapter.parameter_groups()
     rates = [config.table_lr if group["tables"] else config.lr for group in groups]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, config.beta2))
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, config.beta2), fused=True)
     adapter.training(True)
     prefix = shared_prefix([prompt for prompt, _ in pairs])
     fixed: Prefix | None = None
@@ -65,15 +65,16 @@ def train(
             state = fixed if fixed is not None else model.prefix_state(batch[0][0], prefix)
             keep = max(len(answer) for _, answer in batch)
             rows = model.rows([(prompt, answer[:-1]) for prompt, answer in batch], prefix)
-            logits, _ = model.forward(state, rows, keep)
-            labels = _labels(batch, keep).to(logits.device)
-            loss = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+            labels = _labels(batch, keep).to(model.device)
+            wanted = labels != IGNORED
+            logits, _ = model.forward(state, rows, keep, wanted)
+            loss = cross_entropy(logits.float(), labels[wanted])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             if config.clip:
                 torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], config.clip)
             optimizer.step()
-            count = int((labels != IGNORED).sum())
+            count = len(logits)
             total, tokens, step = total + loss.item() * count, tokens + count, step + 1
             progress(f"loss {total / tokens:.3f}", step, steps)
         losses.append(total / tokens)

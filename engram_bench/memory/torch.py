@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -149,10 +149,16 @@ class UnigramLayer(nn.Module):
         """hidden [batch, tokens, d] -> the same plus the gated, merged mean of the token's rows."""
         assert self._slots is not None, "look_up comes first"
         memory = embedding(self._slots, self.table).mean(dim=-2)
-        gate_in = torch.cat([hidden.float(), memory], dim=-1)
-        gate = torch.sigmoid(self.gate_out(torch.relu(self.gate_in(gate_in))))
-        added: Tensor = self.merge(gate * memory).to(hidden.dtype)
+        with low_precision(hidden.device, hidden.dtype):
+            gate_in = torch.cat([hidden.float(), memory], dim=-1)
+            gate = torch.sigmoid(self.gate_out(torch.relu(self.gate_in(gate_in))))
+            added: Tensor = self.merge(gate * memory).to(hidden.dtype)
         return hidden + added
+
+
+def low_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Products of float32 weights in `dtype`; nothing where that is float32. Casts are not kept: weights train."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False)
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:

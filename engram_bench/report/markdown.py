@@ -19,18 +19,19 @@ SPLIT_TITLES = {
 EXAMPLES_PER_CATEGORY = 2
 LONGEST_TEXT = 90
 
-# What others published on the same questions, under their own rules.
+# What others published under their own rules, and the cell of this report that comes nearest: variant, category.
 PUBLISHED = (
     (
         "engram-poc, LoRA on MLX, SmolLM-135M",
         "8.65% → 11.54% (9 → 12 of 104; prefix rule; 80 of the 104 were in train)",
+        ("lora", "all core"),
     ),
-    ("engram-poc, LoRA with Unsloth, RTX 3060", "8.59% → 6.25%; a later run 14.06% (18 of 128)"),
-    ("engram-poc, 500-slot hash memory, acronyms", "12% → 75% (n = 8)"),
-    ("engram-poc, 500-slot hash memory, element names", "0% → 67% (n = 3)"),
-    ("engram-poc, 500-slot hash memory, capitals", "22% → 0%"),
-    ("engram-poc, 500-slot hash memory, random pairs", "0% → 0%"),
-    ("engraft-ngram, 51B base, 100 invented facts", "0.5% → 84.1%, KL on other text 0.0131"),
+    ("engram-poc, LoRA with Unsloth, RTX 3060", "8.59% → 6.25%; a later run 14.06% (18 of 128)", ("lora", "all core")),
+    ("engram-poc, 500-slot hash memory, acronyms", "12% → 75% (n = 8)", ("engram-unigram", "acronym")),
+    ("engram-poc, 500-slot hash memory, element names", "0% → 67% (n = 3)", ("engram-unigram", "element_name")),
+    ("engram-poc, 500-slot hash memory, capitals", "22% → 0%", ("engram-unigram", "capital")),
+    ("engram-poc, 500-slot hash memory, random pairs", "0% → 0%", ("engram-unigram", "synthetic")),
+    ("engraft-ngram, 51B base, 100 invented facts", "0.5% → 84.1%, KL on other text 0.0131", ("engram", "synthetic")),
 )
 
 
@@ -311,17 +312,19 @@ def thresholds(report: Record) -> str:
 
 
 def published(report: Record) -> str:
-    """Others' figures, and why they cannot be read as the same measurement."""
-    rows = [(safe(source, 80), safe(figure, 100)) for source, figure in PUBLISHED]
-    prefix = []
+    """Others' figures with this run's nearest cells beside them, and why they are not the same measurement."""
     cells = _cells(report, "seen")
-    for name in _names(report):
-        if ("all core", name) in cells:
-            prefix.append(f"{safe(name)} {percent(cells['all core', name]['prefix']['rate'])}")
-    ours = f"\n\nThis run by the laxer prefix rule, core categories, seen: {', '.join(prefix)}." if prefix else ""
+    rows = []
+    for source, figure, (variant, category) in PUBLISHED:
+        before, after = cells.get((category, "baseline")), cells.get((category, variant))
+        ours = "not in this run"
+        if before and after:
+            rates = f"{percent(before['prefix']['rate'])} → {percent(after['prefix']['rate'])}"
+            ours = f"{rates} (n = {after['n']}; {safe(variant)}, {safe(category)})"
+        rows.append((safe(source, 80), safe(figure, 100), ours))
     return (
-        "## Published figures to set beside these\n\n"
-        + table(rows, ["source", "exact or prefix accuracy"])
-        + ours
-        + "\n\nTheir data, prompts, splits and rules differ; only the direction of an effect can be compared."
+        "## Published figures beside these\n\n"
+        + table(rows, ["source", "published", "this run, seen, prefix rule"])
+        + "\n\nTheir data, prompts, splits and rules differ; only the direction of an effect can be compared. "
+        "The prefix rule, under which an answer may go on after the right words, is engram-poc's."
     )
