@@ -142,7 +142,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def _git_commit() -> str | None:
-    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    """The checkout's commit, with -dirty behind it where files differ; None outside a repository."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
