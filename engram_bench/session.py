@@ -49,7 +49,8 @@ class Session:
         kind = record["type"]
         if kind == "meta":
             self._meta = {k: v for k, v in record.items() if k != "type"}
-            self._open(self._meta["backend"]["device"])
+            backend = self._meta["backend"]
+            self._open(backend["device"] if backend["name"] == "torch" else backend["name"])
         elif kind == "samples":
             if self._append(record["data"]):
                 name = record["variant"]
@@ -109,9 +110,9 @@ class Session:
             new.symlink_to(self.folder.name)
             new.replace(latest)
 
-    def _open(self, device: str) -> None:
+    def _open(self, backend: str) -> None:
         if self.folder is None:
-            name = f"{self.started:%Y%m%dT%H%M%SZ}-{device}"
+            name = f"{self.started:%Y%m%dT%H%M%SZ}-{backend}"
             for count in itertools.count(1):
                 folder = self.settings.report / (name if count == 1 else f"{name}-{count}")
                 try:

@@ -46,6 +46,20 @@ Text = tuple[Prompt, Sequence[int]]  # a prompt and the answer tokens that follo
 Prefix = list[tuple[Tensor, Tensor]]  # keys and values of the shared tokens, [1, heads, tokens, head size] a layer
 
 
+def pick_device(name: str) -> str:
+    """The device behind a backend name; auto takes cuda, then mps, then cpu.
+
+    Raises:
+        UsageError: torch has no such device here.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, found in there.items() if found)
+    if not there[name]:
+        raise UsageError(f"--engram-backend: torch finds no {name} device here; use cpu")
+    return name
+
+
 def pick_dtype(device: str) -> tuple[torch.dtype, str]:
     """The backbone's dtype on a device, and why."""
     if device == "cuda":

@@ -250,6 +250,7 @@ def training(report: Record) -> str:
         t = v["train"]
         if t is None:
             continue
+        elsewhere = t.get("backend", report["backend"]["name"]) != report["backend"]["name"]
         rows.append(
             (
                 safe(v["name"]),
@@ -257,7 +258,7 @@ def training(report: Record) -> str:
                 f"{v['trainable_parameters']:,}",
                 t["examples"],
                 t["epochs"],
-                f"{t['seconds']:.0f} s" + (" (cached)" if v["cached"] else ""),
+                f"{t['seconds']:.0f} s" + (f" in {t['backend']}" if elsewhere else "") + " (cached)" * v["cached"],
                 " → ".join(f"{loss:.3f}" for loss in t["losses"]),
                 v["adapter_sha256"][:12],
             )
