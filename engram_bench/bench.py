@@ -115,7 +115,8 @@ class Bench:
             )
         seconds = time.perf_counter() - started
         rows = [asdict(sample) for sample in found]
-        self._emit({"type": "samples", "variant": variant.name, "seconds": seconds, "data": rows})
+        cost = {"seconds": seconds, "peak_memory": self.backend.peak_memory()}
+        self._emit({"type": "samples", "variant": variant.name, **cost, "data": rows})
         return found
 
     def _loaded_adapter(self, variant: Variant, seed: int) -> Any | None:

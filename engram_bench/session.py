@@ -43,6 +43,7 @@ class Session:
         self._thresholds: dict[str, Record] = {}
         self._samples: dict[tuple[Any, ...], Record] = {}
         self._evaluation_s: dict[str, float] = {}
+        self._peak_memory = 0
 
     def add(self, record: Record) -> None:
         """Take one record; a second one of the same thing changes nothing (two workers may measure a baseline)."""
@@ -55,6 +56,7 @@ class Session:
             if self._append(record["data"]):
                 name = record["variant"]
                 self._evaluation_s[name] = self._evaluation_s.get(name, 0.0) + record["seconds"]
+                self._peak_memory = max(self._peak_memory, record["peak_memory"])
         else:
             store, key = {
                 "variant": (self._variants, "name"),
@@ -78,6 +80,8 @@ class Session:
                 "duration_s": round(time.time() - self.started.timestamp(), 1),
                 "complete": complete,
                 "evaluation_s": {name: round(s, 1) for name, s in self._evaluation_s.items()},
+                "tokens_s": self._tokens_per_second(),
+                "peak_memory_mb": self._peak_memory >> 20,
                 "argv": self.argv,
                 "git_commit": _git_commit(),
                 "profile": self.settings.profile,
@@ -101,6 +105,13 @@ class Session:
         data = {"id": "evaluation-seconds", "requirement": "evaluation in under 2 minutes (PRD NFR-1.2)"}
         passed = seconds < EVALUATION_BUDGET_S
         self._thresholds[data["id"]] = {**data, "measured": seconds, "low": seconds, "passed": passed}
+
+    def _tokens_per_second(self) -> dict[str, float]:
+        """New tokens a second of each variant, batches and prefill as they came."""
+        tokens = dict.fromkeys(self._evaluation_s, 0)
+        for sample in self._samples.values():
+            tokens[sample["variant"]] += sample["tokens"]
+        return {name: round(tokens[name] / seconds, 1) for name, seconds in self._evaluation_s.items()}
 
     def _point_latest(self) -> None:
         assert self.folder is not None

@@ -353,6 +353,8 @@ def test_a_smoke_run_reports_thresholds_and_asserts_none(checkpoint, tmp_path):
     (folder,) = (tmp_path / "runs").glob("*-mlx")
     report = json.loads((folder / "report.json").read_text())
     assert report["backend"]["name"] == "mlx"
+    assert report["run"]["peak_memory_mb"] > 0
+    assert report["run"]["tokens_s"].keys() == {"baseline", "tiny-engram", "lora"}
     exact = {(c["variant"], c["split"]): c["exact"] for c in report["cells"]}
     assert exact["tiny-engram", "seen"]["rate"] == exact["tiny-engram", "rephrased"]["rate"] == 1.0
     trainers = {v["name"]: v["train"]["backend"] for v in report["variants"] if v["train"]}

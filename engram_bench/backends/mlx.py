@@ -24,6 +24,7 @@ from transformers import AutoTokenizer
 from engram_bench.backends import decoding, mlx_training
 from engram_bench.backends.base import Divergence, Progress, Training
 from engram_bench.backends.mlx_adapters import Adapter, create, load
+from engram_bench.backends.mlx_decoding import Caches, Decoding
 from engram_bench.errors import UsageError
 from engram_bench.memory.mlx import injected
 from engram_bench.patterns import Example
@@ -34,7 +35,6 @@ BATCH_SIZE = 64
 SCORING_BATCH_SIZE = 8  # a row of [tokens, vocabulary] float32 is some 10 MB
 
 Text = tuple[Prompt, Sequence[int]]  # a prompt and the answer tokens that follow it
-Caches = list[Any]  # mlx-lm's, one a layer
 
 
 @dataclass
@@ -94,6 +94,9 @@ class MlxModel:
 
     def versions(self) -> dict[str, str]:
         return {name: importlib.metadata.version(name) for name in ("mlx", "mlx-lm", "transformers", "numpy")}
+
+    def peak_memory(self) -> int:
+        return int(mx.get_peak_memory())
 
     def train(
         self, variant: Variant, examples: Sequence[Example], seed: int, folder: Path, progress: Progress
@@ -195,7 +198,7 @@ class MlxModel:
         for cache in caches:
             cache.finalize()
             cache.filter(mx.array(which))
-        return Decoding(self, logits[mx.array(which)], caches, rows.windows[at][which])
+        return Decoding(self.step, logits[mx.array(which)], caches, rows.windows[at][which])
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
@@ -255,36 +258,3 @@ def _rope_fields(folder: Path) -> dict[str, Any]:
     if rope.get("rope_type", "default") != "default":
         fields["rope_scaling"] = rope
     return {name: value for name, value in fields.items() if name not in config}
-
-
-class Decoding:
-    """Rows being decoded: their last logits and their caches. See `decoding.Batch` for the methods."""
-
-    def __init__(self, model: MlxModel, logits: mx.array, caches: Caches, windows: NDArray[np.int64]) -> None:
-        self._model, self._logits, self._caches, self.windows = model, logits, caches, windows
-
-    def choose(self, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-        return _choose(self._logits, temperature, draws)
-
-    def keep(self, rows: NDArray[np.int64]) -> None:
-        for cache in self._caches:
-            cache.filter(mx.array(rows))
-
-    def advance(self, tokens: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
-        at = np.ones((len(tokens), 1), dtype=bool)
-        self._logits = self._model.step(tokens[:, None], windows[:, None], self._caches, at)
-        self.windows = windows
-
-
-def _choose(logits: mx.array, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-    """See `decoding.Batch.choose`; logits [rows, vocabulary]."""
-    chosen = np.array(logits.argmax(-1)).astype(np.int64)
-    sampled = np.flatnonzero(~np.isnan(draws))
-    if len(sampled):
-        rows = logits[mx.array(sampled)].astype(mx.float32)
-        cumulative = mx.softmax(rows / temperature, axis=-1).cumsum(-1)
-        # Scaled by the last entry, which rounding leaves a little off 1, so that a draw never falls past the end.
-        points = mx.array(draws[sampled, None], dtype=mx.float32) * cumulative[:, -1:]
-        found = np.array((cumulative < points).sum(-1)).astype(np.int64)
-        chosen[sampled] = found.clip(max=logits.shape[-1] - 1)
-    return chosen

@@ -7,6 +7,8 @@ first and are computed once, then each row's own tokens follow, padded on the le
 from __future__ import annotations
 
 import importlib.metadata
+import resource
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -112,6 +114,12 @@ class TorchModel:
 
     def versions(self) -> dict[str, str]:
         return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "numpy")}
+
+    def peak_memory(self) -> int:
+        if self.device == "cuda":
+            return torch.cuda.max_memory_allocated()
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def train(
         self, variant: Variant, examples: Sequence[Example], seed: int, folder: Path, progress: Progress
