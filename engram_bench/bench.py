@@ -6,16 +6,18 @@ decodes full batches, and leaves a record of every result for the report.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
-from engram_bench import adapters, evaluate, models
+from engram_bench import adapters, backends, evaluate, models
 from engram_bench.backends.base import Backend, Divergence, Progress
 from engram_bench.evaluate import Question, Sample
-from engram_bench.options import Settings, pick_device
-from engram_bench.variants import Variant
+from engram_bench.options import Settings
+from engram_bench.variants import EngramConfig, Variant
 
 ANSWER_MARGIN = 1  # tokens beyond the longest canonical answer: what has not ended by then is wrong already
 
@@ -40,17 +42,15 @@ class Bench:
         self._divergence: dict[str, Divergence] = {}
 
         started = time.perf_counter()
-        device = pick_device(settings.backend)
+        target = backends.find(settings.backend)
         progress(f"model {settings.model}", 0, 1)
         self.model = models.resolve(settings.model)
-        from engram_bench.backends.torch import TorchModel
-
-        self.backend: Backend = TorchModel(self.model.folder, device)
+        self.backend: Backend = target.load(self.model.folder)
         progress(f"model {settings.model}", 1, 1)
         categories = settings.patterns.categories.values()
         self._examples = settings.patterns.training_examples()
         longest = max(len(self.backend.encoder.answer(item.output)) for c in categories for item in c.items)
-        self.max_new_tokens = longest + ANSWER_MARGIN
+        self.max_new_tokens = min(longest + ANSWER_MARGIN, settings.plan.max_new_tokens or sys.maxsize)
         emit(self._meta(time.perf_counter() - started))
 
     def variant(self, name: str) -> Variant:
@@ -115,7 +115,8 @@ class Bench:
             )
         seconds = time.perf_counter() - started
         rows = [asdict(sample) for sample in found]
-        self._emit({"type": "samples", "variant": variant.name, "seconds": seconds, "data": rows})
+        cost = {"seconds": seconds, "peak_memory": self.backend.peak_memory()}
+        self._emit({"type": "samples", "variant": variant.name, **cost, "data": rows})
         return found
 
     def _loaded_adapter(self, variant: Variant, seed: int) -> Any | None:
@@ -129,7 +130,7 @@ class Bench:
             trained_now = variant.control_of and (variant.control_of, seed) in self._trained
             retrain = self.settings.retrain and not trained_now
             trained = adapters.ensure(
-                self.backend,
+                self._trainer(variant),
                 self.model,
                 variant,
                 self._examples,
@@ -141,6 +142,16 @@ class Bench:
             self._trained[key] = trained
             self._emit({"type": "variant", "data": self._describe(variant, seed)})
         return self._loaded[key]
+
+    def _trainer(self, variant: Variant) -> Backend:
+        """The backend that trains a variant: this one, unless it is slow, may borrow, and can read what torch wrote."""
+        slow = (self.backend.name, self.backend.device) == ("mlx", "cpu")
+        borrowed = slow and self.settings.plan.borrows and isinstance(variant.config, EngramConfig)
+        return self._lender if borrowed else self.backend
+
+    @cached_property
+    def _lender(self) -> Backend:
+        return backends.find("cpu").load(self.model.folder)
 
     def _named(self, variant: Variant) -> Progress:
         return lambda what, done, total: self._progress(f"{variant.name}: {what}", done, total)
@@ -159,7 +170,7 @@ class Bench:
             trained = self._trained[variant.name, seed]
             facts["trainable_parameters"] = self.backend.trainable_parameters(self._loaded[variant.name, seed])
             facts["adapter_sha256"] = trained.sha256
-            facts["train"] = {**asdict(trained.training), "seed": seed}
+            facts["train"] = {**asdict(trained.training), "seed": seed, "backend": self._trainer(variant).name}
             facts["cached"] = trained.cached
         return facts
 

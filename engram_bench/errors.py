@@ -3,3 +3,7 @@
 
 class UsageError(Exception):
     """Bad usage or bad input: a line that says which file, which place, what is wrong and how to mend it (exit 2)."""
+
+
+class MissingBackendError(UsageError):
+    """The library of a backend not meant for every machine is not installed; the line says which extra brings it."""

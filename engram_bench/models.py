@@ -152,5 +152,10 @@ def _dequantize(gguf: Path, folder: Path) -> None:
     if count != PARAMETERS:
         raise UsageError(f"{gguf.name}: {count:,} parameters where {PARAMETERS:,} were expected; nothing was kept")
     model.to(torch.bfloat16).save_pretrained(folder)
+    # transformers writes the base frequency of positions as part of rope_parameters, mlx-lm's tools read it on its own.
+    file = folder / "config.json"
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    stored["rope_theta"] = stored["rope_parameters"]["rope_theta"]
+    file.write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)

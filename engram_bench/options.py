@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engram_bench import patterns, variants
+from engram_bench import backends, patterns, variants
 from engram_bench.errors import UsageError
 from engram_bench.patterns import PatternSet
 from engram_bench.variants import Variant
 
 ROOT = Path(__file__).resolve().parent.parent
-BACKENDS = ("auto", "cpu", "cuda", "mps", "mlx")
+BACKENDS = ("auto", *backends.NAMES)
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,26 @@ class Profile:
     samples: int  # drawn at temperature 0.8 for consistency, besides the greedy answer
     sampled_items: int | None  # of each category, the items they are drawn for; None: all seen ones
     variants: str
+    epochs: Mapping[str, int] = field(default_factory=dict)  # by kind of adapter; others as their variant says
+    max_new_tokens: int | None = None  # None: what the longest canonical answer needs
+    control_prompts: int | None = None  # None: all
+    asserted: bool = True  # whether a missed threshold fails the run, or is only reported
+    borrows: bool = False  # whether MLX takes its n-gram memories from torch where it has no GPU
 
 
 PROFILES = {
+    # That everything runs, in minutes even where MLX has no GPU: few answers, one epoch of LoRA, 20 of a small memory.
+    "smoke": Profile(
+        2,
+        2,
+        None,
+        "baseline,lora,engram,engram-shuffled",
+        epochs={"lora": 1, "engram": 20},
+        max_new_tokens=8,
+        control_prompts=4,
+        asserted=False,
+        borrows=True,
+    ),
     "quick": Profile(15, 2, None, "baseline,lora,engram,engram-shuffled"),
     "default": Profile(None, 3, 10, ",".join(variants.BUILT_IN)),
     "full": Profile(None, 10, None, ",".join(variants.BUILT_IN)),
@@ -79,6 +96,11 @@ class Settings:
     retrain: bool
     as_shipped: bool  # the project's own data, model and variants: what snapshots and targets are of
 
+    @property
+    def plan(self) -> Profile:
+        """What the profile says."""
+        return PROFILES[self.profile]
+
 
 def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = "") -> Settings:
     """Settings from parsed options (None or False where not given) and an ini reader.
@@ -106,7 +128,7 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         profile=value["profile"],
         backend=value["backend"],
         model=value["model"],
-        variants=tuple(chosen),
+        variants=tuple(_shortened(variant, profile) for variant in chosen),
         patterns_path=path,
         patterns=loaded,
         samples=_integer("samples", value["samples"] or str(profile.samples)),
@@ -118,6 +140,12 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         and (value["model"], value["variants"], value["seeds"]) == ("bundled", "", "0")
         and value["profile"] in ("quick", "default"),
     )
+
+
+def _shortened(variant: Variant, profile: Profile) -> Variant:
+    if variant.training is None or variant.kind not in profile.epochs:
+        return variant
+    return replace(variant, training=replace(variant.training, epochs=profile.epochs[variant.kind]))
 
 
 def _shipped_sha256() -> str:
@@ -162,23 +190,3 @@ def _integer(name: str, text: str) -> int:
     if len(numbers) > 1:
         raise UsageError(f"--engram-{name}: {text!r} is not one whole number")
     return numbers[0]
-
-
-def pick_device(backend: str) -> str:
-    """The device behind a backend name; auto takes cuda, then mps, then cpu.
-
-    Raises:
-        UsageError: torch is not installed, or has no such device here.
-    """
-    if backend == "mlx":
-        raise UsageError("--engram-backend: mlx is not part of this version; use cpu or mps on a Mac")
-    try:
-        import torch
-    except ImportError as error:
-        raise UsageError('torch is not installed; run: pip install -e ".[torch]"') from error
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if backend == "auto":
-        return next(name for name, found in there.items() if found)
-    if not there[backend]:
-        raise UsageError(f"--engram-backend: torch finds no {backend} device here; use cpu")
-    return backend

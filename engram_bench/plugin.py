@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from engram_bench import backends
 from engram_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 _settings = pytest.StashKey["Settings"]()
 _records = pytest.StashKey["list[dict[str, Any]]"]()
-BACKEND_MARKERS = ("cpu", "cuda", "mps", "mlx")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for name in BACKEND_MARKERS:
+    for name in backends.NAMES:
         config.addinivalue_line("markers", f"{name}: measured on this backend; `-m {name}` chooses it")
     config.addinivalue_line("markers", "splits(*names): the splits a `cell` test is for, all of them unless marked")
     config.stash[_records] = []

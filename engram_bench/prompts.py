@@ -36,6 +36,9 @@ class Prompt:
         return np.array([i for i, mine in zip(self.ids, self.content, strict=True) if mine], dtype=np.int64)
 
 
+Pair = tuple[Prompt, tuple[int, ...]]  # a prompt and its answer, end-of-text included
+
+
 class PromptEncoder:
     """Renders user text with the tokenizer's chat template, or as it is where the tokenizer has none.
 

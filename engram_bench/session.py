@@ -43,17 +43,20 @@ class Session:
         self._thresholds: dict[str, Record] = {}
         self._samples: dict[tuple[Any, ...], Record] = {}
         self._evaluation_s: dict[str, float] = {}
+        self._peak_memory = 0
 
     def add(self, record: Record) -> None:
         """Take one record; a second one of the same thing changes nothing (two workers may measure a baseline)."""
         kind = record["type"]
         if kind == "meta":
             self._meta = {k: v for k, v in record.items() if k != "type"}
-            self._open(self._meta["backend"]["device"])
+            backend = self._meta["backend"]
+            self._open(backend["device"] if backend["name"] == "torch" else backend["name"])
         elif kind == "samples":
             if self._append(record["data"]):
                 name = record["variant"]
                 self._evaluation_s[name] = self._evaluation_s.get(name, 0.0) + record["seconds"]
+                self._peak_memory = max(self._peak_memory, record["peak_memory"])
         else:
             store, key = {
                 "variant": (self._variants, "name"),
@@ -77,6 +80,8 @@ class Session:
                 "duration_s": round(time.time() - self.started.timestamp(), 1),
                 "complete": complete,
                 "evaluation_s": {name: round(s, 1) for name, s in self._evaluation_s.items()},
+                "tokens_s": self._tokens_per_second(),
+                "peak_memory_mb": self._peak_memory >> 20,
                 "argv": self.argv,
                 "git_commit": _git_commit(),
                 "profile": self.settings.profile,
@@ -101,6 +106,13 @@ class Session:
         passed = seconds < EVALUATION_BUDGET_S
         self._thresholds[data["id"]] = {**data, "measured": seconds, "low": seconds, "passed": passed}
 
+    def _tokens_per_second(self) -> dict[str, float]:
+        """New tokens a second of each variant, batches and prefill as they came."""
+        tokens = dict.fromkeys(self._evaluation_s, 0)
+        for sample in self._samples.values():
+            tokens[sample["variant"]] += sample["tokens"]
+        return {name: round(tokens[name] / seconds, 1) for name, seconds in self._evaluation_s.items()}
+
     def _point_latest(self) -> None:
         assert self.folder is not None
         latest = self.settings.report / "latest"
@@ -109,9 +121,9 @@ class Session:
             new.symlink_to(self.folder.name)
             new.replace(latest)
 
-    def _open(self, device: str) -> None:
+    def _open(self, backend: str) -> None:
         if self.folder is None:
-            name = f"{self.started:%Y%m%dT%H%M%SZ}-{device}"
+            name = f"{self.started:%Y%m%dT%H%M%SZ}-{backend}"
             for count in itertools.count(1):
                 folder = self.settings.report / (name if count == 1 else f"{name}-{count}")
                 try:

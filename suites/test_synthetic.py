@@ -32,7 +32,7 @@ def test_the_tables_contents_carry_the_effect(bench: Bench) -> None:
     rate = stats.wilson(sum(found.values()), len(found))
     requirement = "control: shuffled tables answer at most 1% of the random pairs"
     bench.threshold("control/synthetic/engram-shuffled/seen", requirement, rate.value, rate.low, rate.value <= 0.01)
-    assert rate.value <= 0.01
+    assert rate.value <= 0.01 or not bench.settings.plan.asserted
 
 
 def test_verdicts(category: str, bench: Bench, as_shipped: None, snapshot: SnapshotAssertion) -> None:

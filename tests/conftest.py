@@ -94,6 +94,7 @@ def make_checkpoint(folder: Path, architecture: str = "Llama") -> Path:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 256,
+        "rope_theta": 500.0,  # no library's default, so that one that does not read it is found out
         "bos_token_id": 0,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.eos_token_id,
@@ -103,7 +104,7 @@ def make_checkpoint(folder: Path, architecture: str = "Llama") -> Path:
     torch.manual_seed(0)
     config = getattr(transformers, f"{architecture}Config")(**shape)
     model = getattr(transformers, f"{architecture}ForCausalLM")(config)
-    model.save_pretrained(folder)
+    model.bfloat16().float().save_pretrained(folder)  # the same numbers in whatever dtype they are loaded
     tokenizer.save_pretrained(folder)
     return folder
 

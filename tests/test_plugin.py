@@ -74,7 +74,7 @@ def test_a_value_that_makes_no_sense_is_named_with_its_option(given, reason):
         ["--engram-profile", "huge"],
         ["--engram-patterns", "no/such"],
         ["--engram-model", "no/such/folder"],
-        ["--engram-backend", "mlx"],
+        ["--engram-backend", "cuda" if sys.platform == "darwin" else "mps"],
         ["--engram-report", "/dev/null/x"],
     ],
 )
@@ -110,7 +110,7 @@ def whole_run(tiny, name, *more):
 
 def without_times(report):
     report = json.loads(json.dumps(report))
-    for key in ("started", "duration_s", "evaluation_s", "argv"):
+    for key in ("started", "duration_s", "evaluation_s", "tokens_s", "peak_memory_mb", "argv"):
         del report["run"][key]
     del report["backend"]["load_seconds"]
     for variant in report["variants"]:
@@ -204,6 +204,17 @@ def test_the_readmes_own_category_runs(tiny, tmp_path):
     assert result.returncode == 0, result.stdout
     report = json.loads((tmp_path / "runs" / "latest" / "report.json").read_text())
     assert {c["n"] for c in report["cells"]} == {1}
+
+
+def test_without_mlx_its_suites_are_skipped_and_say_which_extra_to_install(tiny, tmp_path):
+    _, args, env = tiny
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "mlx" / "__init__.py").write_text("raise ImportError('no such library here')\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    result = run(*args[:-1], "mlx", "-k", "own_categories", "-rs", **env, PYTHONPATH=path)
+    assert result.returncode == 0, result.stdout
+    assert "passed" not in result.stdout
+    assert 'mlx is not installed (no such library here); run: pip install -e ".[mlx]"' in result.stdout
 
 
 def test_a_run_broken_off_says_so_and_leaves_latest_alone(tiny, first, tmp_path):

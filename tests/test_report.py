@@ -27,6 +27,7 @@ def report(samples, categories=("facts",), **changes):
     parts = {
         "run": {
             "started": "2026-01-01T00:00:00+00:00", "duration_s": 1.0, "evaluation_s": {"baseline": 1.0},
+            "tokens_s": {"baseline": 9.0}, "peak_memory_mb": 5,
             "argv": ["pytest", "suites"], "git_commit": None, "profile": "default", "seeds": [0], "samples": 3,
         },
         "meta": {

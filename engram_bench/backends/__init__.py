@@ -1,1 +1,53 @@
-"""Where models run. `base` is the protocol; each other module is one implementation, imported only when chosen."""
+"""Which backend a name stands for. Nothing is imported before it is asked for: a framework takes seconds to load.
+
+A framework's module has `pick_device(name)`, `pick_dtype(device)` and a class that implements `base.Backend`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engram_bench.errors import MissingBackendError, UsageError
+
+if TYPE_CHECKING:
+    from engram_bench.backends.base import Backend
+
+FRAMEWORKS = {"cpu": "torch", "cuda": "torch", "mps": "torch", "mlx": "mlx"}
+MODELS = {"torch": "TorchModel", "mlx": "MlxModel"}
+NAMES = tuple(FRAMEWORKS)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a run computes, known before any model is loaded; `load` takes a model folder."""
+
+    framework: str  # "torch" or "mlx"
+    device: str
+    dtype: str
+    dtype_reason: str
+    load: Callable[[Path], Backend]
+
+
+def find(name: str) -> Target:
+    """What stands behind a backend name; auto is torch on cuda, mps or cpu, the first there is.
+
+    Raises:
+        MissingBackendError: MLX is not installed, which not every machine can have.
+        UsageError: torch is not installed, or this machine has no such device.
+    """
+    framework = FRAMEWORKS.get(name, "torch")
+    try:
+        module: Any = import_module(f"{__name__}.{framework}")
+    except ImportError as error:
+        kind = MissingBackendError if framework == "mlx" else UsageError  # nothing runs without torch
+        mend = f'run: pip install -e ".[{framework}]"'
+        raise kind(f"--engram-backend: {framework} is not installed ({error}); {mend}") from error
+    device = module.pick_device(name)
+    dtype, reason = module.pick_dtype(device)
+    load = partial(getattr(module, MODELS[framework]), device=device)
+    return Target(framework, device, str(dtype).rpartition(".")[2], reason, load)

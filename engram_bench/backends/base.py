@@ -60,6 +60,10 @@ class Backend(Protocol):
         """Versions of the libraries that can change a result."""
         ...
 
+    def peak_memory(self) -> int:
+        """Most bytes held so far: by the framework where it counts them, else by the process."""
+        ...
+
     def train(
         self, variant: Variant, examples: Sequence[Example], seed: int, folder: Path, progress: Progress
     ) -> Training:

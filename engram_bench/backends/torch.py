@@ -7,7 +7,9 @@ first and are computed once, then each row's own tokens follow, padded on the le
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+import resource
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +21,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache
 
-from engram_bench.backends import torch_attention, torch_training
+from engram_bench.backends import decoding, torch_attention, torch_training
 from engram_bench.backends.base import Divergence, Progress, Training
 from engram_bench.backends.torch_adapters import Adapter, create, load
 from engram_bench.backends.torch_cache import roomy_cache
 from engram_bench.errors import UsageError
 from engram_bench.patterns import Example
-from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, extend_windows, ngram_windows, shared_prefix
+from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows, shared_prefix
 from engram_bench.variants import Variant
 
 BATCH_SIZE = 128
 PREFILL_ROWS = 32
 SCORING_BATCH_SIZE = 8  # a row of [tokens, vocabulary] float32 is some 10 MB
-COMPACT_AT = 0.75  # drop finished rows from a batch once this share or less is still decoding
 
 
 @dataclass
@@ -45,6 +46,20 @@ class Rows:
 
 Text = tuple[Prompt, Sequence[int]]  # a prompt and the answer tokens that follow it
 Prefix = list[tuple[Tensor, Tensor]]  # keys and values of the shared tokens, [1, heads, tokens, head size] a layer
+
+
+def pick_device(name: str) -> str:
+    """The device behind a backend name; auto takes cuda, then mps, then cpu.
+
+    Raises:
+        UsageError: torch has no such device here.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, found in there.items() if found)
+    if not there[name]:
+        raise UsageError(f"--engram-backend: torch finds no {name} device here; use cpu")
+    return name
 
 
 def pick_dtype(device: str) -> tuple[torch.dtype, str]:
@@ -93,12 +108,18 @@ class TorchModel:
         self._wanted: Tensor | None = None
         self.model.get_output_embeddings().register_forward_pre_hook(self._before_head)
         stops = model.generation_config.eos_token_id or ()
-        self._stop_ids = {self.encoder.eos_id, *(stops if isinstance(stops, (list, tuple)) else (stops,))}
+        self.stop_ids = {self.encoder.eos_id, *(stops if isinstance(stops, (list, tuple)) else (stops,))}
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self._adapter: Adapter | None = None
 
     def versions(self) -> dict[str, str]:
         return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "numpy")}
+
+    def peak_memory(self) -> int:
+        if self.device == "cuda":
+            return torch.cuda.max_memory_allocated()
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def train(
         self, variant: Variant, examples: Sequence[Example], seed: int, folder: Path, progress: Progress
@@ -170,7 +191,7 @@ class TorchModel:
         positions = (mask.cumsum(axis=1) - 1).clip(min=0)[:, prefix:]
         self._wanted = wanted
         try:
-            return self._step(rows.ids, mask, positions, rows.windows, cache, keep), cache
+            return self.step(rows.ids, mask, positions, rows.windows, cache, keep), cache
         finally:
             self._wanted = None
 
@@ -181,7 +202,7 @@ class TorchModel:
         """
         return (args[0].contiguous() if self._wanted is None else args[0][self._wanted],)
 
-    def _step(
+    def step(
         self,
         ids: NDArray[np.int64],
         mask: NDArray[np.int64],
@@ -220,64 +241,15 @@ class TorchModel:
         temperature: float = 1.0,
         progress: Progress | None = None,
     ) -> list[list[int]]:
-        if not prompts:
-            return []
-        # Drawn once for the whole answer, so that a sample is its seed's alone; NaN stands for a greedy row.
-        draws = np.full((len(prompts), max_new_tokens), np.nan)
-        for row, seed in enumerate(seeds or ()):
-            if seed is not None:
-                draws[row] = np.random.default_rng(seed).random(max_new_tokens)
-        prefix = shared_prefix(prompts)
-        state = self.prefix_state(prompts[0], prefix)
-        answers: list[list[int]] = [[] for _ in prompts]
-        # By length, to pad little; then by text, so that the answers to one prompt share its prefill.
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), prompts[i].ids))
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            asked = [prompts[i] for i in batch]
-            for row, tokens in enumerate(self._decode(asked, state, prefix, max_new_tokens, temperature, draws[batch])):
-                answers[batch[row]] = tokens
-            if progress:
-                progress("decode", start + len(batch), len(order))
-        return answers
+        return decoding.generate(self, prompts, max_new_tokens, seeds, temperature, progress)
 
-    def _decode(
-        self,
-        prompts: Sequence[Prompt],
-        state: Prefix,
-        prefix: int,
-        max_new_tokens: int,
-        temperature: float,
-        draws: NDArray[np.float64],
-    ) -> list[list[int]]:
-        """Answer tokens of each prompt of one batch."""
-        distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-        which = np.array([distinct[prompt] for prompt in prompts])
-        rows = self.rows([(prompt, ()) for prompt in distinct], prefix)
+    def begin(
+        self, prompts: Sequence[Prompt], which: NDArray[np.int64], state: Prefix, prefix: int, max_new_tokens: int
+    ) -> Decoding:
+        rows = self.rows([(prompt, ()) for prompt in prompts], prefix)
         logits, cache = self._prefill(state, rows, which, max_new_tokens)
-        mask = np.concatenate([np.ones((len(prompts), prefix), dtype=np.int64), rows.mask[which]], axis=1)
-        windows = rows.windows[which, -1]
-        live = np.arange(len(prompts))  # which prompt each row of the batch is
-        tokens: list[list[int]] = [[] for _ in prompts]
-        done = np.zeros(len(prompts), dtype=bool)
-        for step in range(max_new_tokens):
-            chosen = _choose(logits[:, -1], temperature, draws[live, step])
-            for row, (prompt, token) in enumerate(zip(live, chosen, strict=True)):
-                if not done[row]:
-                    done[row] = int(token) in self._stop_ids
-                    if not done[row]:
-                        tokens[prompt].append(int(token))
-            if done.all() or step == max_new_tokens - 1:
-                break
-            if (~done).mean() <= COMPACT_AT:
-                kept = np.flatnonzero(~done)
-                cache.batch_select_indices(self._tensor(kept))
-                live, done, mask, windows, chosen = live[kept], done[kept], mask[kept], windows[kept], chosen[kept]
-            windows = extend_windows(windows, chosen)
-            mask = np.concatenate([mask, np.ones((len(live), 1), dtype=np.int64)], axis=1)
-            positions = mask.sum(axis=1, keepdims=True) - 1
-            logits = self._step(chosen[:, None], mask, positions, windows[:, None], cache, keep=1)
-        return tokens
+        mask = np.concatenate([np.ones((len(which), prefix), dtype=np.int64), rows.mask[which]], axis=1)
+        return Decoding(self.step, logits, cache, mask, rows.windows[which, -1])
 
     def _prefill(self, state: Prefix, rows: Rows, which: NDArray[np.int64], room: int) -> tuple[Tensor, Cache]:
         """Last logits and a cache for the rows `which` (repeats allowed), with room for decoding.
@@ -340,13 +312,40 @@ class TorchModel:
         return logits.float().log_softmax(-1), self._tensor(rows.mask) > 0
 
 
+class Decoding:
+    """Rows being decoded: their last logits, their cache and its mask. See `decoding.Batch` for the methods."""
+
+    def __init__(
+        self,
+        step: Callable[..., Tensor],
+        logits: Tensor,
+        cache: Cache,
+        mask: NDArray[np.int64],
+        windows: NDArray[np.int64],
+    ) -> None:
+        self._step, self._logits, self._cache, self._mask, self.windows = step, logits, cache, mask, windows
+
+    def choose(self, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
+        return _choose(self._logits[:, -1], temperature, draws)
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        self._cache.batch_select_indices(torch.from_numpy(rows).to(self._logits.device))
+        self._mask = self._mask[rows]
+
+    def advance(self, tokens: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
+        self._mask = np.concatenate([self._mask, np.ones((len(tokens), 1), dtype=np.int64)], axis=1)
+        positions = self._mask.sum(axis=1, keepdims=True) - 1
+        self._logits = self._step(tokens[:, None], self._mask, positions, windows[:, None], self._cache, keep=1)
+        self.windows = windows
+
+
 def _chunks(texts: Sequence[Text], size: int) -> Iterator[Sequence[Text]]:
     for start in range(0, len(texts), size):
         yield texts[start : start + size]
 
 
 def _choose(logits: Tensor, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Next token of each row: the most probable one, or the inverse of the cumulative distribution at its draw."""
+    """See `decoding.Batch.choose`; logits [rows, vocabulary]."""
     chosen: NDArray[np.int64] = logits.max(-1).indices.cpu().numpy()  # argmax of bfloat16 takes 5 times as long
     sampled = np.flatnonzero(~np.isnan(draws))
     if len(sampled):

@@ -13,30 +13,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
-from engram_bench.memory.hashing import Int64Array, NgramHasher, compress_vocabulary
-from engram_bench.memory.keys import KeyIndex
-from engram_bench.memory.torch import (
-    EngramLayer,
-    MemoryLayer,
-    UnigramLayer,
-    decoder_layers,
-    injected,
-    low_precision,
-    make_hasher,
-    touched_rows,
-)
-from engram_bench.prompts import Prompt, PromptEncoder, ngram_windows
+from engram_bench.memory.addresses import Addresses, shuffled
+from engram_bench.memory.torch import EngramLayer, MemoryLayer, UnigramLayer, decoder_layers, injected, low_precision
+from engram_bench.prompts import Pair, Prompt, PromptEncoder
 from engram_bench.variants import EngramConfig, LoraConfig, UnigramConfig, Variant
-
-CONTROL_SEED = 0
-
-Pair = tuple[Prompt, tuple[int, ...]]  # a prompt and its answer, end-of-text included
 
 
 class Adapter(Protocol):
@@ -163,52 +148,32 @@ class EngramAdapter:
 
     acts_on_template = False
 
-    def __init__(
-        self, config: EngramConfig, hasher: NgramHasher, keys: KeyIndex, layers: dict[int, EngramLayer]
-    ) -> None:
-        self.config, self.hasher, self.keys, self.layers = config, hasher, keys, layers
-        self.ngram_size = max(config.orders)
+    def __init__(self, addresses: Addresses, layers: dict[int, EngramLayer]) -> None:
+        self.config, self.addresses, self.layers = addresses.config, addresses, layers
+        self.ngram_size = max(self.config.orders)
+        self.span = addresses.span
 
     @classmethod
     def create(
         cls, model: nn.Module, config: EngramConfig, encoder: PromptEncoder, pairs: Sequence[Pair]
     ) -> EngramAdapter:
-        hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
-        keys = KeyIndex(
-            (hasher.compressed_ids[p.content_ids()[slice(*p.key)]].tolist() for p, _ in pairs if p.key),
-            max(config.orders),
-        )
-        blank = cls(config, hasher, keys, {})
-        windows = [ngram_windows(p, a[:-1], blank.ngram_size, blank.span(p), encoder.eos_id) for p, a in pairs]
-        rows = {layer: touched_rows(hasher, layer, windows) for layer in config.layers}
-        return cls._build(model, config, hasher, keys, rows)
+        return cls._build(model, Addresses.of_training(config, encoder, pairs))
 
     @classmethod
     def load(cls, model: nn.Module, config: EngramConfig, encoder: PromptEncoder, folder: Path) -> EngramAdapter:
         arrays = weights.load(folder, "engram", asdict(config))
-        hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
-        keys = KeyIndex.from_array(arrays.pop("keys", np.empty((0, max(config.orders)), np.int64)))
-        rows = {layer: arrays.pop(f"{layer}.row_ids", np.empty(0, np.int64)) for layer in config.layers}
-        adapter = cls._build(model, config, hasher, keys, rows)
+        adapter = cls._build(model, Addresses.from_arrays(config, encoder, arrays))
         _fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
         return adapter
 
     @classmethod
-    def _build(
-        cls, model: Any, config: EngramConfig, hasher: NgramHasher, keys: KeyIndex, rows: dict[int, Int64Array]
-    ) -> EngramAdapter:
+    def _build(cls, model: Any, addresses: Addresses) -> EngramAdapter:
+        config, hasher = addresses.config, addresses.hasher
         count, size = len(decoder_layers(model)), model.config.hidden_size
         if max(config.layers) >= count:
             raise UsageError(f"layer {max(config.layers)} does not exist: the model has layers 0 to {count - 1}")
-        layers = {layer: EngramLayer(config, layer, hasher, rows[layer], size) for layer in config.layers}
-        return cls(config, hasher, keys, {layer: memory.to(model.device).eval() for layer, memory in layers.items()})
-
-    def span(self, prompt: Prompt) -> tuple[int, int] | None:
-        """The content tokens the memory looks at; see `EngramConfig.span`."""
-        content = prompt.content_ids()
-        if self.config.span == "text":
-            return (0, len(content))
-        return self.keys.find(self.hasher.compressed_ids[content].tolist(), prompt.joined)
+        layers = {layer: EngramLayer(config, layer, hasher, rows, size) for layer, rows in addresses.rows.items()}
+        return cls(addresses, {layer: memory.to(model.device).eval() for layer, memory in layers.items()})
 
     def on(self, model: nn.Module) -> AbstractContextManager[None]:
         return injected(model, self.layers)
@@ -229,15 +194,13 @@ class EngramAdapter:
 
     def save(self, folder: Path) -> None:
         arrays = _arrays({str(layer): memory for layer, memory in self.layers.items()})
-        rows = {f"{layer}.row_ids": memory.row_ids for layer, memory in self.layers.items()}
-        weights.save(folder, "engram", asdict(self.config), {**arrays, **rows, "keys": self.keys.to_array()})
+        weights.save(folder, "engram", asdict(self.config), {**arrays, **self.addresses.to_arrays()})
 
     @torch.no_grad()
     def shuffle(self) -> None:
         """Give every n-gram another n-gram's row: the same numbers, the same gate, the wrong contents."""
-        generator = torch.Generator().manual_seed(CONTROL_SEED)
         for memory in self.layers.values():
-            order = torch.randperm(len(memory.table), generator=generator)
+            order = torch.from_numpy(shuffled(len(memory.table)))
             memory.table.copy_(memory.table[order.to(memory.table.device)])
 
 

@@ -1,4 +1,4 @@
-"""The training loop, one for every kind of adapter: AdamW on the answer tokens, nothing else moves.
+"""A training step, one for every kind of adapter: AdamW on the answer tokens, nothing else moves.
 
 The tokens all prompts share are run once a step with batch size 1 and expanded to the rows, gradients included, which
 is exact for a causal model and a third of the arithmetic. A memory that never fires on them needs them only once.
@@ -6,9 +6,6 @@ is exact for a causal model and a third of the arithmetic. A memory that never f
 
 from __future__ import annotations
 
-import math
-import random
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,16 +14,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from engram_bench.backends.base import Progress, Training
-from engram_bench.backends.torch_adapters import Adapter, Pair
-from engram_bench.errors import UsageError
-from engram_bench.prompts import shared_prefix
+from engram_bench.backends.torch_adapters import Adapter
+from engram_bench.backends.training import run
+from engram_bench.prompts import Pair, shared_prefix
 from engram_bench.variants import TrainingConfig
 
 if TYPE_CHECKING:
     from engram_bench.backends.torch import Prefix, TorchModel
 
 IGNORED = -100
-SORT_WITHIN = 8  # batches: rows of like length meet, yet the order stays random from epoch to epoch
 
 
 def train(
@@ -41,60 +37,36 @@ def train(
         seed: drives the order of the examples.
         progress: called after every step.
     """
-    started = time.perf_counter()
     groups = adapter.parameter_groups()
     rates = [config.table_lr if group["tables"] else config.lr for group in groups]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, config.beta2), fused=True)
-    adapter.training(True)
     prefix = shared_prefix([prompt for prompt, _ in pairs])
     fixed: Prefix | None = None
     if not adapter.acts_on_template:
         with torch.no_grad():
             fixed = model.prefix_state(pairs[0][0], prefix)
 
-    rng = random.Random(seed)
-    steps = config.epochs * math.ceil(len(pairs) / config.batch_size)
-    warm_up = max(1, round(0.05 * steps))
-    losses: list[float] = []
-    step = 0
-    for _ in range(config.epochs):
-        total = tokens = 0.0
-        for batch in _batches(pairs, config.batch_size, rng):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * min(1.0, (step + 1) / warm_up) * (1 - step / steps)
-            state = fixed if fixed is not None else model.prefix_state(batch[0][0], prefix)
-            keep = max(len(answer) for _, answer in batch)
-            rows = model.rows([(prompt, answer[:-1]) for prompt, answer in batch], prefix)
-            labels = _labels(batch, keep).to(model.device)
-            wanted = labels != IGNORED
-            logits, _ = model.forward(state, rows, keep, wanted)
-            loss = cross_entropy(logits.float(), labels[wanted])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            if config.clip:
-                torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], config.clip)
-            optimizer.step()
-            count = len(logits)
-            total, tokens, step = total + loss.item() * count, tokens + count, step + 1
-            progress(f"loss {total / tokens:.3f}", step, steps)
-        losses.append(total / tokens)
-        if not math.isfinite(losses[-1]):
-            raise UsageError(f"training diverged: the loss is {losses[-1]}; use a lower lr or table_lr")
+    def step(batch: Sequence[Pair], factor: float) -> tuple[float, int]:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+        state = fixed if fixed is not None else model.prefix_state(batch[0][0], prefix)
+        keep = max(len(answer) for _, answer in batch)
+        rows = model.rows([(prompt, answer[:-1]) for prompt, answer in batch], prefix)
+        labels = _labels(batch, keep).to(model.device)
+        wanted = labels != IGNORED
+        logits, _ = model.forward(state, rows, keep, wanted)
+        loss = cross_entropy(logits.float(), labels[wanted])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if config.clip:
+            torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], config.clip)
+        optimizer.step()
+        return loss.item(), len(logits)
+
+    adapter.training(True)
+    training = run(step, config, pairs, seed, progress)
     adapter.training(False)
-    return Training(time.perf_counter() - started, len(pairs), config.epochs, tuple(losses))
-
-
-def _batches(pairs: Sequence[Pair], size: int, rng: random.Random) -> list[list[Pair]]:
-    order = rng.sample(range(len(pairs)), len(pairs))
-    chunk = size * SORT_WITHIN
-    ordered = [
-        i
-        for start in range(0, len(order), chunk)
-        for i in sorted(order[start : start + chunk], key=lambda i: len(pairs[i][0].ids) + len(pairs[i][1]))
-    ]
-    batches = [[pairs[i] for i in ordered[start : start + size]] for start in range(0, len(ordered), size)]
-    rng.shuffle(batches)
-    return batches
+    return training
 
 
 def _labels(batch: Sequence[Pair], keep: int) -> Tensor:

@@ -7,7 +7,7 @@ proof of concept it is compared with. Both are fed token windows (see `prompts.n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -17,22 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from engram_bench.memory.hashing import ABSENT_ROW, Int64Array, NgramHasher
+from engram_bench.memory.addresses import slots
+from engram_bench.memory.hashing import Int64Array, NgramHasher
 from engram_bench.variants import EngramConfig
-
-
-def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -> NgramHasher:
-    """The hash functions a memory of this shape asks for, over a given vocabulary."""
-    return NgramHasher(
-        compressed_ids=compressed_ids,
-        vocab_size_per_ngram=[config.rows] * len(config.orders),
-        max_ngram_size=max(config.orders),
-        heads_per_ngram=config.heads,
-        layer_ids=config.layers,
-        pad_id=pad_id,
-        seed=config.hash_seed,
-        orders=config.orders,
-    )
 
 
 class MemoryLayer(Protocol):
@@ -74,11 +61,7 @@ class EngramLayer(nn.Module):
 
     def slots(self, windows: NDArray[np.int64]) -> Tensor:
         """int64 [..., columns]: 1 + position in `table`, 0 where the n-gram is absent or its row never trained."""
-        rows = self.hasher.rows(windows, self.layer)
-        if not len(self.row_ids):
-            return torch.zeros(rows.shape, dtype=torch.int64)
-        at = np.searchsorted(self.row_ids, rows).clip(max=len(self.row_ids) - 1)
-        return torch.from_numpy(np.where(self.row_ids[at] == rows, at + 1, 0))
+        return torch.from_numpy(slots(self.hasher, self.layer, self.row_ids, windows))
 
     def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
         """Fix what the next forward adds: its token ids [batch, tokens] and their windows [batch, tokens, N]."""
@@ -104,13 +87,6 @@ class EngramLayer(nn.Module):
         shape = (*hit.shape[:-2], self.orders, 1)
         kept = torch.rand(shape, device=hit.device) >= self.order_dropout
         return kept.repeat_interleave(hit.shape[-2] // self.orders, dim=-2)
-
-
-def touched_rows(hasher: NgramHasher, layer: int, windows: Sequence[NDArray[np.int64]]) -> Int64Array:
-    """The rows that the n-grams of `windows` (each [tokens, N]) hash to: int64, sorted, unique."""
-    rows = np.unique(np.concatenate([hasher.rows(w, layer).ravel() for w in windows]))
-    touched: Int64Array = rows[rows != ABSENT_ROW]
-    return touched
 
 
 class UnigramLayer(nn.Module):

@@ -185,6 +185,8 @@ def what_was_run(report: Record) -> str:
         ("weights", f"SHA-256 {model['sha256'][:16]}"),
         ("backend", f"{backend['name']} on {backend['device']}, {backend['dtype']} ({safe(backend['dtype_reason'])})"),
         ("batch", f"{backend['batch_size']} rows, at most {backend['max_new_tokens']} new tokens"),
+        ("speed", ", ".join(f"{safe(name)} {rate:.0f}" for name, rate in run["tokens_s"].items()) + " new tokens/s"),
+        ("memory", f"{run['peak_memory_mb']:,} MiB at most"),
         ("data", f"{data['items']} items in {len(data['categories'])} categories, SHA-256 {data['sha256'][:16]}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in backend["versions"].items())),
     ]
@@ -250,6 +252,7 @@ def training(report: Record) -> str:
         t = v["train"]
         if t is None:
             continue
+        elsewhere = t.get("backend", report["backend"]["name"]) != report["backend"]["name"]
         rows.append(
             (
                 safe(v["name"]),
@@ -257,7 +260,7 @@ def training(report: Record) -> str:
                 f"{v['trainable_parameters']:,}",
                 t["examples"],
                 t["epochs"],
-                f"{t['seconds']:.0f} s" + (" (cached)" if v["cached"] else ""),
+                f"{t['seconds']:.0f} s" + (f" in {t['backend']}" if elsewhere else "") + " (cached)" * v["cached"],
                 " → ".join(f"{loss:.3f}" for loss in t["losses"]),
                 v["adapter_sha256"][:12],
             )

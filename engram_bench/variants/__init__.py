@@ -37,7 +37,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adaptation of every linear layer but the head (arXiv:2106.09685), by peft."""
+    """Low-rank adaptation of every linear layer but the head (arXiv:2106.09685), by peft or mlx-lm."""
 
     rank: int
     alpha: float

@@ -1,0 +1,67 @@
+"""A training step in MLX, one for every kind of adapter: Adam on the answer tokens, nothing else moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx.optimizers import Adam, MultiOptimizer, clip_grad_norm
+
+from engram_bench.backends.base import Progress, Training
+from engram_bench.backends.mlx_adapters import Adapter
+from engram_bench.backends.training import run
+from engram_bench.prompts import Pair, shared_prefix
+from engram_bench.variants import TrainingConfig
+
+if TYPE_CHECKING:
+    from engram_bench.backends.mlx import MlxModel
+
+
+def train(
+    model: MlxModel, adapter: Adapter, config: TrainingConfig, pairs: Sequence[Pair], seed: int, progress: Progress
+) -> Training:
+    """Train the attached adapter in place.
+
+    Args:
+        model: the backend, with `adapter` attached.
+        config: epochs, batch size, learning rates.
+        pairs: prompts and answers, the answer's end-of-text included.
+        seed: drives the order of the examples.
+        progress: called after every step.
+    """
+    rates = (config.table_lr, config.lr)
+    optimizers = [Adam(rate, betas=[0.9, config.beta2], bias_correction=True) for rate in rates]
+    optimizer = MultiOptimizer(optimizers, [lambda name, _: adapter.is_table(name)])
+    prefix = shared_prefix([prompt for prompt, _ in pairs])
+    fixed = None if adapter.acts_on_template else model.prefix_state(pairs[0][0], prefix)
+
+    def loss(batch: Sequence[Pair]) -> mx.array:
+        # Inside, so that gradients reach an adapter through the tokens all prompts share.
+        state = fixed if fixed is not None else model.prefix_state(batch[0][0], prefix)
+        rows = model.rows([(prompt, answer[:-1]) for prompt, answer in batch], prefix)
+        at = np.arange(rows.ids.shape[1])[None] >= np.array([[len(p.ids) - 1 - prefix] for p, _ in batch])
+        logits, _ = model.forward(state, rows, at & rows.mask)
+        answers = mx.array([token for _, answer in batch for token in answer])
+        return nn.losses.cross_entropy(logits.astype(mx.float32), answers, reduction="mean")
+
+    loss_and_gradients = nn.value_and_grad(adapter.trained, loss)
+
+    def step(batch: Sequence[Pair], factor: float) -> tuple[float, int]:
+        for part, rate in zip(optimizers, rates, strict=True):
+            part.learning_rate = rate * factor
+        value, gradients = loss_and_gradients(batch)
+        if config.clip:
+            gradients, _ = clip_grad_norm(gradients, config.clip)
+        optimizer.update(adapter.trained, gradients)
+        mx.eval(adapter.trained.trainable_parameters(), optimizer.state)
+        return float(value.item()), sum(len(answer) for _, answer in batch)
+
+    for memory in adapter.memories():
+        memory.train()
+    training = run(step, config, pairs, seed, progress)
+    for memory in adapter.memories():
+        memory.eval()
+    return training

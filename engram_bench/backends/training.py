@@ -1,0 +1,62 @@
+"""The course of a training, the same for every backend: which examples meet in a step, and how the rates run."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from engram_bench.backends.base import Progress, Training
+from engram_bench.errors import UsageError
+from engram_bench.prompts import Pair
+from engram_bench.variants import TrainingConfig
+
+SORT_WITHIN = 8  # batches: rows of like length meet, yet the order stays random from epoch to epoch
+
+Step = Callable[[Sequence[Pair], float], tuple[float, int]]
+
+
+def run(step: Step, config: TrainingConfig, pairs: Sequence[Pair], seed: int, progress: Progress) -> Training:
+    """Train for all epochs.
+
+    Args:
+        step: makes one step on a batch, with the learning rates times a factor; returns the mean loss of the answer
+            tokens, in nats, and how many there were.
+        config: epochs and batch size; linear warm-up over 5% of the steps, then linear decay to zero.
+        pairs: prompts and answers, the answer's end-of-text included.
+        seed: drives the order of the examples.
+        progress: called after every step.
+
+    Raises:
+        UsageError: the loss is not finite any more.
+    """
+    started = time.perf_counter()
+    rng = random.Random(seed)
+    steps = config.epochs * math.ceil(len(pairs) / config.batch_size)
+    warm_up = max(1, round(0.05 * steps))
+    losses: list[float] = []
+    done = 0
+    for _ in range(config.epochs):
+        total = tokens = 0.0
+        for batch in _batches(pairs, config.batch_size, rng):
+            loss, count = step(batch, min(1.0, (done + 1) / warm_up) * (1 - done / steps))
+            total, tokens, done = total + loss * count, tokens + count, done + 1
+            progress(f"loss {total / tokens:.3f}", done, steps)
+        losses.append(total / tokens)
+        if not math.isfinite(losses[-1]):
+            raise UsageError(f"training diverged: the loss is {losses[-1]}; use a lower lr or table_lr")
+    return Training(time.perf_counter() - started, len(pairs), config.epochs, tuple(losses))
+
+
+def _batches(pairs: Sequence[Pair], size: int, rng: random.Random) -> list[list[Pair]]:
+    order = rng.sample(range(len(pairs)), len(pairs))
+    chunk = size * SORT_WITHIN
+    ordered = [
+        i
+        for start in range(0, len(order), chunk)
+        for i in sorted(order[start : start + chunk], key=lambda i: len(pairs[i][0].ids) + len(pairs[i][1]))
+    ]
+    batches = [[pairs[i] for i in ordered[start : start + size]] for start in range(0, len(ordered), size)]
+    rng.shuffle(batches)
+    return batches

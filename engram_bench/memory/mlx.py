@@ -1,0 +1,143 @@
+"""The memory in MLX: the layers of `memory.torch`, with the same parameters by the same names, and their injection.
+
+Any model of mlx-lm will do: its `layers` are what mlx-lm's own tuner and cache go by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from numpy.typing import NDArray
+
+from engram_bench.memory.addresses import slots
+from engram_bench.memory.hashing import Int64Array, NgramHasher
+from engram_bench.variants import EngramConfig
+
+
+class MemoryLayer(Protocol):
+    """What one layer's memory is to the injector: windows in, then hidden states through."""
+
+    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None: ...
+    def __call__(self, hidden: mx.array) -> mx.array: ...
+    def train(self) -> Any: ...
+    def eval(self) -> Any: ...
+
+
+class EngramLayer(nn.Module):  # type: ignore[misc]
+    """Conditional memory of one layer (arXiv:2601.07372, section 2.3): h + gate * W_V e; see `memory.torch`.
+
+    Args:
+        config: the shape.
+        layer: which layer this is.
+        hasher: from `make_hasher`.
+        row_ids: int64 [touched], sorted and unique: the rows the table holds.
+        hidden_size: d of the backbone.
+    """
+
+    def __init__(
+        self, config: EngramConfig, layer: int, hasher: NgramHasher, row_ids: Int64Array, hidden_size: int
+    ) -> None:
+        super().__init__()
+        columns = len(config.orders) * config.heads
+        self.layer, self.hasher, self.row_ids = layer, hasher, row_ids
+        self.orders, self.order_dropout = len(config.orders), config.order_dropout
+        self.table = mx.zeros((len(row_ids), config.width))
+        self.key = nn.Linear(columns * config.width, hidden_size, bias=False)
+        self.value = nn.Linear(columns * config.width, hidden_size, bias=False)
+        self.key_norm = nn.RMSNorm(hidden_size, eps=1e-6)
+        self.query_norm = nn.RMSNorm(hidden_size, eps=1e-6)
+        self.scale = 1 / math.sqrt(hidden_size)
+        self._slots: mx.array | None = None
+
+    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
+        """Fix what the next forward adds: its token ids [batch, tokens] and their windows [batch, tokens, N]."""
+        found = slots(self.hasher, self.layer, self.row_ids, windows)
+        self._slots = mx.array(found) if found.any() else None
+
+    def __call__(self, hidden: mx.array) -> mx.array:
+        """hidden [batch, tokens, d] -> the same, with what was looked up added; itself where nothing was."""
+        if self._slots is None:
+            return hidden
+        hit = (self._slots > 0)[..., None]
+        if self.training and self.order_dropout:
+            hit = hit & self._kept(hit.shape)
+        e = (self.table[mx.maximum(self._slots - 1, 0)] * hit).flatten(-2)
+        match = self.key_norm(self.key(e)) * self.query_norm(hidden.astype(mx.float32))
+        score = match.sum(-1, keepdims=True) * self.scale
+        gate = mx.sigmoid(mx.sign(score) * mx.sqrt(mx.maximum(mx.abs(score), 1e-6)))
+        return hidden + (gate * self.value(e)).astype(hidden.dtype)
+
+    def _kept(self, shape: tuple[int, ...]) -> mx.array:
+        """bool [..., columns, 1]: drops whole orders of a token, so that no order is relied on alone."""
+        kept = mx.random.uniform(shape=(*shape[:-2], self.orders, 1)) >= self.order_dropout
+        return mx.repeat(kept, shape[-2] // self.orders, axis=-2)
+
+
+class UnigramLayer(nn.Module):  # type: ignore[misc]
+    """The EnhancedEngramModule of the engram-poc project, as published; see `memory.torch`.
+
+    Args:
+        slots: rows of the table (published runs: 500).
+        hidden_size: d of the backbone; a row is as wide.
+    """
+
+    MULTIPLIERS = np.array([17, 31, 53, 79])
+
+    def __init__(self, slots: int, hidden_size: int) -> None:
+        super().__init__()
+        self.table = mx.random.normal((slots, hidden_size), scale=0.02)
+        self.gate_in = nn.Linear(2 * hidden_size, hidden_size)
+        self.gate_out = nn.Linear(hidden_size, 1)
+        self.merge = nn.Linear(hidden_size, hidden_size)
+        self.gate_out.weight = mx.full((1, hidden_size), 0.01)
+        self.gate_out.bias = mx.full((1,), -5.0)
+        self.merge.weight = mx.random.normal((hidden_size, hidden_size), scale=0.01)
+        self.merge.bias = mx.zeros(hidden_size)
+        self._slots: mx.array | None = None
+
+    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
+        """As `EngramLayer.look_up`; the current token alone counts, and template tokens like any other."""
+        self._slots = mx.array(ids[..., None] * self.MULTIPLIERS % len(self.table))
+
+    def __call__(self, hidden: mx.array) -> mx.array:
+        """hidden [batch, tokens, d] -> the same plus the gated, merged mean of the token's rows."""
+        assert self._slots is not None, "look_up comes first"
+        memory = self.table[self._slots].mean(axis=-2)
+        gate_in = mx.concatenate([hidden.astype(mx.float32), memory], axis=-1)
+        gate = mx.sigmoid(self.gate_out(nn.relu(self.gate_in(gate_in))))
+        return hidden + self.merge(gate * memory).astype(hidden.dtype)
+
+
+@contextmanager
+def injected(
+    model: nn.Module, memories: Mapping[int, Callable[[mx.array], mx.array]], *, after: bool = False
+) -> Iterator[None]:
+    """Run each memory on the input (or, `after`, the output) of its layer while the context lasts.
+
+    A layer object gets another class and nothing else: no weight and no module of the model changes, so leaving
+    restores it bit for bit, and its attributes, which some models read, stay where they are.
+    """
+    classes = {layer: type(model.layers[layer]) for layer in memories}
+    for layer, memory in memories.items():
+        model.layers[layer].__class__ = _with_memory(classes[layer], memory, after)
+    try:
+        yield
+    finally:
+        for layer, cls in classes.items():
+            model.layers[layer].__class__ = cls
+
+
+def _with_memory(cls: Any, memory: Callable[[mx.array], mx.array], after: bool) -> type:
+    class WithMemory(cls):  # type: ignore[misc]
+        def __call__(self, hidden: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+            if after:
+                return memory(super().__call__(hidden, *args, **kwargs))
+            return super().__call__(memory(hidden), *args, **kwargs)
+
+    return WithMemory
