@@ -22,15 +22,18 @@ BACKENDS = ("auto", "cpu", "cuda", "mps", "mlx")
 class Profile:
     """How much a run does. The numbers of items and samples set how wide its intervals are."""
 
-    items_per_category: int | None  # None: all
+    sizes: Mapping[str, int] | int | None  # items a category, by category or group; what is not named is whole
     samples: int  # drawn at temperature 0.8 for consistency, besides the greedy answer
     sampled_items: int | None  # of each category, the items they are drawn for; None: all seen ones
     variants: str
+    control_prompts: int | None = None  # of each kind, for what an adapter changes elsewhere; None: all
 
 
+# By default as much as two CPU cores train in minutes. The full profile takes all items, and all categories.
+DEFAULT_SIZES = {"core": 50, "lookups": 28, "synthetic": 125}
 PROFILES = {
-    "quick": Profile(15, 2, None, "baseline,lora,engram,engram-shuffled"),
-    "default": Profile(None, 3, 10, ",".join(variants.BUILT_IN)),
+    "quick": Profile(15, 2, None, "baseline,lora,engram,engram-shuffled", 8),
+    "default": Profile(DEFAULT_SIZES, 3, 10, ",".join(variants.BUILT_IN), 8),
     "full": Profile(None, 10, None, ",".join(variants.BUILT_IN)),
 }
 
@@ -100,7 +103,6 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
     profile = PROFILES[value["profile"]]
     path = Path(value["patterns"]).expanduser()
     every = patterns.load(path)
-    loaded = every.sample(profile.items_per_category)
     chosen = variants.select(value["variants"] or profile.variants)
     return Settings(
         profile=value["profile"],
@@ -108,7 +110,7 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         model=value["model"],
         variants=tuple(chosen),
         patterns_path=path,
-        patterns=loaded,
+        patterns=chosen_items(every, value["profile"]),
         samples=_integer("samples", value["samples"] or str(profile.samples)),
         sampled_items=profile.sampled_items,
         seeds=_integers("seeds", value["seeds"]),
@@ -118,6 +120,12 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         and (value["model"], value["variants"], value["seeds"]) == ("bundled", "", "0")
         and value["profile"] in ("quick", "default"),
     )
+
+
+def chosen_items(every: PatternSet, profile: str, seed: int = 0) -> PatternSet:
+    """The items a profile asks for: drawn by seed, held-out and trained ones apart."""
+    sizes = PROFILES[profile].sizes
+    return every if sizes is None else every.without_extra().sample(sizes, seed)
 
 
 def _shipped_sha256() -> str:
