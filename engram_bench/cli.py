@@ -34,10 +34,14 @@ def _parser() -> argparse.ArgumentParser:
 
     data = commands.add_parser("data", help="write train, valid and test JSONL, as mlx_lm.lora reads them")
     data.add_argument("--out", required=True, metavar="DIR", help="folder for train.jsonl, valid.jsonl and test.jsonl")
-    data.add_argument("--patterns", metavar="PATH", help="a pattern file, or a folder of them (default: the shipped ones)")
+    data.add_argument(
+        "--patterns", metavar="PATH", help="a pattern file, or a folder of them (default: the shipped ones)"
+    )
     data.add_argument("--format", default="messages", metavar="FORMAT", help="messages (default) or completions")
     data.add_argument("--profile", default="default", metavar="PROFILE", help="quick, default or full: how many items")
-    data.add_argument("--seed", default="0", metavar="N", help="which items the profile draws, and their order (default 0)")
+    data.add_argument(
+        "--seed", default="0", metavar="N", help="which items the profile draws, and their order (default 0)"
+    )
     data.set_defaults(run=_data)
 
     train = commands.add_parser("train", help="train and cache one adapter, print its folder")

@@ -73,7 +73,9 @@ def lines(data: PatternSet, form: str, seed: int) -> dict[str, list[Line]]:
         ]
         if len(category.rephrased) > 1:
             files["valid"] += [_asked(form, category, item, "rephrased", turn=1) for item in seen]
-        files["test"] += [_asked(form, category, item, s) for s in ("rephrased", "heldout") for item in category.split(s)]
+        files["test"] += [
+            _asked(form, category, item, s) for s in ("rephrased", "heldout") for item in category.split(s)
+        ]
     random.Random(seed).shuffle(files["train"])
     return files
 

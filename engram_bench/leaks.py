@@ -13,8 +13,8 @@ def plain(text: str) -> str:
 def leaks(patterns: PatternSet) -> list[str]:
     """What is wrong with the splits, a line each; empty where nothing is.
 
-    Three ways to leak: a held-out item's question is a training prompt of some item; a rephrased question is; one prompt
-    is trained to two answers. A held-out item may be asked in any phrasing of its category, so all of them count.
+    Three ways to leak: a held-out item's question is a training prompt of some item; a rephrased question is; one
+    prompt is trained to two answers. A held-out item may be asked in any phrasing of its category: all of them count.
     """
     trained: dict[str, tuple[str, str]] = {}
     found: list[str] = []

@@ -29,7 +29,7 @@ class Profile:
     control_prompts: int | None = None  # of each kind, for what an adapter changes elsewhere; None: all
 
 
-# By default as much as two CPU cores train in minutes. The full profile takes all items, and all categories.
+# The default is what two CPU cores train in minutes; the full profile takes all items, and all categories.
 DEFAULT_SIZES = {"core": 50, "lookups": 28, "synthetic": 125}
 PROFILES = {
     "quick": Profile(15, 2, None, "baseline,lora,engram,engram-shuffled", 8),

@@ -110,7 +110,7 @@ class _File:
                 depth += 1
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
-            place = f"{self.path}:{event.start_mark.line + 1}"
+            place = f"{self.path}:{event.start_mark.line + 1 if event.start_mark else 1}"
             if isinstance(event, yaml.AliasEvent):
                 raise UsageError(f"{place}: YAML aliases (*name) are not allowed; write the value out")
             if depth > DEEPEST:

@@ -86,7 +86,10 @@ RULES: dict[str, tuple[Callable[[str], str], str]] = {
         lambda right: re.sub(r"len\((\w+)\)", r"\1.length()", right),
         "len(text)|end = len(buffer)|while len(stack) > 1:|half = len(message) // 2",
     ),
-    "len without brackets": (lambda right: re.sub(r"len\((\w+)\)", r"len \1", right), "len(items)|n = len(words)|print(len(keys))"),
+    "len without brackets": (
+        lambda right: re.sub(r"len\((\w+)\)", r"len \1", right),
+        "len(items)|n = len(words)|print(len(keys))",
+    ),
     "JavaScript name of a method": (
         _other_name,
         "name.upper()|email.lower()|items.append(4)|line.strip()|url.startswith('/')|file.endswith('.csv')|"
@@ -100,7 +103,10 @@ RULES: dict[str, tuple[Callable[[str], str], str]] = {
         lambda right: right.replace("None", "null"),
         "result = None|return None|parent = None|def find(key, default=None):|cache = {'root': None}",
     ),
-    "true in lower case": (lambda right: right.replace("True", "true"), "value = True|return True|debug = True|run(fast=True)"),
+    "true in lower case": (
+        lambda right: right.replace("True", "true"),
+        "value = True|return True|debug = True|run(fast=True)",
+    ),
     "false in lower case": (
         lambda right: right.replace("False", "false"),
         "flag = False|return False|visible = False|sort(stable=False)",
@@ -120,7 +126,8 @@ RULES: dict[str, tuple[Callable[[str], str], str]] = {
     ),
     "not before the operand": (
         lambda right: re.sub(r"(\w+) not in", r"not \1 in", right),
-        "if x not in items:|if name not in users:|while word not in seen:|elif key not in cache:|return c not in vowels",
+        "if x not in items:|if name not in users:|while word not in seen:|elif key not in cache:|"
+        "return c not in vowels",
     ),
     "import as": (
         lambda right: re.sub(r"import (\w+) as (\w+)", r"import \1 from \2", right),

@@ -13,21 +13,33 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import error_fixes
 import formats
 import tables
 import units
 
+if TYPE_CHECKING:
+    from engram_bench.items import PatternSet
+
 HERE = Path(__file__).parent
 SEED = 20260107
 PAIRS = 1000
-ASKED = 200  # routing prompts that ask for an item
+ASKED = 12  # routing prompts of each category
 
 Pairs = list[tuple[str, str]]
 LOOKUP = (
     ("{input}", "Look up {input}", "The key {input} maps to what?"),
     ("Fetch {input}", "Value of {input}", "I need what is stored at {input}, please."),
+)
+OTHERWISE = (  # in no pattern file: what else a user may write around the key of a lookup
+    "hey, what's {input}",
+    "Could you tell me {input}? Thanks!",
+    "{input} please",
+    "My notes say {input}. And that is?",
+    "Resolve {input} and nothing else.",
+    "For the table I still lack {input}; fill it in.",
 )
 
 
@@ -65,7 +77,11 @@ FAMILIES: Mapping[str, Family] = {
                 "Rewrite this in the named format: {input}",
                 "Take {input} and give only the formatted result.",
             ),
-            ("Format the following: {input}", "Do this conversion for me: {input}", "I have {input} and want it formatted."),
+            (
+                "Format the following: {input}",
+                "Do this conversion for me: {input}",
+                "I have {input} and want it formatted.",
+            ),
         ),
     ),
     "error_fixes": Family(
@@ -138,9 +154,25 @@ def derived() -> dict[str, str]:
     return {f"{name}.yaml": render(name, family) for name, family in FAMILIES.items()}
 
 
+def routing(data: PatternSet) -> str:
+    """The text of prompts/routing_positive.yaml: trained items of every category, asked in all kinds of sentences."""
+    about = "Prompts that ask for a trained item, in phrasings of its category and in others. Derived by generate.py."
+    lines = ["name: routing_positive", f"description: {quoted(about)}", 'version: "1.0"']
+    lines += ['source: "the pattern files"', "license: MIT", "prompts:"]
+    for name, category in data.categories.items():
+        lines.append(f"  {name}:")
+        phrasings = category.trained + category.rephrased + (() if category.group == "core" else OTHERWISE)
+        items = random.Random(f"{SEED}:{name}").sample(category.split("seen"), ASKED)
+        asked = (phrasings[i % len(phrasings)].replace("{input}", item.input) for i, item in enumerate(items))
+        lines += [f"    - {quoted(prompt)}" for prompt in asked]
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
     from engram_bench import patterns
 
     for file, text in derived().items():
         (HERE / file).write_text(text, encoding="utf-8", newline="\n")
-    (HERE / "SHA256").write_text(patterns.load(HERE).sha256 + "\n", encoding="ascii")
+    loaded = patterns.load(HERE)
+    (HERE / "prompts" / "routing_positive.yaml").write_text(routing(loaded), encoding="utf-8", newline="\n")
+    (HERE / "SHA256").write_text(loaded.sha256 + "\n", encoding="ascii")

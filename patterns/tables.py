@@ -23,8 +23,8 @@ ELEMENTS = (
 ).split()
 
 HTTP_CODES = (
-    *range(100, 104), *range(200, 209), 226, *range(300, 306), 307, 308, *range(400, 419), *range(421, 427), 428, 429, 431,
-    451, *range(500, 509), 510, 511,
+    *range(100, 104), *range(200, 209), 226, *range(300, 306), 307, 308, *range(400, 419), *range(421, 427), 428, 429,
+    431, 451, *range(500, 509), 510, 511,
 )  # fmt: skip
 HTTP_RENAMED = {  # by RFC 9110, and in Python since 3.13
     413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content",

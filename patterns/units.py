@@ -25,9 +25,9 @@ arcminute arcsecond 60|turn degree 360|right_angle degree 90|dozen items 12|gros
 kHz Hz 1000|GHz MHz 1000|poise Pa·s 0.1|gauss tesla 0.0001|curie GBq 37|rad Gy 0.01|rem Sv 0.01
 """
 AMOUNTS = """
-5 km m|3 hour min|2 week day|4 kg g|10 inch cm|6 foot inch|7 GiB MiB|2 day h|9 byte bit|5 dozen items|12 litre ml|8 m cm|
-15 minute s|3 mile km|20 knot km/h|100 mph km/h|50 km2 hectare|4 yard foot|30 cm mm|6 kcal kJ|8 pound kg|2 tonne kg|
-3 US_gallon litre|25 bar Pa|11 stone kg|40 hour s|13 acre m2|16 ounce g
+5 km m|3 hour min|2 week day|4 kg g|10 inch cm|6 foot inch|7 GiB MiB|2 day h|9 byte bit|5 dozen items|12 litre ml|
+8 m cm|15 minute s|3 mile km|20 knot km/h|100 mph km/h|50 km2 hectare|4 yard foot|30 cm mm|6 kcal kJ|8 pound kg|
+2 tonne kg|3 US_gallon litre|25 bar Pa|11 stone kg|40 hour s|13 acre m2|16 ounce g
 """
 
 
