@@ -82,7 +82,7 @@ class _File:
 
     def read(self) -> list[Category]:
         try:
-            text = self.path.read_bytes().decode("utf-8-sig")
+            text = self.path.read_bytes().decode("utf-8")
             self._refuse_tricks(text)
             root = yaml.compose(text, Loader=yaml.CSafeLoader)
         except OSError as error:

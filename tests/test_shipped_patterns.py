@@ -61,6 +61,17 @@ def test_ten_points_can_be_told_at_80_percent_power():
     assert all(stats.minimum_detectable(len(SHIPPED.categories[name].split("seen")), 0.2) < 0.10 for name in CORE)
 
 
+def test_the_readme_counts_what_there_is():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    sizes = Counter()
+    for category in SHIPPED.categories.values():
+        sizes[category.group] += len(category.items)
+    assert f"| {sizes['core']:,} in four core categories |" in readme
+    assert f"| {sizes['lookups']:,} in twelve lookup families |" in readme
+    prompts = f"| {len(prompt_sets.control())} control prompts, {len(prompt_sets.routing())} labelled routing prompts |"
+    assert prompts in readme
+
+
 def test_derived_files_are_what_the_generator_makes(generate):
     for name, text in generate.derived().items():
         assert (FOLDER / name).read_bytes() == text.encode(), name
