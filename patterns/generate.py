@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 SEED = 20260107
 PAIRS = 1000
-ASKED = 12  # routing prompts of each category
+ASKED = 12  # routing prompts of each category, at most
 
 Pairs = list[tuple[str, str]]
 LOOKUP = (
@@ -162,7 +162,8 @@ def routing(data: PatternSet) -> str:
     for name, category in data.categories.items():
         lines.append(f"  {name}:")
         phrasings = category.trained + category.rephrased + (() if category.group == "core" else OTHERWISE)
-        items = random.Random(f"{SEED}:{name}").sample(category.split("seen"), ASKED)
+        seen = category.split("seen")
+        items = random.Random(f"{SEED}:{name}").sample(seen, min(ASKED, len(seen)))
         asked = (phrasings[i % len(phrasings)].replace("{input}", item.input) for i, item in enumerate(items))
         lines += [f"    - {quoted(prompt)}" for prompt in asked]
     return "\n".join(lines) + "\n"
