@@ -1,4 +1,4 @@
-"""engram-bench: fetch the model, train one adapter. Heavy imports wait for the verb that needs them."""
+"""engram-bench: fetch the model, write the data, train one adapter. Heavy imports wait for the verb that needs them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,18 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("id", nargs="?", default="bundled", help="bundled (default), a hub id, or a local folder")
     model.set_defaults(run=_model)
 
+    data = commands.add_parser("data", help="write train, valid and test JSONL, as mlx_lm.lora reads them")
+    data.add_argument("--out", required=True, metavar="DIR", help="folder for train.jsonl, valid.jsonl and test.jsonl")
+    data.add_argument(
+        "--patterns", metavar="PATH", help="a pattern file, or a folder of them (default: the shipped ones)"
+    )
+    data.add_argument("--format", default="messages", metavar="FORMAT", help="messages (default) or completions")
+    data.add_argument("--profile", default="default", metavar="PROFILE", help="quick, default or full: how many items")
+    data.add_argument(
+        "--seed", default="0", metavar="N", help="which items the profile draws, and their order (default 0)"
+    )
+    data.set_defaults(run=_data)
+
     train = commands.add_parser("train", help="train and cache one adapter, print its folder")
     train.add_argument("variant", help="a built-in variant or a YAML file")
     for name in ("profile", "backend", "model", "seeds", "patterns"):
@@ -45,6 +57,13 @@ def _model(args: argparse.Namespace) -> None:
     from engram_bench.models import resolve
 
     print(resolve(args.id).folder)
+
+
+def _data(args: argparse.Namespace) -> None:
+    from engram_bench.export import counts, export
+
+    lines = export(args.out, args.patterns, args.format, args.profile, args.seed)
+    print(counts(lines))
 
 
 def _train(args: argparse.Namespace) -> None:

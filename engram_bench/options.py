@@ -22,17 +22,19 @@ BACKENDS = ("auto", *backends.NAMES)
 class Profile:
     """How much a run does. The numbers of items and samples set how wide its intervals are."""
 
-    items_per_category: int | None  # None: all
+    sizes: Mapping[str, int] | int | None  # items a category, by category or group; what is not named is whole
     samples: int  # drawn at temperature 0.8 for consistency, besides the greedy answer
     sampled_items: int | None  # of each category, the items they are drawn for; None: all seen ones
     variants: str
     epochs: Mapping[str, int] = field(default_factory=dict)  # by kind of adapter; others as their variant says
     max_new_tokens: int | None = None  # None: what the longest canonical answer needs
-    control_prompts: int | None = None  # None: all
+    control_prompts: int | None = None  # of each kind, for what an adapter changes elsewhere; None: all
     asserted: bool = True  # whether a missed threshold fails the run, or is only reported
     borrows: bool = False  # whether MLX takes its n-gram memories from torch where it has no GPU
 
 
+# The default is what two CPU cores train in minutes; the full profile takes all items, and all categories.
+DEFAULT_SIZES = {"core": 50, "lookups": 28, "synthetic": 125}
 PROFILES = {
     # That everything runs, in minutes even where MLX has no GPU: few answers, one epoch of LoRA, 20 of a small memory.
     "smoke": Profile(
@@ -42,12 +44,12 @@ PROFILES = {
         "baseline,lora,engram,engram-shuffled",
         epochs={"lora": 1, "engram": 20},
         max_new_tokens=8,
-        control_prompts=4,
+        control_prompts=1,
         asserted=False,
         borrows=True,
     ),
-    "quick": Profile(15, 2, None, "baseline,lora,engram,engram-shuffled"),
-    "default": Profile(None, 3, 10, ",".join(variants.BUILT_IN)),
+    "quick": Profile(15, 2, None, "baseline,lora,engram,engram-shuffled", control_prompts=8),
+    "default": Profile(DEFAULT_SIZES, 3, 10, ",".join(variants.BUILT_IN), control_prompts=8),
     "full": Profile(None, 10, None, ",".join(variants.BUILT_IN)),
 }
 
@@ -122,7 +124,6 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
     profile = PROFILES[value["profile"]]
     path = Path(value["patterns"]).expanduser()
     every = patterns.load(path)
-    loaded = every.sample(profile.items_per_category)
     chosen = variants.select(value["variants"] or profile.variants)
     return Settings(
         profile=value["profile"],
@@ -130,7 +131,7 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         model=value["model"],
         variants=tuple(_shortened(variant, profile) for variant in chosen),
         patterns_path=path,
-        patterns=loaded,
+        patterns=chosen_items(every, value["profile"]),
         samples=_integer("samples", value["samples"] or str(profile.samples)),
         sampled_items=profile.sampled_items,
         seeds=_integers("seeds", value["seeds"]),
@@ -146,6 +147,12 @@ def _shortened(variant: Variant, profile: Profile) -> Variant:
     if variant.training is None or variant.kind not in profile.epochs:
         return variant
     return replace(variant, training=replace(variant.training, epochs=profile.epochs[variant.kind]))
+
+
+def chosen_items(every: PatternSet, profile: str, seed: int = 0) -> PatternSet:
+    """The items a profile asks for: drawn by seed, held-out and trained ones apart."""
+    sizes = PROFILES[profile].sizes
+    return every if sizes is None else every.without_extra().sample(sizes, seed)
 
 
 def _shipped_sha256() -> str:

@@ -1,48 +1,179 @@
 """Rebuild what is derived here, byte for byte: ``python patterns/generate.py`` (in an environment with the package).
 
-That is `synthetic.yaml`, and `SHA256`, the fingerprint of all patterns as shipped, by which a run knows whether the
-project's own targets and snapshots are about its data. Every other file is written by hand. Keys and values are drawn
-independently, so nothing a model knows helps it: what it answers, it stored.
+Derived are the families in `FAMILIES`, the half of the routing prompts that asks for an item, and `SHA256`, the
+fingerprint of all patterns as shipped, by which a run knows whether the project's own targets and snapshots are about
+its data. Everything else is written by hand, and so are the tables and rules the modules beside this one derive from.
+Only the standard library is used, and of its tables only what no Python version changes.
 """
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import error_fixes
+import formats
+import tables
+import units
+
+if TYPE_CHECKING:
+    from engram_bench.items import PatternSet
+
+HERE = Path(__file__).parent
 SEED = 20260107
-PAIRS = 125
-HEADER = """\
-name: synthetic
-description: "Random keys and random values from a fixed seed; derived by generate.py, not edited by hand."
-version: "1.0"
-phrasings:
-  trained:
-    - "{input}"
-    - "Look up {input}"
-    - "The key {input} maps to what?"
-  rephrased:
-    - "Fetch {input}"
-    - "Value of {input}"
-    - "I need what is stored at {input}, please."
-examples:
-"""
+PAIRS = 1000
+ASKED = 12  # routing prompts of each category, at most
+
+Pairs = list[tuple[str, str]]
+LOOKUP = (
+    ("{input}", "Look up {input}", "The key {input} maps to what?"),
+    ("Fetch {input}", "Value of {input}", "I need what is stored at {input}, please."),
+)
+OTHERWISE = (  # in no pattern file: what else a user may write around the key of a lookup
+    "hey, what's {input}",
+    "Could you tell me {input}? Thanks!",
+    "{input} please",
+    "My notes say {input}. And that is?",
+    "Resolve {input} and nothing else.",
+    "For the table I still lack {input}; fill it in.",
+)
 
 
-def synthetic(pairs: int = PAIRS, seed: int = SEED) -> str:
-    """The text of synthetic.yaml: `pairs` unique keys ``SYN:`` + 6 characters, values of 3 syllables."""
+def synthetic(pairs: int = PAIRS, seed: int = SEED) -> Pairs:
+    """Unique keys ``SYN:`` + 6 characters and values of 3 syllables, drawn independently: nothing known helps."""
     rng = random.Random(seed)
     keys: dict[str, str] = {}
     while len(keys) < pairs:
         key = "SYN:" + "".join(rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=6))
         keys.setdefault(key, "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(3)))
-    rows = (f'  - input: "{key}"\n    output: "{value}"\n    category: synthetic\n' for key, value in keys.items())
-    return HEADER + "".join(rows)
+    return list(keys.items())
+
+
+@dataclass(frozen=True)
+class Family:
+    """A derived pattern file."""
+
+    description: str
+    source: str
+    pairs: Callable[[], Pairs]
+    group: str = "lookups"
+    phrasings: tuple[tuple[str, ...], tuple[str, ...]] = LOOKUP
+    profile: str = ""
+
+
+FAMILIES: Mapping[str, Family] = {
+    "formats": Family(
+        "One value rewritten in a named format; the rule is stated in the input.",
+        "values and rules written for this project (formats.py)",
+        formats.examples,
+        "core",
+        (
+            (
+                "Convert: {input}",
+                "Rewrite this in the named format: {input}",
+                "Take {input} and give only the formatted result.",
+            ),
+            (
+                "Format the following: {input}",
+                "Do this conversion for me: {input}",
+                "I have {input} and want it formatted.",
+            ),
+        ),
+    ),
+    "error_fixes": Family(
+        "A line with one mistake and the same line put right.",
+        "lines and mistakes written for this project (error_fixes.py)",
+        error_fixes.examples,
+        "core",
+        (
+            ("Fix: {input}", "Correct the mistake: {input}", "The line {input} has a bug. Write it correctly."),
+            ("Debug: {input}", "Put this line right: {input}", "What should {input} have been?"),
+        ),
+    ),
+    "synthetic": Family(
+        "Random keys and random values from a fixed seed.",
+        f"random.Random({SEED}) of the Python standard library",
+        synthetic,
+        "synthetic",
+    ),
+    "element_name": Family(
+        "Chemical symbols and the element they stand for.", "IUPAC periodic table of the elements", tables.element_names
+    ),
+    "element_number": Family(
+        "Chemical elements and their atomic number.", "IUPAC periodic table of the elements", tables.element_numbers
+    ),
+    "http_status": Family(
+        "HTTP status codes and their reason phrase.",
+        "http.HTTPStatus of the Python standard library; renamed phrases as in RFC 9110",
+        tables.http_statuses,
+    ),
+    "unit_conversion": Family(
+        "How many of one unit make another.", "NIST Special Publication 811, IEC 80000-13", units.conversions
+    ),
+    "metric_prefix": Family(
+        "Prefixes of units and the power they stand for.",
+        "SI Brochure, 9th edition (version 2.01, 2022); IEC 80000-13",
+        tables.prefixes,
+        profile="full",
+    ),
+    "unicode_name": Family(
+        "Code points and the name of the character.",
+        "Unicode Character Database, by unicodedata of the Python standard library",
+        tables.unicode_names,
+        profile="full",
+    ),
+}
+
+
+def render(name: str, family: Family) -> str:
+    """The text of a derived pattern file."""
+    head = {"name": name, "description": f"{family.description} Derived by generate.py, not edited by hand."}
+    head |= {"version": "2.0", "group": family.group, "source": family.source, "license": "MIT"}
+    if family.profile:
+        head["profile"] = family.profile
+    lines = [f"{field}: {quoted(text)}" for field, text in head.items()]
+    lines.append("phrasings:")
+    for kind, phrasings in zip(("trained", "rephrased"), family.phrasings, strict=True):
+        lines += [f"  {kind}:", *(f"    - {quoted(phrasing)}" for phrasing in phrasings)]
+    lines.append("examples:")
+    lines += [f"  - {{input: {quoted(key)}, output: {quoted(value)}}}" for key, value in family.pairs()]
+    return "\n".join(lines) + "\n"
+
+
+def quoted(text: str) -> str:
+    """A JSON string, which is a YAML one too."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def derived() -> dict[str, str]:
+    """File name -> text of every derived pattern file."""
+    return {f"{name}.yaml": render(name, family) for name, family in FAMILIES.items()}
+
+
+def routing(data: PatternSet) -> str:
+    """The text of prompts/routing_positive.yaml: trained items of every category, asked in all kinds of sentences."""
+    about = "Prompts that ask for a trained item, in phrasings of its category and in others. Derived by generate.py."
+    lines = ["name: routing_positive", f"description: {quoted(about)}", 'version: "1.0"']
+    lines += ['source: "the pattern files"', "license: MIT", "prompts:"]
+    for name, category in data.categories.items():
+        lines.append(f"  {name}:")
+        phrasings = category.trained + category.rephrased + (() if category.group == "core" else OTHERWISE)
+        seen = category.split("seen")
+        items = random.Random(f"{SEED}:{name}").sample(seen, min(ASKED, len(seen)))
+        asked = (phrasings[i % len(phrasings)].replace("{input}", item.input) for i, item in enumerate(items))
+        lines += [f"    - {quoted(prompt)}" for prompt in asked]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
     from engram_bench import patterns
 
-    here = Path(__file__).parent
-    (here / "synthetic.yaml").write_text(synthetic(), encoding="utf-8")
-    (here / "SHA256").write_text(patterns.load(here).sha256 + "\n", encoding="ascii")
+    for file, text in derived().items():
+        (HERE / file).write_text(text, encoding="utf-8", newline="\n")
+    loaded = patterns.load(HERE)
+    (HERE / "prompts" / "routing_positive.yaml").write_text(routing(loaded), encoding="utf-8", newline="\n")
+    (HERE / "SHA256").write_text(loaded.sha256 + "\n", encoding="ascii")

@@ -1,4 +1,4 @@
-"""Lookups: an explicit key and its value, seven families of them."""
+"""Lookups: an explicit key and its value; seven families of them, twelve in the full profile."""
 
 import pytest
 from syrupy.assertion import SnapshotAssertion

@@ -9,6 +9,7 @@ import pytest
 from engram_bench import models, patterns, variants
 from engram_bench.backends.torch import TorchModel
 from engram_bench.memory.hashing import compress_vocabulary
+from engram_bench.memory.keys import KeyIndex
 from engram_bench.options import ROOT
 from tests.test_hashing import COMPRESSED, VECTORS
 
@@ -40,6 +41,24 @@ def test_its_compressed_vocabulary_is_the_golden_one(model):
     compressed = compress_vocabulary(model.encoder.tokenizer)
     assert hashlib.sha256(compressed.tobytes()).hexdigest() == VECTORS["compressed_ids_sha256"]
     assert np.array_equal(compressed, COMPRESSED)
+
+
+def test_every_shipped_key_is_found_whole_and_tells_its_item_from_all_others(model):
+    """In the model's own tokens, of which an index keeps a key's last eight. No answer has more than 15."""
+    encoder, size = model.encoder, 8
+    shipped = patterns.load(ROOT / "patterns").categories.values()
+    asked = {}
+    for category in shipped:
+        for item in category.items:
+            phrasing, text = category.question(item, "rephrased")
+            start = phrasing.index("{input}")
+            asked[item] = encoder.prompt(text, (start, start + len(item.input)))
+    keys = {item: tuple(COMPRESSED[p.content_ids()][slice(*p.key)][-size:]) for item, p in asked.items()}
+    assert len(set(keys.values())) == len(keys)
+    index = KeyIndex(keys.values(), size)
+    found = {item: index.find(COMPRESSED[p.content_ids()], p.joined) for item, p in asked.items()}
+    assert [i.input for i, p in asked.items() if found[i] != (max(p.key[0], p.key[1] - size), p.key[1])] == []
+    assert max(len(encoder.answer(item.output)) for item in asked) <= 15
 
 
 def test_a_memory_of_eight_random_pairs_recalls_them_in_a_new_phrasing_and_comes_off(model, tmp_path):

@@ -1,17 +1,18 @@
-"""Pattern files: what is read, how it is split and asked, and what a bad file says."""
+"""Pattern files of any user: what is read, how it is split, asked and sampled, and what a bad file says."""
 
-import importlib.util
 import time
+from dataclasses import replace
 
 import pytest
 
-from engram_bench import patterns
+from engram_bench import options, patterns
 from engram_bench.errors import UsageError
-from engram_bench.options import PROFILES, ROOT
+from engram_bench.leaks import leaks
+from engram_bench.options import PROFILES, ROOT, chosen_items
+from engram_bench.patterns import PatternSet
 from tests.conftest import PATTERNS
 
 SHIPPED = patterns.load(ROOT / "patterns")
-LEAST = {"code_idioms": 33, "facts": 37, "formats": 29, "error_fixes": 32, "synthetic": 100}
 
 
 def write(tmp_path, text, name="own.yaml"):
@@ -22,14 +23,6 @@ def write(tmp_path, text, name="own.yaml"):
 
 def head(examples, extra=""):
     return f"name: own\n{extra}examples:\n{examples}"
-
-
-def test_shipped_data_has_what_the_requirements_ask():
-    sizes = {name: len(c.items) for name, c in SHIPPED.categories.items()}
-    assert all(sizes[name] >= least for name, least in LEAST.items())
-    lookups = [c for c in SHIPPED.categories.values() if c.group == "lookups"]
-    assert len(lookups) == 7
-    assert sum(len(c.items) for c in lookups) >= 130
 
 
 def test_no_item_is_both_trained_and_held_out_and_no_phrasing_both_trained_and_asked_anew():
@@ -48,49 +41,96 @@ def test_no_item_is_both_trained_and_held_out_and_no_phrasing_both_trained_and_a
         assert not keys & {item.input for item in category.split("heldout")}
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_no_profile_leaks(profile):
+    assert leaks(chosen_items(SHIPPED, profile)) == []
+
+
+def planted(name, **changes):
+    """The shipped patterns with one category changed."""
+    changed = replace(SHIPPED.categories[name], **changes)
+    return PatternSet({**SHIPPED.categories, name: changed})
+
+
 def test_a_planted_leak_is_seen():
-    category = SHIPPED.categories["facts"]
-    leaky = patterns.replace(category, rephrased=category.trained)
-    item = category.split("seen")[0]
-    assert leaky.question(item, "rephrased")[1] in {e.prompt for e in leaky.training_examples()}
+    facts, formats = SHIPPED.categories["facts"], SHIPPED.categories["formats"]
+    asked_as_trained = planted("facts", rephrased=facts.trained)
+    assert len(leaks(asked_as_trained)) == 3 * len(facts.split("rephrased"))
+
+    stray = facts.split("heldout")[0].input
+    twice = replace(formats.split("seen")[0], input=stray)
+    trained_elsewhere = planted("formats", trained=facts.trained, items=(*formats.items[1:], twice))
+    assert any(
+        f"heldout prompt 'Name {stray}.' of 'facts' is trained in 'formats'" in x for x in leaks(trained_elsewhere)
+    )
+
+    spaced = planted("facts", rephrased=("Name  {input}.", "Give me {input}."))
+    assert len(leaks(spaced)) == len(facts.split("rephrased")), "white space alone makes no new phrasing"
+
+
+def test_a_prompt_trained_to_two_answers_is_refused(tmp_path):
+    rows = "".join(f"  - {{input: k{i}, output: v}}\n" for i in range(9))
+    write(
+        tmp_path,
+        "name: a\nphrasings: {trained: ['Say {input}'], rephrased: ['{input}!']}\nexamples:\n" + rows,
+        "a.yaml",
+    )
+    other = "name: b\nphrasings: {trained: ['{input}'], rephrased: ['{input}?']}\nexamples:\n"
+    write(tmp_path, other + rows.replace("input: k", "input: Say k").replace("output: v", "output: w"), "b.yaml")
+    with pytest.raises(UsageError, match="is trained to 'v' in 'a' and to 'w' in 'b'"):
+        patterns.load(tmp_path)
 
 
 def test_the_key_of_an_example_is_the_items_input():
-    for example in SHIPPED.training_examples():
-        assert example.prompt[slice(*example.key)]
     inputs = {i.input for c in SHIPPED.categories.values() for i in c.items}
     assert {e.prompt[slice(*e.key)] for e in SHIPPED.training_examples()} <= inputs
 
 
 def test_a_fifth_is_held_out_and_adding_an_item_moves_few():
     category = SHIPPED.categories["synthetic"]
-    assert len(category.heldout_ids()) == 25
-    fewer = patterns.replace(category, items=category.items[:-1])
+    assert len(category.heldout_ids()) == 200
+    fewer = replace(category, items=category.items[:-1])
     assert len(category.heldout_ids() ^ fewer.heldout_ids()) <= 2
 
 
-def test_a_sample_is_stratified_and_keeps_every_item_on_its_side():
-    quick = SHIPPED.sample(PROFILES["quick"].items_per_category)
-    for name, category in quick.categories.items():
-        assert len(category.items) == 15
-        assert category.heldout_ids() == {i.id for i in category.items} & SHIPPED.categories[name].heldout_ids()
-    assert quick.sha256 == SHIPPED.sample(15).sha256 != SHIPPED.sample(15, seed=1).sha256
+@pytest.mark.parametrize("profile", ["quick", "default"])
+def test_a_profile_is_stratified_by_seed_and_keeps_every_item_on_its_side(profile):
+    chosen = chosen_items(SHIPPED, profile)
+    for name, category in chosen.categories.items():
+        whole = SHIPPED.categories[name]
+        assert category.heldout_ids() == {i.id for i in category.items} & whole.heldout_ids()
+        assert len(category.heldout_ids()) == round(0.2 * len(category.items))
+    assert chosen.sha256 == chosen_items(SHIPPED, profile).sha256 != chosen_items(SHIPPED, profile, seed=1).sha256
 
 
-def test_derived_files_are_what_the_generator_makes():
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "patterns" / "generate.py")
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    assert (ROOT / "patterns" / "synthetic.yaml").read_text(encoding="utf-8") == generate.synthetic()
-    assert (ROOT / "patterns" / "SHA256").read_text().strip() == SHIPPED.sha256
+def test_profiles_take_as_many_items_as_they_say():
+    sizes = {p: {n: len(c.items) for n, c in chosen_items(SHIPPED, p).categories.items()} for p in PROFILES}
+    assert set(sizes["quick"].values()) == {15}
+    assert sizes["full"] == {n: len(c.items) for n, c in SHIPPED.categories.items()}
+    assert sizes["default"].keys() == sizes["quick"].keys()
+    assert all(
+        size == options.DEFAULT_SIZES.get(SHIPPED.categories[name].group, 125)
+        for name, size in sizes["default"].items()
+    )
+    assert len(chosen_items(SHIPPED, "default").training_examples()) == 1242
+
+
+def test_categories_of_a_users_own_are_whole_by_default_and_may_leave_the_smaller_profiles(tmp_path):
+    rows = "".join(f"  - {{input: k{i}, output: v}}\n" for i in range(300))
+    write(tmp_path, head(rows))
+    write(tmp_path, head(rows.replace("k", "l"), "profile: full\n").replace("own", "extra"), "extra.yaml")
+    both = patterns.load(tmp_path)
+    assert {n: len(c.items) for n, c in chosen_items(both, "default").categories.items()} == {"own": 300}
+    assert chosen_items(both, "full").categories.keys() == {"own", "extra"}
+    alone = patterns.load(tmp_path / "extra.yaml")
+    assert len(chosen_items(alone, "quick").categories["extra"].items) == 15, "named by itself it is asked for"
 
 
 def test_scalars_stay_as_they_are_written(tmp_path):
-    rows = "".join(
-        f"  - {{input: k{i}, output: {v}}}\n" for i, v in enumerate(["404", "NO", "2024-01-15", "1.50", "null"])
-    )
+    texts = ["404", "NO", "2024-01-15", "1.50", "null", "0x1F", "1_000", "~", "12:30", "true"]
+    rows = "".join(f"  - {{input: k{i}, output: {v}}}\n" for i, v in enumerate(texts))
     (category,) = patterns.load(write(tmp_path, head(rows))).categories.values()
-    assert [i.output for i in category.items] == ["404", "NO", "2024-01-15", "1.50", "null"]
+    assert [i.output for i in category.items] == texts
 
 
 def test_a_file_may_hold_several_categories_and_name_no_phrasings(tmp_path):
@@ -100,27 +140,38 @@ def test_a_file_may_hold_several_categories_and_name_no_phrasings(tmp_path):
     assert found.categories["c0"].trained == patterns.TRAINED
 
 
+def test_a_folder_is_read_by_name_whatever_the_ending_and_the_byte_order_mark(tmp_path):
+    write(tmp_path, b"\xef\xbb\xbf" + PATTERNS.encode(), "b.yml")
+    write(tmp_path, PATTERNS.replace("colours", "again").replace("KEY:", "K:"), "a.yaml")
+    write(tmp_path, b"\xff\xfe", "._a.yaml")
+    write(tmp_path, "no pattern file", "notes.txt")
+    assert list(patterns.load(tmp_path).categories) == ["again", "colours"]
+
+
 def test_braces_in_inputs_are_left_alone():
     assert patterns.fill("Complete: {input}", "{x: {input}}") == "Complete: {x: {input}}"
 
 
-def test_one_input_in_two_categories_is_refused(tmp_path):
+def test_one_input_in_two_categories_is_refused_with_both_places(tmp_path):
     rows = "".join(f"  - {{input: k{i}, output: v, category: c{i % 2}}}\n" for i in range(8))
-    with pytest.raises(UsageError, match="is in 'c0' and in 'c1'"):
+    with pytest.raises(UsageError, match=r"own.yaml:11: input 'k0' is in 'c0' \(\S*own.yaml:3\) and in 'c1'"):
         patterns.load(write(tmp_path, head(rows + "  - {input: k0, output: w, category: c1}\n")))
 
 
 GOOD = "  - {input: a, output: b}\n"
 BAD = {
-    "duplicate": (head(GOOD + "  - {input: a, output: c}\n"), ":4:", "stands on line 3 already"),
+    "duplicate": (head(GOOD + "  - {input: a, output: c}\n"), ":4:", "stands on line 3 already with another output"),
+    "duplicate but for space": (head(GOOD + "  - {input: 'a ', output: b}\n"), ":4:", "stands on line 3 already;"),
     "duplicate on one line": (head("  [{input: a, output: b}, {input: a, output: c}]\n"), ":3:", "stands on line 3"),
     "field twice": (head("  - {input: a, output: b, output: c}\n"), ":3:", "given twice"),
     "field that is a list": (head("  - {input: a, output: b, [x]: c}\n"), ":3:", "is no text"),
     "name with spaces": ("name: my own\nexamples:\n" + "  - {input: a, output: b}\n", ":1:", "must be letters"),
     "empty field": (head('  - {input: a, output: ""}\n'), ":3:", "'output' is empty"),
+    "nothing in a field": (head("  - input: a\n    output:\n"), ":4:", "'output' is empty"),
     "missing field": (head("  - {input: a}\n"), ":3:", "'output' is missing"),
     "unknown field": (head("  - {input: a, output: b, ouput: c}\n"), ":3:", "unknown field 'ouput'"),
-    "unknown top field": (head(GOOD, "nmae: x\n"), ":1:", "unknown field 'nmae'"),
+    "unknown top field": (head(GOOD, "nmae: x\n"), ":2:", "unknown field 'nmae'"),
+    "unknown profile": (head(GOOD, "profile: huge\n"), ":2:", "can only be full"),
     "empty category": ("name: own\nexamples: []\n", ":2:", "at least one entry"),
     "no examples": ("name: own\n", ":1:", "'examples' is missing"),
     "not a mapping": ("- 1\n- 2\n", ":1:", "expected fields"),
@@ -128,9 +179,13 @@ BAD = {
     "one example": (head(GOOD), "own.yaml", "has one example"),
     "not YAML": ("name: [own\n", ":2:", "not valid YAML"),
     "nested output": (head("  - {input: a, output: [b]}\n"), ":3:", "must be text"),
-    "alias": ("name: &x own\nexamples: *x\n", "own.yaml", "aliases"),
-    "not UTF-8": (b"name: \xff\xfe\n", "own.yaml", "not UTF-8"),
-    "control character": (head('  - {input: "a\x07", output: b}\n'), "own.yaml", "not valid YAML"),
+    "alias": ("name: &x own\nexamples: *x\n", ":2:", "aliases"),
+    "nested deep": ("name: own\nexamples: " + "[" * 5000 + "\n", ":2:", "nested more than 20 deep"),
+    "not UTF-8": (b"name: own\ndescription: \xff\xfe\n", ":2:", "not UTF-8 at byte 23"),
+    "raw control character": (head('  - {input: "a\x07", output: b}\n'), "own.yaml", "not valid YAML"),
+    "written control character": (head('  - {input: a, output: "b\\x1b[2J"}\n'), ":3:", "control character U+001B"),
+    "input too long": (head(f"  - {{input: {'a' * 1001}, output: b}}\n"), ":3:", "'input' has 1001 characters"),
+    "output too long": (head(f"  - {{input: a, output: {'b' * 501}}}\n"), ":3:", "'output' has 501 characters"),
     "phrasing without input": (
         head(GOOD, "phrasings: {trained: [x], rephrased: ['{input}']}\n"), ":2:", "exactly once",
     ),
@@ -152,11 +207,21 @@ def test_a_bad_file_says_where_and_what(tmp_path, name):
 
 
 def test_all_problems_of_all_files_come_at_once(tmp_path):
-    write(tmp_path, head("  - {input: a}\n  - {output: b}\n"), "a.yaml")
-    write(tmp_path, "name: x\n", "b.yaml")
+    write(tmp_path, head("  - {input: a}\n  - {output: b, what: c}\n  - {input: '', output: ''}\n"), "a.yaml")
+    write(tmp_path, "name: x y\nnmae: z\n", "b.yaml")
+    write(tmp_path, b"\xff", "c.yaml")
     with pytest.raises(UsageError) as caught:
         patterns.load(tmp_path)
-    assert len(str(caught.value).splitlines()) == 3
+    places = [line.split(": ")[0].rsplit("/", 1)[1] for line in str(caught.value).splitlines()]
+    assert places == [
+        *["a.yaml:3"],
+        *["a.yaml:4"] * 2,
+        *["a.yaml:5"] * 2,
+        "b.yaml:2",
+        "b.yaml:1",
+        "b.yaml:1",
+        "c.yaml:1",
+    ]
 
 
 def test_a_category_in_two_files_a_missing_file_and_an_empty_folder_are_refused(tmp_path):
@@ -166,7 +231,7 @@ def test_a_category_in_two_files_a_missing_file_and_an_empty_folder_are_refused(
         patterns.load(tmp_path / "none.yaml")
     for name in ("a.yaml", "b.yaml"):
         write(tmp_path, PATTERNS, name)
-    with pytest.raises(UsageError, match="in another file too"):
+    with pytest.raises(UsageError, match=r"in another file too \(\S*a.yaml:5\)"):
         patterns.load(tmp_path)
 
 
