@@ -17,6 +17,7 @@ from typing import Any
 
 from engram_bench.bench import Record
 from engram_bench.options import ROOT, Settings
+from engram_bench.report import plots
 from engram_bench.report.build import build
 from engram_bench.report.markdown import render
 
@@ -96,6 +97,7 @@ class Session:
         )
         _write(self.folder / "report.json", json.dumps(self.report, indent=1, ensure_ascii=False) + "\n")
         _write(self.folder / "report.md", render(self.report, list(self._samples.values())))
+        plots.write(self.report, self.folder / "plots")
         if complete:
             self._point_latest()
         return self.folder

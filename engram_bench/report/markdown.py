@@ -76,6 +76,7 @@ def render(report: Record, samples: Sequence[Record]) -> str:
         reading(report),
         what_was_run(report),
         *headline(report),
+        "![Exact answers of each variant in each category, with intervals](plots/exact.png)",
         collateral(report),
         contrasts(report),
         training(report),
