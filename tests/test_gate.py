@@ -78,6 +78,20 @@ def test_all_categories_together_show_what_none_shows_alone():
     assert set(found.values()) == {"inconclusive"}
 
 
+def test_two_phrasings_of_a_fact_are_judged_together_and_count_once():
+    def asked(seen, rephrased):
+        return report([
+            sample("engram", f"i{n}", n not in wrong, split=split)
+            for split, wrong in (("seen", seen), ("rephrased", rephrased)) for n in range(100)
+        ])  # fmt: skip
+
+    found = gate.compare(asked(set(), set()), asked(set(range(6)), set(range(6, 12))), FAIL)
+    (both,) = [row for row in found["rows"] if row["split"] == "seen+rephrased"]
+    assert (both["n"], both["after"]) == (100, pytest.approx(0.94))
+    assert both["verdict"] == "regressed"
+    assert {row["verdict"] for row in found["rows"] if row is not both} == {"inconclusive"}
+
+
 @pytest.mark.parametrize(
     ("part", "key", "word"),
     [("dataset", "sha256", "dataset"), ("model", "sha256", "model"), ("model", "prompt_sha256", "prompt")],

@@ -78,7 +78,7 @@ def test_a_run_gated_by_its_own_baseline_passes(many, baseline):
     folder, args, env = many
     result = run(*args, "--engram-report", folder / "same", "--engram-gate", baseline, **env)
     assert result.returncode == 0, result.stdout
-    assert "comparisons with the baseline: 12 unchanged" in result.stdout
+    assert "comparisons with the baseline: 14 unchanged" in result.stdout
     report = json.loads((folder / "same" / "latest" / "report.json").read_text())
     assert {row["verdict"] for row in report["gate"]["rows"]} == {"unchanged"}
 

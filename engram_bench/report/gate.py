@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jsonschema import Draft202012Validator, ValidationError
 
 from engram_bench import stats
@@ -19,6 +20,7 @@ from engram_bench.report.markdown import p_value, percent, points, safe, table
 
 METRICS = {"exact": "items", "consistency": "consistency"}  # metric -> the key of an outcome that holds it by item
 EVERYTHING = "all categories"  # together: where a small loss spread over all of them shows
+TRAINED = ("seen", "rephrased")  # splits that ask the same items
 SLOWER = 1.5  # times the baseline's; beyond it a time is warned of
 REMAKE = "make a new one with --engram-gate-update"
 
@@ -156,8 +158,10 @@ def _cells(report: Record, field: str) -> dict[Cell, dict[str, float]]:
 def _paired(
     before: Mapping[Cell, Mapping[str, float]], after: Mapping[Cell, Mapping[str, float]]
 ) -> dict[Cell, tuple[list[float], list[float]]]:
-    """Outcomes of the items both runs have, cell by cell, and over all categories of a variant and split."""
+    """Outcomes of the items both runs have: cell by cell, over all categories of a variant and split, and over both
+    splits of trained items, where an item asked in two phrasings is one fact and counts once, by its mean."""
     pairs: dict[Cell, tuple[list[float], list[float]]] = {}
+    facts: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for cell in sorted(before.keys() & after.keys(), key=lambda c: (c[0], SPLITS.index(c[2]), c[1])):
         variant, category, split = cell
         for item in sorted(before[cell].keys() & after[cell].keys()):
@@ -165,6 +169,13 @@ def _paired(
                 olds, news = pairs.setdefault((variant, name, split), ([], []))
                 olds.append(before[cell][item])
                 news.append(after[cell][item])
+            if split in TRAINED:
+                found = facts.setdefault(variant, {}).setdefault(item, [])
+                found.append((before[cell][item], after[cell][item]))
+    for variant, items in facts.items():
+        if any(len(phrasings) > 1 for phrasings in items.values()):
+            means = np.array([np.mean(phrasings, axis=0) for phrasings in items.values()])  # [facts, before and after]
+            pairs[variant, EVERYTHING, "+".join(TRAINED)] = means[:, 0].tolist(), means[:, 1].tolist()
     return pairs
 
 
