@@ -9,6 +9,7 @@ import pytest
 from engram_bench import cli, options
 from engram_bench.errors import BaselineError, UsageError
 from engram_bench.report import gate
+from engram_bench.report.gate_text import section, summary
 from engram_bench.report.markdown import render
 from tests.test_report import SCHEMA, report, sample
 
@@ -39,7 +40,7 @@ def test_a_loss_beyond_the_margin_that_is_significant_fails_and_is_told():
     found = gate.compare(a_report(), a_report(wrong=set(range(12))), FAIL)
     assert verdicts(found)["facts", "exact"] == "regressed"
     assert gate.exit_code(found) == 1
-    assert "**regressed**" in gate.section(found)
+    assert "**regressed**" in section(found)
     back = gate.compare(a_report(wrong=set(range(12))), a_report(), FAIL)
     assert verdicts(back)["facts", "exact"] == "improved"
     assert gate.exit_code(back) == 0
@@ -54,7 +55,7 @@ def test_a_significant_loss_within_the_margin_passes():
 def test_a_loss_too_small_to_tell_is_inconclusive_with_what_could_have_been_told():
     found = gate.compare(a_report(items=50), a_report({1, 2}, items=50), FAIL)
     assert verdicts(found)["facts", "exact"] == "inconclusive"
-    assert "(MDE 1" in gate.summary(found)
+    assert "(MDE 1" in summary(found)
     assert gate.exit_code(found) == 0
 
 
@@ -116,7 +117,7 @@ def test_a_slower_run_or_another_machine_is_warned_of_and_passes():
     found = gate.compare(a_report(), slow, FAIL)
     assert len(found["warnings"]) == 2
     assert gate.exit_code(found) == 0
-    assert all(warning.split(",")[0] in gate.section(found) for warning in found["warnings"])
+    assert all(warning.split(",")[0] in section(found) for warning in found["warnings"])
 
 
 def test_two_runs_with_nothing_in_common_are_not_called_equal():

@@ -76,7 +76,7 @@ def table(rows: Iterable[Sequence[Any]], headers: Sequence[str]) -> str:
 
 def render(report: Record, samples: Sequence[Record]) -> str:
     """The whole report.md. `samples` give the before-and-after examples; every number is from `report`."""
-    from engram_bench.report.gate import section  # it is written with the helpers above
+    from engram_bench.report.gate_text import section  # it is written with the helpers above
 
     parts = [
         "# engram-bench report",

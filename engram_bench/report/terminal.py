@@ -9,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from engram_bench.options import Settings
-from engram_bench.report import gate
+from engram_bench.report.gate_text import summary
 from engram_bench.report.markdown import inert, p_value, percent
 
 
@@ -63,7 +63,7 @@ def write_gate(write_line: Callable[[str], object], found: dict[str, Any]) -> No
             write_line(inert(f"regressed: {cell}: {change}"))
     for warning in found["warnings"]:
         write_line(inert(f"warning: {warning}"))
-    write_line(gate.summary(found))
+    write_line(summary(found))
 
 
 def _shown(path: Path) -> str:
