@@ -103,6 +103,7 @@ class Collector:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         node.workerinput["engram_started"] = self.started
+        node.workerinput["engram_grouped"] = self.config.option.dist == "loadgroup"
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:

@@ -168,7 +168,7 @@ def test_a_killed_worker_loses_no_finished_result_and_the_run_can_be_finished(ti
     done = (tmp_path / "log").read_text().splitlines()
     assert sum(line.startswith("train") for line in done) == 2 + kill.count("train"), "what was trained stays trained"
     assert done.count("generate 42") == 3, "what was answered stays answered"
-    assert done.count("generate 40") == 2, "and so does what was measured on unrelated text"
+    assert done.count("generate 40") == 2 + kill.count("train"), "and so does what was measured on unrelated text"
 
 
 def test_bad_input_found_by_a_worker_is_one_line_and_exit_code_2(tiny):
