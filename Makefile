@@ -1,6 +1,7 @@
 # Two commands do all their own set-up: `make bench` and `make test`. They share one virtual environment, .venv.
 PYTHON ?= python3
 PROFILE ?= default
+BENCH_ARGS ?=
 BIN := .venv/bin
 
 .PHONY: bench test lint clean help
@@ -8,9 +9,9 @@ BIN := .venv/bin
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-bench: .venv/installed ## train and measure on the real model, write the report (PROFILE=quick|default|full)
+bench: .venv/installed ## train and measure on the real model, write the report (PROFILE=quick|default|full, BENCH_ARGS=more options)
 	$(BIN)/engram-bench model
-	$(BIN)/pytest suites --engram-profile $(PROFILE)
+	$(BIN)/pytest suites --engram-profile $(PROFILE) $(BENCH_ARGS)
 
 test: .venv/installed ## the package's own tests
 	$(BIN)/pytest tests

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from engram_bench.backends.base import Backend, Progress, Training
 from engram_bench.cache import build_once, cache_dir
 from engram_bench.errors import UsageError
@@ -39,20 +41,28 @@ def ensure(
     *,
     retrain: bool,
     progress: Progress,
+    run_id: str | None = None,
 ) -> Trained:
     """The adapter of a variant, from the cache or trained now; a control shares the one it is a control of.
+
+    `retrain` trains it anew, once: one that this run trained, in this process or another, is as new as can be.
 
     Raises:
         UsageError: the cached adapter is damaged, or the cache cannot be written.
     """
-    folder = _folder(backend, model, variant, examples, seed)
+    folder = folder_of(backend, model, variant, examples, seed)
 
     def build(new: Path) -> None:
-        training = backend.train(variant, examples, seed, new, progress)
-        record = {"training": asdict(training), "sha256": _files_sha256(new)}
+        try:
+            training = backend.train(variant, examples, seed, new, progress)
+        except SafetensorError as error:  # what a full disk looks like to its writer
+            raise UsageError(
+                f"{folder}: the adapter cannot be written ({error}); free space there, or set ENGRAM_BENCH_CACHE"
+            ) from error
+        record = {"training": asdict(training), "sha256": _files_sha256(new), "run": run_id}
         (new / TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
-    built = build_once(folder, build, overwrite=retrain)
+    built = build_once(folder, build, overwrite=lambda: retrain and not _trained_in(folder, run_id))
     mend = "delete the folder or use --engram-retrain"
     try:
         record = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
@@ -65,10 +75,18 @@ def ensure(
         ) from error
     if not intact:
         raise UsageError(f"{folder}: the adapter is damaged; {mend}")
-    return Trained(folder, training, sha256, cached=not built)
+    return Trained(folder, training, sha256, cached=not (built or _trained_in(folder, run_id)))
 
 
-def _folder(backend: Backend, model: Model, variant: Variant, examples: Sequence[Example], seed: int) -> Path:
+def _trained_in(folder: Path, run_id: str | None) -> bool:
+    try:
+        return run_id is not None and bool(json.loads((folder / TRAINING).read_text("utf-8"))["run"] == run_id)
+    except (OSError, ValueError, KeyError, TypeError):  # not whole: `ensure` says so, or it is trained anew
+        return False
+
+
+def folder_of(backend: Backend, model: Model, variant: Variant, examples: Sequence[Example], seed: int) -> Path:
+    """Where the adapter lies in the cache; the name depends on all that decides what training makes of it."""
     key = {
         "model": model.sha256,
         "examples": [asdict(example) for example in examples],

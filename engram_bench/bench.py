@@ -6,10 +6,14 @@ decodes full batches, and leaves a record of every result for the report.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, fields
 from functools import cached_property
 from typing import Any
 
@@ -17,11 +21,10 @@ from engram_bench import adapters, backends, evaluate, models
 from engram_bench.backends.base import Backend, Divergence, Progress
 from engram_bench.evaluate import Question, Sample
 from engram_bench.options import Settings
+from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir
 from engram_bench.variants import EngramConfig, Variant
 
 ANSWER_MARGIN = 1  # tokens beyond the longest canonical answer: what has not ended by then is wrong already
-
-Record = dict[str, Any]  # {"type": "meta" | "variant" | "samples" | "collateral" | "threshold", ...}: plain data
 
 
 class Bench:
@@ -30,7 +33,8 @@ class Bench:
     Args:
         settings: what to do.
         progress: told of training and decoding as they go.
-        emit: takes each record as soon as it exists.
+        emit: takes each record as soon as it exists, until `keep_in` names a place for them. A record is plain data:
+            {"type": "meta" | "variant" | "answered" | "collateral" | "threshold", ...}.
     """
 
     def __init__(self, settings: Settings, progress: Progress, emit: Callable[[Record], None]) -> None:
@@ -40,6 +44,8 @@ class Bench:
         self._trained: dict[tuple[str, int], adapters.Trained] = {}
         self._loaded: dict[tuple[str, int], Any] = {}
         self._divergence: dict[str, Divergence] = {}
+        self.run: RunDir | None = None
+        self._run_id = uuid.uuid4().hex
 
         started = time.perf_counter()
         target = backends.find(settings.backend)
@@ -53,6 +59,28 @@ class Bench:
         self.max_new_tokens = min(longest + ANSWER_MARGIN, settings.plan.max_new_tokens or sys.maxsize)
         emit(self._meta(time.perf_counter() - started))
 
+    def keep_in(self, run: RunDir) -> None:
+        """From here on, take what the run directory has, and add to it what it has not."""
+        self.run, self._run_id = run, run.id
+        self._emit = lambda record: run.append(RECORDS, [record])
+
+    def fingerprint(self) -> Record:
+        """What decides the answers: a run is taken up again only where all of it is the same."""
+        settings, backend = self.settings, self.backend
+        return {
+            "model": self.model.sha256,
+            "dataset": settings.patterns.sha256,
+            "prompt": self._prompt_sha256(),
+            "backend": [backend.name, backend.device, backend.dtype, backend.batch_size],
+            "max_new_tokens": self.max_new_tokens,
+            "samples": [settings.samples, settings.sampled_items],
+            "seeds": list(settings.seeds),
+            "variants": {
+                v.name: v.config and adapters.folder_of(self._trainer(v), self.model, v, self._examples, seed=0).name
+                for v in settings.variants
+            },
+        }
+
     def variant(self, name: str) -> Variant:
         return next(v for v in self.settings.variants if v.name == name)
 
@@ -65,6 +93,10 @@ class Bench:
 
     def divergence(self, variant: str, prompts: Sequence[str]) -> Divergence:
         """How far a variant moves the model on unrelated prompts and the baseline's own answers to them."""
+        for record in self._recorded("collateral"):
+            data = record["data"]
+            if data["variant"] == variant and data["prompts"] == len(prompts):
+                self._divergence[variant] = Divergence(**{f.name: data[f.name] for f in fields(Divergence)})
         if variant not in self._divergence:
             encoded = [self.backend.encoder.prompt(prompt) for prompt in prompts]
             answers = self.backend.generate(encoded, self.max_new_tokens)
@@ -101,9 +133,11 @@ class Bench:
 
     def _answers(self, variant: Variant, asked: Sequence[Question], seed: int) -> list[Sample]:
         adapter = self._loaded_adapter(variant, seed)
-        started = time.perf_counter()
-        with self.backend.attached(adapter):
-            found = evaluate.answer(
+        run = self.run
+        with run.alone(f"{variant.name}-{seed}") if run else nullcontext():
+            kept = {sample.key: sample for sample in (Sample(**row) for row in run.read(SAMPLES))} if run else {}
+            started = time.perf_counter()
+            batches = evaluate.answer(
                 self.backend,
                 variant.name,
                 asked,
@@ -112,12 +146,22 @@ class Bench:
                 sampled_items=self.settings.sampled_items,
                 max_new_tokens=self.max_new_tokens,
                 progress=self._named(variant),
+                kept=kept.keys(),
             )
-        seconds = time.perf_counter() - started
-        rows = [asdict(sample) for sample in found]
-        cost = {"seconds": seconds, "peak_memory": self.backend.peak_memory()}
-        self._emit({"type": "samples", "variant": variant.name, **cost, "data": rows})
-        return found
+            with self.backend.attached(adapter):
+                for batch in batches:
+                    if run:
+                        run.append(SAMPLES, map(asdict, batch))
+                    kept |= {sample.key: sample for sample in batch}
+                    seconds = time.perf_counter() - started
+                    started += seconds
+                    cost = {"seconds": seconds, "peak_memory": self.backend.peak_memory()}
+                    self._emit({"type": "answered", "variant": variant.name, **cost})
+        return [sample for sample in kept.values() if (sample.variant, sample.seed) == (variant.name, seed)]
+
+    def _recorded(self, kind: str) -> list[Record]:
+        """Records of a kind that processes of this run have left so far."""
+        return [r for r in self.run.read(RECORDS) if r["type"] == kind] if self.run else []
 
     def _loaded_adapter(self, variant: Variant, seed: int) -> Any | None:
         """The variant's adapter of a seed, trained if the cache has none; None for the baseline."""
@@ -126,16 +170,14 @@ class Bench:
             return None
         key = (variant.name, seed)
         if key not in self._loaded:
-            # A control damages the adapter of another variant, which is trained anew once if at all.
-            trained_now = variant.control_of and (variant.control_of, seed) in self._trained
-            retrain = self.settings.retrain and not trained_now
             trained = adapters.ensure(
                 self._trainer(variant),
                 self.model,
                 variant,
                 self._examples,
                 seed,
-                retrain=retrain,
+                run_id=self._run_id,
+                retrain=self.settings.retrain,
                 progress=self._named(variant),
             )
             self._loaded[key] = self.backend.load_adapter(variant, trained.folder)
@@ -174,6 +216,12 @@ class Bench:
             facts["cached"] = trained.cached
         return facts
 
+    def _prompt_sha256(self) -> str:
+        """Fingerprint of what stands around a question: token ids of one sentence in the model's template."""
+        encoder = self.backend.encoder
+        ids = [encoder.prompt("What is stored under KEY?").ids, encoder.answer("a value")]
+        return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+
     def _meta(self, load_seconds: float) -> Record:
         settings, backend = self.settings, self.backend
         categories = settings.patterns.categories
@@ -194,6 +242,7 @@ class Bench:
                 "source": self.model.source,
                 "sha256": self.model.sha256,
                 "parameters": backend.parameters,
+                "prompt_sha256": self._prompt_sha256(),
             },
             "dataset": {
                 "sha256": settings.patterns.sha256,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,10 +19,12 @@ def cache_dir() -> Path:
     return Path(override) if override else Path(platformdirs.user_cache_dir("engram-bench"))
 
 
-def build_once(folder: Path, build: Callable[[Path], None], *, overwrite: bool = False) -> bool:
-    """Have `build` fill a new folder and move it to `folder`, unless it is there already (or `overwrite`).
+def build_once(folder: Path, build: Callable[[Path], None], *, overwrite: Callable[[], bool] = lambda: False) -> bool:
+    """Have `build` fill a new folder and move it to `folder`, unless it is there already (and not to `overwrite`).
 
-    A process that finds another one building waits for it. If `build` fails nothing is left behind.
+    A process that finds another one building waits for it, and asks `overwrite` after that. What is there already
+    can be had from a cache that cannot be written to. If `build` fails nothing is left behind, and what a killed
+    process left is cleared away.
 
     Returns:
         Whether it was built now.
@@ -31,19 +32,31 @@ def build_once(folder: Path, build: Callable[[Path], None], *, overwrite: bool =
     Raises:
         UsageError: the place cannot be written to.
     """
+    if folder.is_dir() and not overwrite():
+        return False
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if folder.is_dir() and not overwrite:
+            if folder.is_dir() and not overwrite():
                 return False
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as parent:
-                new = Path(parent) / "new"
-                new.mkdir()
+            new = folder.with_name(f".building-{folder.name}")
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            try:
                 build(new)
                 if folder.is_dir():
                     shutil.rmtree(folder)
                 new.replace(folder)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
         place, reason = error.filename or folder, error.strerror or error
         raise UsageError(f"{place}: {reason}; free space there, or choose a place by ENGRAM_BENCH_CACHE") from error
     return True
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from engram_bench import __version__
 from engram_bench.errors import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 with one line on bad usage or input."""
+    """Run one command; returns the exit code: 0, its own, or 2 (4: a baseline) with one line on bad usage or input."""
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except UsageError as error:
         print(f"engram-bench: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
         train.add_argument(f"--{name}", dest=f"engram_{name}", metavar="VALUE", help=f"as pytest's --engram-{name}")
     train.add_argument("--retrain", dest="engram_retrain", action="store_true", help="even where the cache has it")
     train.set_defaults(run=_train)
+
+    compare = commands.add_parser("compare", help="two runs, paired on items; exit code 1 on a regression")
+    compare.add_argument("before", type=Path, metavar="A", help="report.json of the run to compare with")
+    compare.add_argument("after", type=Path, metavar="B", help="report.json of the run that may not be worse")
+    compare.add_argument("--fail", default="exact:2pt", metavar="MARGIN", help="as pytest's --engram-gate-fail")
+    compare.set_defaults(run=_compare)
     return parser
 
 
@@ -78,6 +84,21 @@ def _train(args: argparse.Namespace) -> None:
     for variant in settings.variants[1:]:
         for seed in settings.seeds:
             print(bench.trained(variant.name, seed).folder)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from engram_bench.options import margins
+    from engram_bench.report import gate
+    from engram_bench.report.gate_text import section
+    from engram_bench.report.terminal import write_gate
+
+    fail = margins("--fail", args.fail)
+    before, after = gate.read(args.before), gate.read(args.after)
+    gate.refuse(before, gate.fingerprints(after), str(args.before))
+    found = gate.compare(before, after, fail)
+    print(section(found), end="\n\n")
+    write_gate(print, found)
+    return gate.exit_code(found)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from engram_bench import metrics
@@ -12,6 +12,7 @@ from engram_bench.patterns import Item, PatternSet
 
 TEMPERATURE = 0.8
 GREEDY = 0  # the sample number of the greedy answer; those drawn at TEMPERATURE count from 1
+REPEAT = -1  # the greedy answer once more, among other neighbours in its batch: what rounding can change shows here
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Question:
     item: Item
     phrasing: str
     prompt: str
+
+
+Row = tuple[Question, int]  # a question and the number of the sample
+SampleKey = tuple[str, str, str, str, int, int]  # variant, category, split, item, seed, sample: names one answer
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,10 @@ class Sample:
     canonical_tokens: int
     exact: bool
     prefix: bool
+
+    @property
+    def key(self) -> SampleKey:
+        return self.variant, self.category, self.split, self.item, self.seed, self.sample
 
 
 def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]]) -> list[Question]:
@@ -70,22 +79,41 @@ def answer(
     sampled_items: int | None,
     max_new_tokens: int,
     progress: Progress,
-) -> list[Sample]:
-    """Greedy answers to all questions, and some drawn ones, from the model as it is now attached.
+    kept: Collection[SampleKey] = (),
+) -> Iterator[list[Sample]]:
+    """Greedy answers to all questions, and some drawn ones, from the model as it is now attached, batch by batch.
 
-    `samples` are drawn for each seen item, or for `sampled_items` of each category: those with the smallest ids.
+    `samples` are drawn for each seen item, or for `sampled_items` of each category: those with the smallest ids; the
+    greedy answer to these is asked for once more. What is asked alone decides which answers share a batch, and a batch
+    that is `kept` whole is left out: a run taken up again decodes the very batches that it would have.
     """
-    rows: list[tuple[Question, int]] = [(question, GREEDY) for question in asked]
+    rows: list[Row] = [(question, GREEDY) for question in asked]
     rows += [(question, n) for question in _sampled(asked, sampled_items) for n in range(1, samples + 1)]
     prompts = {question.prompt: backend.encoder.prompt(question.prompt) for question in asked}
-    answers = backend.generate(
-        [prompts[question.prompt] for question, _ in rows],
-        max_new_tokens,
-        seeds=[None if n == GREEDY else sampling_seed(question, seed, n) for question, n in rows],
-        temperature=TEMPERATURE,
-        progress=progress,
-    )
-    return [_score(backend, variant, q, seed, n, tokens) for (q, n), tokens in zip(rows, answers, strict=True)]
+    rows.sort(key=lambda row: (len(prompts[row[0].prompt].ids), prompts[row[0].prompt].ids, *_order(row)))
+    repeats = [(question, REPEAT) for question in _sampled(asked, sampled_items)] if samples else []
+    repeats.sort(key=lambda row: row[0].item.id)
+    size, done = backend.batch_size, 0
+    batches = [part[start : start + size] for part in (rows, repeats) for start in range(0, len(part), size)]
+    for batch in batches:
+        if any(_key(variant, question, seed, n) not in kept for question, n in batch):
+            answers = backend.generate(
+                [prompts[question.prompt] for question, _ in batch],
+                max_new_tokens,
+                seeds=[sampling_seed(question, seed, n) if n > GREEDY else None for question, n in batch],
+                temperature=TEMPERATURE,
+            )
+            yield [_score(backend, variant, q, seed, n, tokens) for (q, n), tokens in zip(batch, answers, strict=True)]
+        done += len(batch)
+        progress("decode", done, len(rows) + len(repeats))
+
+
+def _order(row: Row) -> tuple[str, str, int]:
+    return row[0].split, row[0].item.id, row[1]
+
+
+def _key(variant: str, question: Question, seed: int, n: int) -> SampleKey:
+    return variant, question.item.category, question.split, question.item.id, seed, n
 
 
 def _sampled(asked: Sequence[Question], items: int | None) -> list[Question]:

@@ -65,7 +65,11 @@ class Option:
 
     @property
     def dest(self) -> str:
-        return f"engram_{self.name}"
+        return f"engram_{self.name.replace('-', '_')}"
+
+    @property
+    def variable(self) -> str:
+        return f"ENGRAM_BENCH_{self.name.replace('-', '_').upper()}"
 
 
 OPTIONS = (
@@ -78,6 +82,10 @@ OPTIONS = (
     Option("seeds", "0", "training seeds, separated by commas"),
     Option("report", str(ROOT / "reports" / "runs"), "folder that gets a folder for each run"),
     Option("retrain", "", "train anew even where the cache has the adapter", flag=True),
+    Option("resume", "", "folder of a run that was broken off: finish it, with the options it had"),
+    Option("gate", "", "a report.json to compare with; a regression fails the run"),
+    Option("gate-fail", "exact:2pt", "the drop that fails: exact:2pt, consistency:5pt, or both with a comma"),
+    Option("gate-update", "", "write this run to the --engram-gate file instead of comparing", flag=True),
 )
 
 
@@ -96,6 +104,10 @@ class Settings:
     seeds: tuple[int, ...]
     report: Path
     retrain: bool
+    resume: Path | None
+    gate: Path | None
+    gate_fail: Mapping[str, float]  # metric -> share
+    gate_update: bool
     as_shipped: bool  # the project's own data, model and variants: what snapshots and targets are of
 
     @property
@@ -125,6 +137,9 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
     path = Path(value["patterns"]).expanduser()
     every = patterns.load(path)
     chosen = variants.select(value["variants"] or profile.variants)
+    gate_update = _on(value["gate-update"])
+    if gate_update and not value["gate"]:
+        raise UsageError("--engram-gate-update: give the file to write too, as in --engram-gate reports/baseline.json")
     return Settings(
         profile=value["profile"],
         backend=value["backend"],
@@ -136,7 +151,11 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         sampled_items=profile.sampled_items,
         seeds=_integers("seeds", value["seeds"]),
         report=Path(value["report"]).expanduser(),
-        retrain=value["retrain"].lower() in ("1", "true", "yes", "on"),
+        retrain=_on(value["retrain"]),
+        resume=Path(value["resume"]).expanduser() if value["resume"] else None,
+        gate=Path(value["gate"]).expanduser() if value["gate"] else None,
+        gate_fail=margins("--engram-gate-fail", value["gate-fail"]),
+        gate_update=gate_update,
         as_shipped=every.sha256 == _shipped_sha256()
         and (value["model"], value["variants"], value["seeds"]) == ("bundled", "", "0")
         and value["profile"] in ("quick", "default"),
@@ -174,7 +193,22 @@ def _first(option: Option, given: Mapping[str, Any], ini: Callable[[str], str]) 
     on_line = given.get(option.dest)
     if on_line not in (None, False):
         return "1" if on_line is True else str(on_line)
-    return os.environ.get(f"ENGRAM_BENCH_{option.name.upper()}") or ini(option.dest) or option.default
+    return os.environ.get(option.variable) or ini(option.dest) or option.default
+
+
+def _on(value: str) -> bool:
+    return value.lower() in ("1", "true", "yes", "on")
+
+
+def margins(option: str, text: str) -> dict[str, float]:
+    """``exact:2pt,consistency:5pt`` -> {"exact": 0.02, "consistency": 0.05}: the drops, as shares, that fail a run."""
+    found = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(exact|consistency):(\d+(?:\.\d+)?)pt\s*", part)
+        if not match:
+            raise UsageError(f"{option}: {text!r} is not a margin; write exact:2pt, consistency:5pt, or both")
+        found[match[1]] = float(match[2]) / 100
+    return found
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

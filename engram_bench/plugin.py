@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from engram_bench.session import Session
 
 _settings = pytest.StashKey["Settings"]()
-_records = pytest.StashKey["list[dict[str, Any]]"]()
+_baseline = pytest.StashKey["dict[str, Any] | None"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,7 +35,6 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in backends.NAMES:
         config.addinivalue_line("markers", f"{name}: measured on this backend; `-m {name}` chooses it")
     config.addinivalue_line("markers", "splits(*names): the splits a `cell` test is for, all of them unless marked")
-    config.stash[_records] = []
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Collector(config), "engram-collector")
 
@@ -47,24 +47,48 @@ def settings_of(config: pytest.Config) -> Settings:
         try:
             settings = settle(vars(config.option), config.getini, config.option.markexpr)
             check_writable(settings.report)
+            config.stash[_baseline] = _read_baseline(settings)
             config.stash[_settings] = settings
         except UsageError as error:
-            pytest.exit(str(error), returncode=2)
+            pytest.exit(str(error), returncode=error.exit_code)
     return config.stash[_settings]
 
 
-def emit(config: pytest.Config, record: dict[str, Any]) -> None:
-    """Put a record on the report of the test that is running; that is how it reaches the collector from a worker."""
-    config.stash[_records].append(record)
+def _read_baseline(settings: Settings) -> dict[str, Any] | None:
+    """What the gate compares with; a missing one, or one of other data, ends a run before anything is trained."""
+    if settings.gate is None or settings.gate_update:
+        return None
+    from engram_bench.report import gate
+
+    baseline = gate.read(settings.gate)
+    gate.refuse(baseline, {"dataset": settings.patterns.sha256}, str(settings.gate))
+    return baseline
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    records = item.config.stash[_records]
-    report.engram_records = records[:]  # type: ignore[attr-defined]
-    records.clear()
-    return report
+def check_baseline(config: pytest.Config, meta: dict[str, Any]) -> None:
+    """Refuse a baseline of another model or prompt, as soon as this run's are known."""
+    settings, baseline = settings_of(config), config.stash[_baseline]
+    if baseline is not None:
+        from engram_bench.report import gate
+
+        gate.refuse(baseline, gate.fingerprints(meta), str(settings.gate))
+
+
+def announce(config: pytest.Config, record: dict[str, Any]) -> None:
+    """Tell the collector at once, from a worker too: by a report ahead of that of the test that is running, which a
+    training may keep for minutes."""
+    nodeid = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
+    report = pytest.TestReport(nodeid, (nodeid, None, nodeid), {}, "passed", None, "setup")
+    report.engram_record = record  # type: ignore[attr-defined]
+    config.hook.pytest_runtest_logreport(report=report)
+
+
+def end_run(config: pytest.Config, error: UsageError) -> None:
+    """End the run with the error's one line and exit code; a worker has the process that controls it do so."""
+    if hasattr(config, "workerinput"):
+        announce(config, {"type": "error", "message": str(error), "exit_code": error.exit_code})
+        pytest.fail(str(error), pytrace=False)
+    pytest.exit(str(error), returncode=error.exit_code)
 
 
 class Collector:
@@ -73,28 +97,63 @@ class Collector:
     def __init__(self, config: pytest.Config) -> None:
         self.config, self.started = config, time.time()
         self.session: Session | None = None
-        self.folder: Path | None = None
+        self.reported = False
+        self.lost: list[str] = []  # workers that died
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput["engram_started"] = self.started
+        node.workerinput["engram_grouped"] = self.config.option.dist == "loadgroup"
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        if error:
+            self.lost.append(node.gateway.id)
+
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        for record in getattr(report, "engram_records", ()):
-            if self.session is None:
-                from engram_bench.session import Session
+        record = getattr(report, "engram_record", {"type": None})
+        if record["type"] == "error":
+            pytest.exit(record["message"], returncode=record["exit_code"])
+        if record["type"] == "run" and self.session is None:
+            self._open(record)
 
-                argv = ["pytest", *map(str, self.config.invocation_params.args)]
-                self.session = Session(settings_of(self.config), argv, self.started)
-            self.session.add(record)
+    def _open(self, record: dict[str, Any]) -> None:
+        """The first process of the run has its model loaded: say what it runs on."""
+        from engram_bench.report import terminal
+        from engram_bench.rundir import RunDir
+        from engram_bench.session import Session
+
+        settings, baseline = settings_of(self.config), self.config.stash[_baseline]
+        run = RunDir(Path(record["folder"]), record["id"], record["started"])
+        self.session = Session(settings, ["pytest", *map(str, self.config.invocation_params.args)], run, baseline)
+        if self.config.pluginmanager.hasplugin("dsession"):
+            reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
+            reporter.write("\n")  # letters of tests may stand on this line
+            reporter.write_line(terminal.header(settings, record["meta"]["backend"]))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
+        complete = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not self.lost
         if self.session is not None:
-            self.folder = self.session.finish(complete=exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED))
+            try:
+                self.reported = self.session.finish(complete=complete)
+            except UsageError as error:
+                pytest.exit(str(error), returncode=error.exit_code)
         result = yield
-        if exitstatus == pytest.ExitCode.INTERRUPTED:
-            session.exitstatus = exitstatus  # syrupy adds 1 for the snapshots that a run broken off did not get to
+        if exitstatus == pytest.ExitCode.OK and self.session is not None:
+            session.exitstatus = self.session.exit_code()
+        if exitstatus == pytest.ExitCode.INTERRUPTED or self.lost:
+            session.exitstatus = pytest.ExitCode.INTERRUPTED  # syrupy adds 1 for the snapshots a run did not get to
         return result
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if self.session is not None and self.folder is not None:
-            from engram_bench.report.terminal import write_summary
+        if self.session is None:
+            return
+        from engram_bench.report.terminal import write_broken_off, write_summary
 
-            write_summary(terminalreporter, self.folder, self.session.report)
+        folder, report = self.session.run.folder, self.session.report
+        if self.reported:
+            write_summary(terminalreporter, folder, report)
+        if not (report and report["run"]["complete"]) and folder.is_dir():
+            write_broken_off(terminalreporter, folder, self.lost)

@@ -1,158 +1,157 @@
-"""Collects what a session measured and writes the run directory; knows nothing of pytest.
-
-Workers and the process that asserts only make plain records (see `bench.Record`); whoever writes the report adds them
-here as they come in, so the same code serves one process and many.
-"""
+"""Makes the report of a run from what its processes left in the run directory; knows nothing of pytest."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import subprocess
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import Any
 
-from engram_bench.bench import Record
+from engram_bench.cache import write_whole
+from engram_bench.errors import UsageError
 from engram_bench.options import ROOT, Settings
-from engram_bench.report import plots
+from engram_bench.patterns import SPLITS
+from engram_bench.report import gate, plots
 from engram_bench.report.build import build
 from engram_bench.report.markdown import render
+from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir
 
+SAMPLE_KEY = ("variant", "category", "split", "item", "seed", "sample")
 EVALUATION_BUDGET_S = 120  # PRD NFR-1.2
 
 
 class Session:
-    """One run: its records, and the folder they end up in.
+    """One run, as the process that writes its report sees it.
 
     Args:
         settings: of the run.
         argv: the command line, for the report.
-        started: when, in seconds since the epoch.
+        run: where its processes put what they measure.
+        baseline: the report that the gate compares with.
     """
 
-    def __init__(self, settings: Settings, argv: list[str], started: float) -> None:
-        self.settings, self.argv = settings, argv
-        self.started = datetime.fromtimestamp(started, timezone.utc)
-        self.folder: Path | None = None
-        self.report: dict[str, Any] | None = None
-        self._meta: Record = {}
-        self._variants: dict[str, Record] = {}
-        self._collateral: dict[str, Record] = {}
-        self._thresholds: dict[str, Record] = {}
-        self._samples: dict[tuple[Any, ...], Record] = {}
-        self._evaluation_s: dict[str, float] = {}
-        self._peak_memory = 0
+    def __init__(self, settings: Settings, argv: list[str], run: RunDir, baseline: Record | None) -> None:
+        self.settings, self.argv, self.run, self._baseline = settings, argv, run, baseline
+        self.report: Record | None = None
 
-    def add(self, record: Record) -> None:
-        """Take one record; a second one of the same thing changes nothing (two workers may measure a baseline)."""
-        kind = record["type"]
-        if kind == "meta":
-            self._meta = {k: v for k, v in record.items() if k != "type"}
-            backend = self._meta["backend"]
-            self._open(backend["device"] if backend["name"] == "torch" else backend["name"])
-        elif kind == "samples":
-            if self._append(record["data"]):
-                name = record["variant"]
-                self._evaluation_s[name] = self._evaluation_s.get(name, 0.0) + record["seconds"]
-                self._peak_memory = max(self._peak_memory, record["peak_memory"])
-        else:
-            store, key = {
-                "variant": (self._variants, "name"),
-                "collateral": (self._collateral, "variant"),
-                "threshold": (self._thresholds, "id"),
-            }[kind]
-            store.setdefault(record["data"][key], record["data"])
-
-    def finish(self, *, complete: bool) -> Path | None:
-        """Write report.json and report.md; returns the run folder, or None where nothing was measured.
+    def finish(self, *, complete: bool) -> bool:
+        """Write report.json and report.md; whether there was anything to report.
 
         `latest` points at the newest run that was not broken off.
+
+        Raises:
+            UsageError: the folder cannot be written to.
         """
-        if self.folder is None or (not self._samples and not self._collateral):
-            return None
-        order = [variant.name for variant in self.settings.variants]
-        self._record_evaluation_time()
+        samples = self._samples()
+        meta, variants, collateral, thresholds, answered = self._records()
+        if not samples and not collateral:
+            return False
+        order = [v.name for v in self.settings.variants]
+        started = datetime.fromtimestamp(self.run.started, timezone.utc)
+        seconds = _seconds(answered, order)
+        thresholds["evaluation-seconds"] = _evaluation_time(seconds)
         self.report = build(
             run={
-                "started": self.started.isoformat(timespec="seconds"),
-                "duration_s": round(time.time() - self.started.timestamp(), 1),
+                "started": started.isoformat(timespec="seconds"),
+                "duration_s": round(time.time() - self.run.started, 1),
                 "complete": complete,
-                "evaluation_s": {name: round(s, 1) for name, s in self._evaluation_s.items()},
-                "tokens_s": self._tokens_per_second(),
-                "peak_memory_mb": self._peak_memory >> 20,
+                "evaluation_s": {name: round(s, 1) for name, s in seconds.items()},
+                "tokens_s": _tokens_per_second(samples, seconds),
+                "peak_memory_mb": max((a["peak_memory"] for a in answered), default=0) >> 20,
                 "argv": self.argv,
                 "git_commit": _git_commit(),
                 "profile": self.settings.profile,
                 "seeds": list(self.settings.seeds),
                 "samples": self.settings.samples,
             },
-            meta=self._meta,
-            variants=[self._variants[name] for name in order if name in self._variants],
-            samples=list(self._samples.values()),
-            collateral=[self._collateral[name] for name in order if name in self._collateral],
-            thresholds=sorted(self._thresholds.values(), key=lambda t: t["id"]),
+            meta=meta,
+            variants=[variants[name] for name in order if name in variants],
+            samples=samples,
+            collateral=[collateral[name] for name in order if name in collateral],
+            thresholds=sorted(thresholds.values(), key=lambda t: t["id"]),
         )
-        _write(self.folder / "report.json", json.dumps(self.report, indent=1, ensure_ascii=False) + "\n")
-        _write(self.folder / "report.md", render(self.report, list(self._samples.values())))
-        plots.write(self.report, self.folder / "plots")
+        if complete and self._baseline is not None:
+            self.report["gate"] = gate.compare(self._baseline, self.report, self.settings.gate_fail)
+        try:
+            self._write(self.report, samples)
+        except OSError as error:
+            mend = f"mend that, then go on with --engram-resume {self.run.folder}"
+            raise UsageError(f"{error.filename or self.run.folder}: {error.strerror}; {mend}") from error
         if complete:
             self._point_latest()
-        return self.folder
+            self.run.close()
+        if complete and self.settings.gate_update and self.settings.gate:
+            gate.update(self.settings.gate, self.report)
+        return True
 
-    def _record_evaluation_time(self) -> None:
-        seconds = sum(self._evaluation_s.values())
-        data = {"id": "evaluation-seconds", "requirement": "evaluation in under 2 minutes (PRD NFR-1.2)"}
-        passed = seconds < EVALUATION_BUDGET_S
-        self._thresholds[data["id"]] = {**data, "measured": seconds, "low": seconds, "passed": passed}
+    def _write(self, report: Record, samples: Sequence[Record]) -> None:
+        folder = self.run.folder
+        if report["run"]["complete"]:  # else some worker may be at its last batch, and its answers are kept as well
+            write_whole(folder / SAMPLES, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
+        write_whole(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_whole(folder / "report.md", render(report, samples))
+        plots.write(report, folder / "plots")
 
-    def _tokens_per_second(self) -> dict[str, float]:
-        """New tokens a second of each variant, batches and prefill as they came."""
-        tokens = dict.fromkeys(self._evaluation_s, 0)
-        for sample in self._samples.values():
-            tokens[sample["variant"]] += sample["tokens"]
-        return {name: round(tokens[name] / seconds, 1) for name, seconds in self._evaluation_s.items()}
+    def exit_code(self) -> int:
+        """Of a run whose tests passed: what its gate says, 0 where it has none."""
+        return gate.exit_code(self.report["gate"]) if self.report and "gate" in self.report else 0
+
+    def _samples(self) -> list[Record]:
+        """Every answer once, in an order that says nothing of who gave it when."""
+        variants = [v.name for v in self.settings.variants]
+        categories = list(self.settings.patterns.categories)
+        rank = {name: i for i, name in enumerate([*variants, *categories, *SPLITS])}
+        found = {tuple(s[k] for k in SAMPLE_KEY): s for s in self.run.read(SAMPLES)}
+        return [found[key] for key in sorted(found, key=lambda k: ([rank[name] for name in k[:3]], k[3:]))]
+
+    def _records(self) -> tuple[Record, dict[str, Record], dict[str, Record], dict[str, Record], list[Record]]:
+        """Meta, variants, collateral and thresholds by name, and what each batch of answers cost."""
+        meta: Record = {}
+        named: dict[str, dict[str, Record]] = {"variant": {}, "collateral": {}, "threshold": {}}
+        key = {"variant": "name", "collateral": "variant", "threshold": "id"}
+        answered: list[Record] = []
+        for record in self.run.read(RECORDS):
+            kind = record["type"]
+            if kind == "meta":
+                meta = {k: v for k, v in record.items() if k != "type"}
+            elif kind == "answered":
+                answered.append(record)
+            elif kind != "threshold":
+                named[kind].setdefault(record["data"][key[kind]], record["data"])
+            else:  # a test that is run again, after its run was taken up, says what holds
+                named[kind][record["data"][key[kind]]] = record["data"]
+        return meta, named["variant"], named["collateral"], named["threshold"], answered
 
     def _point_latest(self) -> None:
-        assert self.folder is not None
-        latest = self.settings.report / "latest"
+        runs = self.run.folder.parent
+        latest = runs / "latest"
         if latest.is_symlink() or not latest.exists():
-            new = self.settings.report / f".latest-{self.folder.name}"
-            new.symlink_to(self.folder.name)
+            new = runs / f".latest-{self.run.folder.name}"
+            new.symlink_to(self.run.folder.name)
             new.replace(latest)
 
-    def _open(self, backend: str) -> None:
-        if self.folder is None:
-            name = f"{self.started:%Y%m%dT%H%M%SZ}-{backend}"
-            for count in itertools.count(1):
-                folder = self.settings.report / (name if count == 1 else f"{name}-{count}")
-                try:
-                    folder.mkdir(parents=True)
-                except FileExistsError:  # another run started in the same second
-                    continue
-                self.folder = folder
-                return
 
-    def _append(self, samples: list[Record]) -> bool:
-        """Keep what is new and write it down; whether anything was."""
-        assert self.folder is not None, "a meta record comes before samples"
-        before = len(self._samples)
-        with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
-            for sample in samples:
-                key = tuple(sample[k] for k in ("variant", "category", "split", "item", "seed", "sample"))
-                if key not in self._samples:
-                    self._samples[key] = sample
-                    file.write(json.dumps(sample, ensure_ascii=False) + "\n")
-        return len(self._samples) > before
+def _seconds(answered: Sequence[Record], variants: Sequence[str]) -> dict[str, float]:
+    """Spent answering, by variant; those that did not answer are left out."""
+    spent = dict.fromkeys(variants, 0.0)
+    for record in answered:
+        spent[record["variant"]] += record["seconds"]
+    return {name: seconds for name, seconds in spent.items() if seconds}
 
 
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    new = path.with_suffix(path.suffix + ".new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
+def _tokens_per_second(samples: Sequence[Record], seconds: dict[str, float]) -> dict[str, float]:
+    """New tokens a second of each variant, batches and prefill as they came."""
+    return {
+        name: round(sum(sample["tokens"] for sample in samples if sample["variant"] == name) / spent, 1)
+        for name, spent in seconds.items()
+    }
+
+
+def _evaluation_time(seconds: dict[str, float]) -> Record:
+    total = sum(seconds.values())
+    data = {"id": "evaluation-seconds", "requirement": "evaluation in under 2 minutes (PRD NFR-1.2)"}
+    return {**data, "measured": total, "low": total, "passed": total < EVALUATION_BUDGET_S}
 
 
 def _git_commit() -> str | None:

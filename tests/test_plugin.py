@@ -53,7 +53,7 @@ def test_a_marker_chooses_the_backend(marker, backend):
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({"engram_profile": "huge"}, "--engram-profile: 'huge' is not one of quick"),
+        ({"engram_profile": "huge"}, "--engram-profile: 'huge' is not one of smoke, quick"),
         ({"engram_backend": "tpu"}, "--engram-backend: 'tpu'"),
         ({"engram_samples": "many"}, "--engram-samples: 'many'"),
         ({"engram_samples": "3,5"}, "not one whole number"),
@@ -138,7 +138,7 @@ def test_a_whole_run_leaves_a_report_of_the_published_schema(first):
     exact = {(c["variant"], c["split"]): c["exact"]["rate"] for c in report["cells"]}
     assert exact["tiny-engram", "rephrased"] > 0.8 > exact["baseline", "rephrased"]
     lines = [json.loads(line) for line in (latest / "samples.jsonl").read_text().splitlines()]
-    assert len(lines) == 3 * (8 * (1 + 3) + 8 + 2), "seen with three drawn answers, rephrased, held out"
+    assert len(lines) == 3 * (8 * (1 + 3 + 1) + 8 + 2), "seen with three drawn and a repeat, rephrased, held out"
 
 
 def test_a_second_run_takes_adapters_from_the_cache_and_gives_the_same_report(tiny, first):

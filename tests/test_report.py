@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 
 from engram_bench.report.build import build
@@ -84,6 +85,20 @@ def test_a_loss_is_told_as_one():
     assert "regressed" in render(made, [])
 
 
+def test_a_greedy_answer_that_changes_when_asked_again_is_counted():
+    answers = [
+        sample("engram", f"i{n}", True, sample=k, output="other" if (n, k) == (0, -1) else "right")
+        for n in range(4)
+        for k in (0, -1, 1)
+    ]
+    made = report(answers)
+    (cell,) = made["cells"]
+    assert (cell["greedy_repeats"]["n"], cell["greedy_repeats"]["same"]) == (4, 0.75)
+    assert cell["exact"]["k"] == 4, "a repeat is no answer of its own"
+    assert cell["consistency"]["n"] == 4
+    assert ", greedy 75.0%" in render(made, answers)
+
+
 def test_outcomes_average_the_greedy_answers_of_an_items_seeds():
     answers = [
         sample("engram", "i0", True),
@@ -134,3 +149,57 @@ def test_every_part_of_the_report_is_there():
         assert f"## {title}" in text
     assert "90.0% [70–97]" in text
     assert "2.000 → 1.000" in text
+
+
+def a_run(rng, seeds=(0,), gain=0.0):
+    """Two variants and the baseline, three lookups of 30 items, two answers drawn; nothing differs but by chance."""
+    samples = []
+    for category in ("acronym", "capital", "port"):
+        for name in ("baseline", "lora", "engram"):
+            for seed in seeds if name != "baseline" else seeds[:1]:
+                for n in range(30):
+                    item = {"category": category, "seed": seed}
+                    samples.append(sample(name, f"{category}{n}", bool(rng.random() < 0.5 + gain), **item))
+                    samples += [sample(name, f"{category}{n}", True, sample=k, output=rng.choice(["a", "b"]), **item)
+                                for k in (1, 2)]  # fmt: skip
+    variants = [{"name": name, "config": {}, "train": None} for name in ("baseline", "lora", "engram")]
+    groups = {name: {"items": 30, "group": "lookups", "source": "t"} for name in ("acronym", "capital", "port")}
+    return {"samples": samples, "variants": variants, "groups": groups}
+
+
+def built(parts, seeds=(0,)):
+    made = report([], variants=parts["variants"])
+    meta = {key: made[key] for key in ("backend", "model", "dataset")}
+    meta["dataset"] = {**meta["dataset"], "categories": parts["groups"]}
+    return report(parts["samples"], variants=parts["variants"], meta=meta, run={**made["run"], "seeds": list(seeds)})
+
+
+def test_the_primary_contrast_is_engram_against_lora_on_all_lookups_seen():
+    made = built(a_run(np.random.default_rng(0)))
+    found = made["primary"]
+    assert [found[k] for k in ("a", "b", "category", "split", "metric", "n")] == [
+        "lora", "engram", "all lookups", "seen", "exact", 90,
+    ]  # fmt: skip
+    assert {c["a"] for c in made["contrasts"]} == {"baseline"}
+    assert report(BEFORE + AFTER)["primary"] is None
+
+
+def test_a_report_of_nothing_but_chance_finds_something_in_at_most_one_of_twenty():
+    rng = np.random.default_rng(1)
+    found = 0
+    for _ in range(100):
+        made = built(a_run(rng))
+        found += any(c["verdict"] in ("improved", "regressed") for c in [made["primary"], *made["contrasts"]])
+    assert found <= 9, "5 expected at most; 9 is the binomial's 97th percentile"
+
+
+def test_five_seeds_widen_what_is_claimed_to_training_itself():
+    parts = a_run(np.random.default_rng(2), seeds=(0, 1, 2, 3, 4))
+    for s in parts["samples"]:
+        if s["variant"] == "engram" and s["sample"] == 0:
+            s["exact"] = s["seed"] < 3  # two trainings in five fail
+    few = [s for s in parts["samples"] if s["seed"] in (0, 1, 2)]
+    five, three = built(parts, (0, 1, 2, 3, 4))["primary"], built({**parts, "samples": few}, (0, 1, 2))["primary"]
+    assert three["verdict"] == "improved", "these three, on these items"
+    assert five["verdict"] == "inconclusive"
+    assert five["high"] - five["low"] > 0.5

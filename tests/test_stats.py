@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from engram_bench import metrics, stats
 
@@ -15,11 +15,18 @@ def test_wilson_is_scipys_and_survives_no_observation():
     assert stats.wilson(0, 0) == stats.Interval(0.0, 0.0, 1.0)
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_wilson_covers_what_it_says(rate):
-    rng = np.random.default_rng(0)
-    inside = [(i := stats.wilson(k, 50)).low <= rate <= i.high for k in rng.binomial(50, rate, 2000)]
-    assert 0.92 <= np.mean(inside) <= 0.98
+def coverage(interval, n, rates):
+    """Exact coverage at each rate: the probability of every k, summed where the interval holds the rate."""
+    found = [interval(k, n) for k in range(n + 1)]
+    low, high = (np.array([getattr(i, side) for i in found]) for side in ("low", "high"))
+    return np.array([binom.pmf(np.arange(n + 1), n, r)[(low <= r) & (r <= high)].sum() for r in rates])
+
+
+@pytest.mark.parametrize("n", [30, 50, 100, 200])
+def test_wilson_covers_95_percent_on_average_and_clopper_pearson_always(n):
+    rates = np.linspace(0.02, 0.98, 97)
+    assert 0.945 <= coverage(stats.wilson, n, rates).mean() <= 0.96
+    assert coverage(stats.clopper_pearson, n, rates).min() >= 0.95
 
 
 def test_newcombe_gives_his_published_example():
@@ -86,15 +93,72 @@ def test_the_minimum_detectable_effect_is_the_textbooks(n, points):
     assert 100 * stats.minimum_detectable(n, 0.2) == pytest.approx(points, abs=1.0)
 
 
-def test_a_true_difference_of_the_minimum_detectable_size_is_found_four_times_in_five():
+@pytest.mark.parametrize(("n", "discordance", "family"), [(30, 0.2, 1), (160, 0.2, 1), (160, 0.4, 1), (160, 0.2, 150)])
+def test_a_true_difference_of_the_minimum_detectable_size_is_found_four_times_in_five(n, discordance, family):
     rng = np.random.default_rng(4)
-    n, delta = 200, stats.minimum_detectable(200, 0.2)
-    gained, lost = (0.2 + delta) / 2, (0.2 - delta) / 2
-    hits = 0
-    for _ in range(400):
-        up, down, rest = rng.multinomial(n, [gained, lost, 0.8])
-        hits += stats.compare([0] * up + [1] * down + [1] * rest, [1] * up + [0] * down + [1] * rest).p < 0.05
-    assert 0.70 <= hits / 400 <= 0.88
+    delta = stats.minimum_detectable(n, discordance, family)
+    share = max(discordance, delta)
+    draws = rng.multinomial(n, [(share + delta) / 2, (share - delta) / 2, 1 - share], 2000)
+    p = [stats.compare([0] * up + [1] * down + [1] * same, [1] * up + [0] * down + [1] * same).p
+         for up, down, same in np.unique(draws, axis=0)]  # fmt: skip
+    counts = np.unique(draws, axis=0, return_counts=True)[1]
+    assert 0.77 <= counts[np.array(p) < 0.05 / family].sum() / 2000 <= 0.83
+
+
+def test_the_power_of_a_comparison_of_shares_is_what_its_mde_says():
+    rng = np.random.default_rng(5)
+    n, spread = 60, 0.3
+    delta = 2.8016 * spread / n**0.5
+    found = []
+    for _ in range(300):
+        a = rng.uniform(0, 0.3, n)
+        found.append(stats.compare(a.tolist(), (a + rng.normal(delta, spread, n)).tolist()))
+    assert np.mean([c.mde for c in found]) == pytest.approx(delta, rel=0.05)
+    assert 0.73 <= np.mean([c.p < 0.05 for c in found]) <= 0.87
+    assert 0.92 <= np.mean([c.difference.low <= delta <= c.difference.high for c in found]) <= 0.98
+
+
+def effects(rng, seeds, items, between_seeds, between_items, noise=1.0):
+    """A mean of zero, an effect for each seed and for each item, and noise."""
+    rows = rng.normal(0, between_seeds, (seeds, 1)) if between_seeds else 0
+    columns = rng.normal(0, between_items, (1, items)) if between_items else 0
+    return rows + columns + rng.normal(0, noise, (seeds, items))
+
+
+@pytest.mark.parametrize(("seeds", "items"), [(5, 60), (10, 100)])
+def test_crossed_covers_where_seeds_differ_and_items_alone_would_not(seeds, items):
+    rng = np.random.default_rng(6)
+    data = [effects(rng, seeds, items, 0.5, 0.5) for _ in range(400)]
+    inside = [(i := stats.crossed(d)[0]).low <= 0 <= i.high for d in data]
+    assert 0.93 <= np.mean(inside) <= 0.985
+    naive = [(i := stats.mean((d.mean(axis=0)).tolist())).low <= 0 <= i.high for d in data[:60]]
+    assert np.mean(naive) < 0.7, "what it would be to take the seeds for all there are"
+
+
+def test_crossed_is_used_from_five_seeds_on_and_survives_a_constant():
+    rng = np.random.default_rng(7)
+    zeros, ones = [0.0] * 40, [1.0] * 40
+    wide = stats.compare(zeros, ones, by_seed=1 + effects(rng, 5, 40, 0.4, 0.1, 0.1))
+    assert wide.difference.high - wide.difference.low > 0.3
+    assert stats.compare(zeros, ones, by_seed=np.ones((5, 40))) == stats.compare(zeros, ones)
+
+
+@pytest.mark.parametrize(("low", "high", "equal", "spared"), [
+    (-0.01, 0.015, True, True), (-0.01, 0.05, False, True), (-0.03, 0.01, False, False), (-0.02, 0.02, True, False),
+])  # fmt: skip
+def test_no_worse_and_equivalent_judge_the_interval(low, high, equal, spared):
+    interval = stats.Interval(0.0, low, high)
+    assert stats.equivalent(interval, 0.02) is equal
+    assert stats.no_worse(interval) is spared
+
+
+def test_a_loss_of_the_margin_is_hardly_ever_called_no_worse():
+    rng = np.random.default_rng(8)
+    wrong = 0
+    for up, down, same in rng.multinomial(400, [0.01, 0.03, 0.96], 1000):
+        found = stats.compare([0] * up + [1] * (down + same), [1] * up + [0] * down + [1] * same)
+        wrong += stats.no_worse(found.difference)
+    assert wrong / 1000 <= 0.04
 
 
 def test_too_few_items_can_detect_nothing():

@@ -97,6 +97,19 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.suffix != ".lock"] == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs a folder that even root cannot write beside")
+def test_what_a_read_only_cache_holds_can_be_had():
+    assert build_once(Path("/proc/self/task"), quiet) is False
+
+
+def test_what_a_killed_build_left_is_cleared_away(tmp_path):
+    (tmp_path / ".building-thing").mkdir()
+    (tmp_path / ".building-thing" / "half").touch()
+    assert build_once(tmp_path / "thing", lambda folder: (folder / "whole").touch())
+    assert [p.name for p in (tmp_path / "thing").iterdir()] == ["whole"]
+    assert not (tmp_path / ".building-thing").exists()
+
+
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match="ENGRAM_BENCH_CACHE"):

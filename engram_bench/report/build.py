@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from engram_bench import metrics, stats
 from engram_bench.patterns import SPLITS
 
 SCHEMA_VERSION = 1
 BASELINE = "baseline"
-GREEDY = 0
+GREEDY, REPEAT = 0, -1
+PRIMARY = ("engram", "lora", "all lookups", "seen", "exact")  # named before any run: what the project claims
 
 Record = dict[str, Any]
 Cell = tuple[str, str, str]  # variant, category, split
@@ -32,14 +35,20 @@ def build(
     pooled = _pooled(cells, groups)
     everything = {**cells, **pooled}
     names = sorted(everything, key=lambda c: (order[c[0]], SPLITS.index(c[2]), c[1]))
+    contrasts, primary = _contrasts(everything, [name for name in names if name[0] != BASELINE], run["samples"])
     return {
         "schema_version": SCHEMA_VERSION,
         "run": run,
         **meta,
         "variants": list(variants),
         "cells": [_cell(name, everything[name]) for name in names],
-        "outcomes": [{**_named(name), "items": outcomes(everything[name])} for name in names if name in cells],
-        "contrasts": _contrasts(everything, [name for name in names if name[0] != BASELINE], run["samples"]),
+        "outcomes": [
+            {**_named(name), "items": outcomes(cells[name]), "consistency": consistency(cells[name])}
+            for name in names
+            if name in cells
+        ],
+        "primary": primary,
+        "contrasts": contrasts,
         "collateral": list(collateral),
         "speed": [],
         "routing": None,
@@ -89,7 +98,7 @@ def consistency(samples: Iterable[Record]) -> dict[str, float]:
     """Item -> share of its commonest output among the answers drawn at temperature 0.8."""
     drawn: dict[tuple[str, int], list[str]] = {}
     for sample in samples:
-        if sample["sample"] != GREEDY:
+        if sample["sample"] > GREEDY:
             drawn.setdefault((sample["item"], sample["seed"]), []).append(sample["output"])
     by_item: dict[str, list[float]] = {}
     for (item, _), outputs in drawn.items():
@@ -105,9 +114,25 @@ def _cell(name: Cell, samples: Sequence[Record]) -> Record:
         cell[field] = {"k": sum(shares.values()), "rate": interval.value, "low": interval.low, "high": interval.high}
     drawn = consistency(samples)
     cell["consistency"] = {"n": len(drawn), **_mean(list(drawn.values()))} if drawn else None
-    efficiency = [metrics.token_efficiency(s["canonical_tokens"], s["tokens"]) for s in _greedy(samples)]
-    cell["token_efficiency"] = _mean(efficiency)
+    cell["greedy_repeats"] = _repeats(samples)
+    efficiency: dict[str, list[float]] = {}
+    for s in _greedy(samples):
+        efficiency.setdefault(s["item"], []).append(metrics.token_efficiency(s["canonical_tokens"], s["tokens"]))
+    cell["token_efficiency"] = _mean([sum(found) / len(found) for _, found in sorted(efficiency.items())])
     return cell
+
+
+def _repeats(samples: Sequence[Record]) -> Record | None:
+    """Items whose greedy answer was the same text when it was asked for again, with every training seed."""
+    first = {(s["item"], s["seed"]): s["output"] for s in samples if s["sample"] == GREEDY}
+    same: dict[str, bool] = {}
+    for s in samples:
+        if s["sample"] == REPEAT:
+            same[s["item"]] = same.get(s["item"], True) and s["output"] == first.get((s["item"], s["seed"]))
+    if not same:
+        return None
+    interval = stats.wilson(sum(same.values()), len(same))
+    return {"n": len(same), "same": interval.value, "low": interval.low, "high": interval.high}
 
 
 def _mean(values: Sequence[float]) -> Record:
@@ -120,35 +145,66 @@ def consistency_reach(samples: int) -> float:
     return 1 - 1 / samples if samples > 1 else 1.0
 
 
-def _contrasts(cells: Mapping[Cell, list[Record]], names: Sequence[Cell], samples: int) -> list[Record]:
-    """Every variant against the baseline, on the same items; Holm over all of them."""
+Pair = tuple[str, str, str, str, str]  # variant, variant it is compared with, category, split, metric
+MEASURES = {"exact": outcomes, "consistency": consistency}
+
+
+def _contrasts(
+    cells: Mapping[Cell, list[Record]], names: Sequence[Cell], samples: int
+) -> tuple[list[Record], Record | None]:
+    """Every variant against the baseline, and the primary contrast, on the same items; Holm over all of them."""
+    wanted: list[Pair] = [(v, BASELINE, c, s, metric) for v, c, s in names for metric in MEASURES]
     found: list[Record] = []
-    for variant, category, split in names:
-        ours, theirs = cells[variant, category, split], cells.get((BASELINE, category, split), [])
-        for metric, values in (("exact", outcomes), ("consistency", consistency)):
-            a, b = values(theirs), values(ours)
-            items = sorted(a.keys() & b.keys())
-            if not items:
-                continue
-            reach = consistency_reach(samples) if metric == "consistency" else 1.0
-            result = stats.compare([a[i] for i in items], [b[i] for i in items], reach)
-            found.append(
-                {
-                    "a": BASELINE,
-                    "b": variant,
-                    "category": category,
-                    "split": split,
-                    "metric": metric,
-                    "n": result.n,
-                    "difference": result.difference.value,
-                    "low": result.difference.low,
-                    "high": result.difference.high,
-                    "p": result.p,
-                    "mde": result.mde,
-                    "_comparison": result,
-                }
-            )
+    pairs = {pair: items for pair in [PRIMARY, *wanted] if (items := _common(cells, pair))}
+    for (variant, other, category, split, metric), items in pairs.items():
+        ours, theirs = cells[variant, category, split], cells[other, category, split]
+        a, b = (MEASURES[metric](side) for side in (theirs, ours))
+        result = stats.compare(
+            [a[i] for i in items],
+            [b[i] for i in items],
+            consistency_reach(samples) if metric == "consistency" else 1.0,
+            family=len(pairs),
+            by_seed=_by_seed(theirs, ours, metric, items),
+        )
+        found.append(
+            {
+                "a": other,
+                "b": variant,
+                "category": category,
+                "split": split,
+                "metric": metric,
+                "n": result.n,
+                "difference": result.difference.value,
+                "low": result.difference.low,
+                "high": result.difference.high,
+                "p": result.p,
+                "mde": result.mde,
+                "no_worse": stats.no_worse(result.difference),
+                "_comparison": result,
+            }
+        )
     for contrast, p_holm in zip(found, stats.holm([c["p"] for c in found]), strict=True):
         contrast["p_holm"] = p_holm
         contrast["verdict"] = stats.verdict(contrast.pop("_comparison"), p_holm)
-    return found
+    return (found[1:], found[0]) if PRIMARY in pairs else (found, None)
+
+
+def _common(cells: Mapping[Cell, list[Record]], pair: Pair) -> list[str]:
+    """Items both variants of a pair have an outcome for."""
+    variant, other, category, split, metric = pair
+    ours, theirs = (MEASURES[metric](cells.get((name, category, split), [])) for name in (variant, other))
+    return sorted(ours.keys() & theirs.keys())
+
+
+def _by_seed(theirs: Sequence[Record], ours: Sequence[Record], metric: str, items: Sequence[str]) -> Any:
+    """[seeds, items] differences where there are seeds enough, else None; a baseline is the same for all seeds."""
+    seeds = sorted({s["seed"] for s in ours})
+    if len(seeds) < stats.ENOUGH_SEEDS:
+        return None
+    alike = len({s["seed"] for s in theirs}) == 1
+    measure, rows = MEASURES[metric], []
+    for seed in seeds:
+        a = measure(s for s in theirs if alike or s["seed"] == seed)
+        b = measure(s for s in ours if s["seed"] == seed)
+        rows.append([b[i] - a[i] for i in items])
+    return np.array(rows)

@@ -35,9 +35,14 @@ PUBLISHED = (
 )
 
 
+def inert(text: str) -> str:
+    """Text with a dot for every control character, so that none of it steers a terminal."""
+    return "".join("·" if unicodedata.category(ch)[0] == "C" else ch for ch in text)
+
+
 def safe(text: str, longest: int = LONGEST_TEXT) -> str:
     """Text from data or a model as one inert Markdown table cell: no markup, no line break, no control character."""
-    text = "".join("·" if unicodedata.category(ch)[0] == "C" else ch for ch in re.sub(r"[\r\n]+", " ⏎ ", text.strip()))
+    text = inert(re.sub(r"[\r\n]+", " ⏎ ", text.strip()))
     if len(text) > longest:
         text = text[: longest - 1] + "…"
     text = html.escape(text, quote=False).replace("www.", "www&#46;")  # GitHub makes a link of a bare www.
@@ -71,12 +76,17 @@ def table(rows: Iterable[Sequence[Any]], headers: Sequence[str]) -> str:
 
 def render(report: Record, samples: Sequence[Record]) -> str:
     """The whole report.md. `samples` give the before-and-after examples; every number is from `report`."""
+    from engram_bench.report.gate_text import section  # it is written with the helpers above
+
     parts = [
         "# engram-bench report",
         reading(report),
+        section(report["gate"]) if "gate" in report else "",
+        primary(report),
         what_was_run(report),
         *headline(report),
         "![Exact answers of each variant in each category, with intervals](plots/exact.png)",
+        consistency(report),
         collateral(report),
         contrasts(report),
         training(report),
@@ -120,6 +130,30 @@ def headline(report: Record) -> list[str]:
     if parts:
         parts[0] += "\n\nExact match of the whole answer, greedy decoding; in brackets the 95% Wilson interval."
     return parts
+
+
+def consistency(report: Record) -> str:
+    """How alike the answers to one prompt are: drawn, and greedy once more."""
+    cells = {at: cell for at, cell in _cells(report, "seen").items() if cell["consistency"]}
+    if not cells:
+        return ""
+    names = [name for name in _names(report) if any(v == name for _, v in cells)]
+    rows = []
+    for category in _categories(report, cells):
+        found = [cells.get((category, name)) for name in names]
+        row = [safe(category), max(cell["consistency"]["n"] for cell in found if cell)]
+        for cell in found:
+            drawn, again = (cell["consistency"], cell.get("greedy_repeats")) if cell else (None, None)
+            shown = f"{percent(drawn['mean'])} [{100 * drawn['low']:.0f}–{100 * drawn['high']:.0f}]" if drawn else ""
+            row.append(shown + (f", greedy {percent(again['same'])}" if again else ""))
+        rows.append(row)
+    return (
+        "## Consistency\n\n"
+        + table(rows, ["category", "n", *map(safe, names)])
+        + f"\n\nShare of the commonest of {report['run']['samples']} answers drawn at temperature 0.8, bootstrap "
+        "interval over items; greedy: items answered in the same words when asked again in another batch "
+        f"({safe(report['backend']['dtype'])})."
+    )
 
 
 def reading(report: Record) -> str:
@@ -217,6 +251,24 @@ def collateral(report: Record) -> str:
     )
 
 
+def primary(report: Record) -> str:
+    """The one contrast named before any run."""
+    c = report.get("primary")
+    if not c:
+        return ""
+    no_worse = (
+        "" if c["verdict"] == "improved" else f" No worse by 2 points: {'shown' if c['no_worse'] else 'not shown'}."
+    )
+    return (
+        "## Primary contrast\n\n"
+        f"{safe(c['b'])} against {safe(c['a'])}, {safe(c['category'])}, {c['split']}, {c['metric']}: "
+        f"{points(c['difference'])} points [{points(c['low'])}, {points(c['high'])}], n = {c['n']}, "
+        f"p {p_value(c['p'])}, p Holm {p_value(c['p_holm'])}, MDE {100 * c['mde']:.1f} points: "
+        f"**{c['verdict']}**.{no_worse}\n\n"
+        "Named before any run; adjusted with all other contrasts, so the report as a whole keeps to 5%."
+    )
+
+
 def contrasts(report: Record) -> str:
     """Every variant against the baseline, paired."""
     rows = [
@@ -241,7 +293,8 @@ def contrasts(report: Record) -> str:
         "## Contrasts with the baseline\n\n"
         "Paired on items. Exact: exact McNemar test, Newcombe interval; consistency (share of the commonest of the "
         "answers drawn at temperature 0.8): sign-flip permutation test, bootstrap interval. p Holm is adjusted over "
-        "all rows. MDE: the least true difference, in points, this n finds with 80% power.\n\n"
+        "all rows. MDE: the least true difference, in points, this n finds with 80% power at the "
+        "level of Holm's first step.\n\n"
         f"<details><summary>{len(rows)} contrasts</summary>\n\n{table(rows, headers)}\n\n</details>"
     )
 

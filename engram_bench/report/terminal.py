@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from engram_bench.report.markdown import percent
+from engram_bench.options import Settings
+from engram_bench.report.gate_text import summary
+from engram_bench.report.markdown import inert, p_value, percent
 
 
 def write_summary(reporter: Any, folder: Path | None, report: dict[str, Any] | None) -> None:
@@ -31,7 +34,36 @@ def write_summary(reporter: Any, folder: Path | None, report: dict[str, Any] | N
         reporter.write_line(f"KL per token on unrelated text: {told}")
     missed = [t for t in report["thresholds"] if not t["passed"]]
     reporter.write_line(f"thresholds: {len(report['thresholds']) - len(missed)} met, {len(missed)} missed")
+    if "gate" in report:
+        write_gate(reporter.write_line, report["gate"])
     reporter.write_line(f"report: {_shown(folder / 'report.md')}")
+
+
+def header(settings: Settings, backend: dict[str, Any]) -> str:
+    """What a run is on: backend, dtype and why, model, profile, variants."""
+    return (
+        f"engram_bench: {backend['name']} on {backend['device']}, {backend['dtype']} ({backend['dtype_reason']}); "
+        f"model {settings.model}; profile {settings.profile}; variants {', '.join(v.name for v in settings.variants)}"
+    )
+
+
+def write_broken_off(reporter: Any, folder: Path, lost: Sequence[str]) -> None:
+    """What a run that was broken off has kept, and how to go on with it."""
+    for worker in lost:
+        reporter.write_line(f"worker {worker} died; a killed process loses what it was at, no finished result")
+    reporter.write_line(f"broken off; to finish, give the same command and --engram-resume {_shown(folder)}")
+
+
+def write_gate(write_line: Callable[[str], object], found: dict[str, Any]) -> None:
+    """The comparison with the gate's baseline: every regression, every warning, and a summary."""
+    for row in found["rows"]:
+        if row["verdict"] == "regressed":
+            cell = ", ".join(row[key] for key in ("variant", "category", "split", "metric"))
+            change = f"{percent(row['before'])} -> {percent(row['after'])}, p Holm {p_value(row['p_holm'])}"
+            write_line(inert(f"regressed: {cell}: {change}"))
+    for warning in found["warnings"]:
+        write_line(inert(f"warning: {warning}"))
+    write_line(summary(found))
 
 
 def _shown(path: Path) -> str:

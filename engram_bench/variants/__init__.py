@@ -110,9 +110,13 @@ def _load(name: str) -> Variant:
 def parse(text: str, place: str) -> Variant:
     """A variant from YAML text; `place` names it in errors."""
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.CSafeLoader)):
+            raise UsageError(f"{place}: YAML aliases (*name) are not allowed; write the value out")
+        data = yaml.load(text, Loader=yaml.CSafeLoader)
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # a date that is none, a number too long, a list for a key
         raise UsageError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise UsageError(f"{place}: nested too deeply; a variant has fields and one level below") from error
     if not isinstance(data, dict):
         raise UsageError(f"{place}: expected fields (name, kind, about, ...), found something else")
     if "control_of" in data:

@@ -1,0 +1,197 @@
+"""Did it get worse? Two report.json in, a verdict on every cell out, paired on items; nothing here runs a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jsonschema import Draft202012Validator, ValidationError
+
+from engram_bench import stats
+from engram_bench.cache import write_whole
+from engram_bench.errors import BaselineError, UsageError
+from engram_bench.patterns import SPLITS
+from engram_bench.report.build import SCHEMA_VERSION, consistency_reach
+
+METRICS = {"exact": "items", "consistency": "consistency"}  # metric -> the key of an outcome that holds it by item
+EVERYTHING = "all categories"  # together: where a small loss spread over all of them shows
+TRAINED = ("seen", "rephrased")  # splits that ask the same items
+SLOWER = 1.5  # times the baseline's; beyond it a time is warned of
+REMAKE = "make a new one with --engram-gate-update"
+
+Record = dict[str, Any]
+Margins = Mapping[str, float]  # metric -> the drop, as a share, that fails
+
+
+def read(path: Path) -> Record:
+    """A report.json.
+
+    Raises:
+        BaselineError: it is not there, or not a report.
+    """
+    schema = json.loads(files(__package__).joinpath("schema.json").read_text(encoding="utf-8"))
+    del schema["properties"]["schema_version"]  # `refuse` says that it is of another
+    try:
+        report: Record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        Draft202012Validator(schema).validate(report)
+    except OSError as error:
+        raise BaselineError(f"{path}: {error.strerror}; name a report.json, or {REMAKE}") from error
+    except ValidationError as error:
+        where = error.json_path if len(error.json_path) < 60 else "$"
+        raise BaselineError(f"{path}: not a report.json of engram-bench, at {where!a}; {REMAKE}") from error
+    except (ValueError, RecursionError) as error:
+        raise BaselineError(f"{path}: not a whole report.json; name another file, or {REMAKE}") from error
+    return report
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def update(path: Path, report: Record) -> None:
+    """Make a report the baseline; the old one stays until the new one is whole.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UsageError(f"--engram-gate: {path}: {error.strerror}; choose a file that can be written") from error
+
+
+def fingerprints(report: Record) -> Record:
+    """What has to be the same before two runs can be compared; a run's meta record, known at its start, has it too."""
+    return {
+        "schema": report.get("schema_version", SCHEMA_VERSION),
+        "dataset": report["dataset"]["sha256"],
+        "model": report["model"]["sha256"],
+        "prompt": report["model"].get("prompt_sha256"),
+    }
+
+
+def refuse(baseline: Record, now: Mapping[str, Any], place: str) -> None:
+    """Nothing where the baseline has the fingerprints a run has, all of them or those known so far.
+
+    Raises:
+        BaselineError: it has not; the line says which differ.
+    """
+    theirs = fingerprints(baseline)
+    if other := [f"another {name} ({theirs[name]!s:.12}, now {now[name]!s:.12})" for name in now
+                 if theirs[name] != now[name]]:  # fmt: skip
+        raise BaselineError(f"{place}: measured with {', '.join(other)}; {REMAKE}")
+
+
+def compare(baseline: Record, report: Record, fail: Margins) -> Record:
+    """Every variant, split and category both runs have, paired on the items both answered; Holm over all of them.
+
+    Consistency is compared only where both runs drew the same number of answers: fewer answers agree more.
+    """
+    drawn = [r["run"]["samples"] for r in (baseline, report)]
+    warnings = _warnings(baseline, report)
+    if "consistency" in fail and drawn[0] != drawn[1]:
+        warnings.append(f"consistency was not compared: it is of {drawn[0]} answers an item there, of {drawn[1]} here")
+        fail = {metric: margin for metric, margin in fail.items() if metric != "consistency"}
+    pairs = {
+        (metric, *cell): found
+        for metric in fail
+        for cell, found in _paired(_cells(baseline, METRICS[metric]), _cells(report, METRICS[metric])).items()
+    }
+    rows: list[Record] = []
+    for (metric, variant, category, split), (before, after) in pairs.items():
+        reach = consistency_reach(report["run"]["samples"]) if metric == "consistency" else 1.0
+        result = stats.compare(before, after, reach, family=len(pairs))
+        rows.append(
+            {
+                "variant": variant,
+                "category": category,
+                "split": split,
+                "metric": metric,
+                "n": result.n,
+                "before": sum(before) / result.n,
+                "after": sum(after) / result.n,
+                "difference": result.difference.value,
+                "low": result.difference.low,
+                "high": result.difference.high,
+                "p": result.p,
+                "mde": result.mde,
+                "_comparison": result,
+            }
+        )
+    for row, p_holm in zip(rows, stats.holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p_holm
+        row["verdict"] = verdict(row.pop("_comparison"), p_holm, fail[row["metric"]])
+    return {"fail": dict(fail), "rows": rows, "warnings": warnings}
+
+
+def verdict(found: stats.Comparison, p_holm: float, margin: float) -> str:
+    """regressed: significantly worse and by more than the margin; improved: significantly better; unchanged: all items
+    agree, or the interval lies within the margin on both sides; else inconclusive."""
+    significant, difference = p_holm < 1 - stats.LEVEL, found.difference
+    if significant and difference.value < -margin:
+        return "regressed"
+    if significant and difference.value > 0:
+        return "improved"
+    return "unchanged" if found.identical or stats.equivalent(difference, margin) else "inconclusive"
+
+
+def exit_code(gate: Record) -> int:
+    """1 where anything regressed; 4 where the two runs have nothing in common, so that nothing was checked; else 0."""
+    if not gate["rows"]:
+        return BaselineError.exit_code
+    return int(any(row["verdict"] == "regressed" for row in gate["rows"]))
+
+
+Cell = tuple[str, str, str]  # variant, category, split
+
+
+def _cells(report: Record, field: str) -> dict[Cell, dict[str, float]]:
+    return {(o["variant"], o["category"], o["split"]): o[field] for o in report["outcomes"] if o.get(field)}
+
+
+def _paired(
+    before: Mapping[Cell, Mapping[str, float]], after: Mapping[Cell, Mapping[str, float]]
+) -> dict[Cell, tuple[list[float], list[float]]]:
+    """Outcomes of the items both runs have: cell by cell, over all categories of a variant and split, and over both
+    splits of trained items, where an item asked in two phrasings is one fact and counts once, by its mean."""
+    pairs: dict[Cell, tuple[list[float], list[float]]] = {}
+    facts: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for cell in sorted(before.keys() & after.keys(), key=lambda c: (c[0], SPLITS.index(c[2]), c[1])):
+        variant, category, split = cell
+        for item in sorted(before[cell].keys() & after[cell].keys()):
+            for name in (EVERYTHING, category):
+                olds, news = pairs.setdefault((variant, name, split), ([], []))
+                olds.append(before[cell][item])
+                news.append(after[cell][item])
+            if split in TRAINED:
+                found = facts.setdefault(variant, {}).setdefault(item, [])
+                found.append((before[cell][item], after[cell][item]))
+    for variant, items in facts.items():
+        if any(len(phrasings) > 1 for phrasings in items.values()):
+            means = np.array([np.mean(phrasings, axis=0) for phrasings in items.values()])  # [facts, before and after]
+            pairs[variant, EVERYTHING, "+".join(TRAINED)] = means[:, 0].tolist(), means[:, 1].tolist()
+    return pairs
+
+
+def _warnings(baseline: Record, report: Record) -> list[str]:
+    """What does not fail a run and should be known: another machine, slower, cells that were not asked."""
+    found = []
+    for key in ("device", "dtype"):
+        theirs, ours = baseline["backend"][key], report["backend"][key]
+        if theirs != ours:
+            found.append(f"the baseline is of {key} {theirs}, this run of {ours}")
+    asked, there = _cells(report, "items"), _cells(baseline, "items")
+    if missing := len(there.keys() - asked.keys()):
+        found.append(f"{missing} of the baseline's {len(there)} cells were not asked")
+    if new := len(asked.keys() - there.keys()):
+        found.append(f"{new} cells of this run are not in the baseline")
+    theirs, ours = (r["run"].get("evaluation_s", {}) for r in (baseline, report))
+    for variant in sorted(theirs.keys() & ours.keys()):
+        if not missing and not new and theirs[variant] and ours[variant] > SLOWER * theirs[variant]:
+            found.append(f"{variant} answered in {ours[variant]:.0f} s, {theirs[variant]:.0f} s before")
+    return found

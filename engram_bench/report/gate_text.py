@@ -1,0 +1,64 @@
+"""The gate's comparison in words: a line for the terminal, a section for report.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engram_bench.report.markdown import p_value, percent, points, safe, table
+
+Record = dict[str, Any]
+
+
+def summary(gate: Record) -> str:
+    """One line: how many cells came to each verdict, and the least effect the inconclusive ones could have shown."""
+    if not gate["rows"]:
+        return "nothing to compare: no cell of this run is in the baseline"
+    told = []
+    for name in ("regressed", "improved", "inconclusive", "unchanged"):
+        rows = [row for row in gate["rows"] if row["verdict"] == name]
+        if rows:
+            low, high = (100 * pick(row["mde"] for row in rows) for pick in (min, max))
+            mde = f" (MDE {low:.0f} to {high:.0f} points)" if name == "inconclusive" else ""
+            told.append(f"{len(rows)} {name}{mde}")
+    return f"{len(gate['rows'])} comparisons with the baseline: {', '.join(told)}"
+
+
+def section(gate: Record) -> str:
+    """The part of report.md: the summary, warnings, and every row that is not plainly unchanged."""
+    rows = [
+        (
+            safe(row["variant"]),
+            safe(row["category"]),
+            row["split"],
+            row["metric"],
+            row["n"],
+            f"{percent(row['before'])} → {percent(row['after'])}",
+            f"{points(row['difference'])} [{points(row['low'])}, {points(row['high'])}]",
+            p_value(row["p_holm"]),
+            f"**{row['verdict']}**" if row["verdict"] == "regressed" else row["verdict"],
+            f"{100 * row['mde']:.0f}",
+        )
+        for row in gate["rows"]
+        if row["verdict"] != "unchanged"
+    ]
+    fails = ", ".join(f"{metric} by more than {100 * margin:g} points" for metric, margin in gate["fail"].items())
+    parts = [
+        "## Against the gate's baseline",
+        f"{summary(gate)}. A cell fails where it is worse, with p Holm below 0.05, in {fails}.",
+        "\n".join(f"- {safe(warning, 200)}" for warning in gate["warnings"]),
+    ]
+    if rows:
+        headers = [
+            "variant",
+            "category",
+            "split",
+            "metric",
+            "n",
+            "before → after",
+            "points",
+            "p Holm",
+            "verdict",
+            "MDE",
+        ]
+        parts.append(table(rows, headers))
+    return "\n\n".join(part for part in parts if part)

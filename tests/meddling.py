@@ -1,0 +1,53 @@
+"""A pytest plugin for tests of whole runs: writes down what a model is asked to do, and kills the process at a point.
+
+MEDDLE_LOG: a file that gets a line for every training and every call of `generate`. MEDDLE_KILL: "WORKER WHAT N": the
+process of that xdist worker ("main" without xdist) gets SIGKILL at step N of its first training, or before its N-th
+`generate`.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+from engram_bench.backends.torch import TorchModel
+
+WORKER, WHAT, WHEN = (os.environ.get("MEDDLE_KILL") or "nobody nothing 0").split()
+train, generate = TorchModel.train, TorchModel.generate
+asked = 0
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def note(line):
+    with Path(os.environ["MEDDLE_LOG"]).open("a") as file:
+        file.write(line + "\n")
+
+
+def meant(what):
+    return os.environ.get("PYTEST_XDIST_WORKER", "main") == WORKER and what == WHAT
+
+
+def meddled_train(self, variant, examples, seed, folder, progress):
+    note(f"train {variant.name} {seed}")
+    steps = iter(range(1, 1_000_000))
+
+    def watched(what, done, total):
+        if meant("train") and next(steps) == int(WHEN):
+            die()
+        progress(what, done, total)
+
+    return train(self, variant, examples, seed, folder, watched)
+
+
+def meddled_generate(self, prompts, *args, **kwargs):
+    global asked
+    asked += 1
+    if meant("generate") and asked == int(WHEN):
+        die()
+    note(f"generate {len(prompts)}")
+    return generate(self, prompts, *args, **kwargs)
+
+
+TorchModel.train, TorchModel.generate = meddled_train, meddled_generate

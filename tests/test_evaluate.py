@@ -1,0 +1,73 @@
+"""Questions through the tiny model: answers that depend on what is asked, and on nothing around it."""
+
+from dataclasses import asdict
+
+import pytest
+
+from engram_bench import evaluate, patterns
+from engram_bench.report import gate
+from tests.conftest import PATTERNS
+from tests.test_report import report
+from tests.test_torch_backend import in_float32
+
+CELLS = [("colours", split) for split in patterns.SPLITS]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "colours.yaml"
+    file.write_text(PATTERNS)
+    return evaluate.questions(patterns.load(file), CELLS)
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return in_float32(checkpoint)
+
+
+def answers(model, asked, seed=0, kept=(), batch_size=64, max_new_tokens=6):
+    model.batch_size = batch_size
+    batches = evaluate.answer(
+        model, "engram", asked, seed=seed, samples=3, sampled_items=None,
+        max_new_tokens=max_new_tokens, progress=lambda *_: None, kept=kept,
+    )  # fmt: skip
+    return [sample for batch in batches for sample in batch]
+
+
+def test_every_question_is_answered_once_and_seen_ones_are_drawn_for_too(model, asked):
+    found = answers(model, asked)
+    assert len({sample.key for sample in found}) == len(found) == 8 * (1 + 3 + 1) + 8 + 2
+
+
+def test_batches_of_1_7_and_64_give_the_same_answers_in_float32(model, asked):
+    one, seven, many = ({s.key: s for s in answers(model, asked, batch_size=n)} for n in (1, 7, 64))
+    assert one == seven == many
+
+
+def test_what_is_kept_is_not_asked_again_and_the_rest_comes_in_the_batches_it_would_have(model, asked):
+    whole = answers(model, asked, batch_size=7)
+    kept = {s.key for s in whole[:14]} | {whole[21].key}
+    assert answers(model, asked, kept=kept, batch_size=7) == whole[14:]
+    assert answers(model, asked, kept={s.key for s in whole}, batch_size=7) == []
+
+
+def test_a_greedy_answer_asked_for_again_in_another_batch_is_the_same_in_float32(model, asked):
+    found = {s.key: s.output for s in answers(model, asked, batch_size=7)}
+    again = {key: output for key, output in found.items() if key[-1] == evaluate.REPEAT}
+    assert len(again) == 8
+    assert all(found[(*key[:-1], evaluate.GREEDY)] == output for key, output in again.items())
+
+
+def test_a_hundred_reruns_with_other_sampling_seeds_raise_no_alarm_beyond_the_rate(model, asked):
+    """The same weights asked with other sampling seeds: one-token answers wander, and the gate holds its 5%."""
+
+    def made(seed):
+        samples = [asdict(s) for s in answers(model, asked, seed, max_new_tokens=1)]
+        for s in samples:
+            s["seed"] = 0
+        return report(samples, categories=("colours",))
+
+    first = made(0)
+    found = [gate.compare(first, made(seed), {"exact": 0.0, "consistency": 0.0}) for seed in range(1, 101)]
+    assert any(row["difference"] for each in found for row in each["rows"]), "they do differ"
+    assert sum(map(gate.exit_code, found)) <= 9, "5 expected at most; 9 is the binomial's 97th percentile"
