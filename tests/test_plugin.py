@@ -132,7 +132,7 @@ def test_a_whole_run_leaves_a_report_of_the_published_schema(first):
     jsonschema.validate(report, SCHEMA)
     assert "report: " in result.stdout
     assert "engram_bench: torch on cpu" in result.stdout
-    assert {p.name for p in latest.iterdir()} == {"report.json", "report.md", "samples.jsonl"}
+    assert {p.name for p in latest.iterdir()} == {"plots", "report.json", "report.md", "samples.jsonl"}
     assert [v["name"] for v in report["variants"]] == ["baseline", "tiny-engram", "tiny-lora"]
     assert {c["category"] for c in report["cells"]} == {"colours"}
     exact = {(c["variant"], c["split"]): c["exact"]["rate"] for c in report["cells"]}
