@@ -4,17 +4,21 @@ PROFILE ?= default
 BENCH_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: bench test lint clean help
+.PHONY: bench test test-slow lint clean help
 
 help: ## say what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 bench: .venv/installed ## train and measure on the real model, write the report (PROFILE=quick|default|full, BENCH_ARGS=more options)
 	$(BIN)/engram-bench model
 	$(BIN)/pytest suites --engram-profile $(PROFILE) $(BENCH_ARGS)
 
+# A tiny model gains nothing from threads, so each process has one.
 test: .venv/installed ## the package's own tests
-	$(BIN)/pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m "not slow" -n 2
+
+test-slow: .venv/installed ## runs that are shared, killed and taken up again
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m slow -n 2
 
 lint: .venv/installed ## ruff and mypy
 	$(BIN)/ruff check .

@@ -21,6 +21,8 @@ from tests.test_plugin import ROOT, run, tiny, without_times
 
 __all__ = ["tiny"]  # a fixture
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("red", "blue", "green", "black", "white", "brown", "pink", "grey", "gold", "teal")
 MANY = "name: many\ndescription: Enough keys to tell runs apart.\nexamples:\n" + "".join(
     f'  - {{input: "KEY:{chr(97 + n % 26)}{n}", output: "{WORDS[n * 7 % 10]}"}}\n' for n in range(100)
