@@ -17,8 +17,8 @@ bench: .venv/installed ## train and measure on the real model, write the report 
 test: .venv/installed ## the package's own tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m "not slow" -n 2
 
-test-slow: .venv/installed ## runs that are shared, killed and taken up again
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m slow -n 2
+test-slow: .venv/installed ## whole runs killed and taken up again, simulations, fuzzing
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m slow
 
 lint: .venv/installed ## ruff and mypy
 	$(BIN)/ruff check .

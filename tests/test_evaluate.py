@@ -58,6 +58,7 @@ def test_a_greedy_answer_asked_for_again_in_another_batch_is_the_same_in_float32
     assert all(found[(*key[:-1], evaluate.GREEDY)] == output for key, output in again.items())
 
 
+@pytest.mark.slow
 def test_a_hundred_reruns_with_other_sampling_seeds_raise_no_alarm_beyond_the_rate(model, asked):
     """The same weights asked with other sampling seeds: one-token answers wander, and the gate holds its 5%."""
 

@@ -143,6 +143,7 @@ def test_a_gated_report_keeps_to_the_schema_and_shows_the_gate():
     assert "## Against the gate's baseline" in render(made, [])
 
 
+@pytest.mark.slow
 def test_honest_reruns_raise_no_alarm():
     """Answers that flip a coin on a fifth of the items, again and again, in five categories: alarms in at most 5%."""
     rng = np.random.default_rng(0)

@@ -93,6 +93,7 @@ def test_the_minimum_detectable_effect_is_the_textbooks(n, points):
     assert 100 * stats.minimum_detectable(n, 0.2) == pytest.approx(points, abs=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "discordance", "family"), [(30, 0.2, 1), (160, 0.2, 1), (160, 0.4, 1), (160, 0.2, 150)])
 def test_a_true_difference_of_the_minimum_detectable_size_is_found_four_times_in_five(n, discordance, family):
     rng = np.random.default_rng(4)
@@ -105,6 +106,7 @@ def test_a_true_difference_of_the_minimum_detectable_size_is_found_four_times_in
     assert 0.77 <= counts[np.array(p) < 0.05 / family].sum() / 2000 <= 0.83
 
 
+@pytest.mark.slow
 def test_the_power_of_a_comparison_of_shares_is_what_its_mde_says():
     rng = np.random.default_rng(5)
     n, spread = 60, 0.3
@@ -125,6 +127,7 @@ def effects(rng, seeds, items, between_seeds, between_items, noise=1.0):
     return rows + columns + rng.normal(0, noise, (seeds, items))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "items"), [(5, 60), (10, 100)])
 def test_crossed_covers_where_seeds_differ_and_items_alone_would_not(seeds, items):
     rng = np.random.default_rng(6)

@@ -17,6 +17,8 @@ from engram_bench.report.terminal import write_gate
 from tests.conftest import ENGRAM, LORA, PATTERNS
 from tests.test_gate import a_report
 
+pytestmark = pytest.mark.slow
+
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nname: *b\n"
 NESTED = "[" * 5000
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
