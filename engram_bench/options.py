@@ -48,7 +48,15 @@ PROFILES = {
         asserted=False,
         borrows=True,
     ),
-    "quick": Profile(15, 2, None, "baseline,lora,engram,engram-shuffled", control_prompts=8),
+    # A third of the default's examples: about twice the epochs, so that the steps are enough to learn them.
+    "quick": Profile(
+        15,
+        3,
+        None,
+        "baseline,lora,engram,engram-shuffled",
+        epochs={"lora": 7, "engram": 6},
+        control_prompts=8,
+    ),
     "default": Profile(DEFAULT_SIZES, 3, 10, ",".join(variants.BUILT_IN), control_prompts=8),
     "full": Profile(None, 10, None, ",".join(variants.BUILT_IN)),
 }

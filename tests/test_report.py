@@ -184,6 +184,7 @@ def test_the_primary_contrast_is_engram_against_lora_on_all_lookups_seen():
     assert report(BEFORE + AFTER)["primary"] is None
 
 
+@pytest.mark.slow
 def test_a_report_of_nothing_but_chance_finds_something_in_at_most_one_of_twenty():
     rng = np.random.default_rng(1)
     found = 0
