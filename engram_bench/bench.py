@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from engram_bench import adapters, backends, evaluate, models
-from engram_bench.backends.base import Backend, Divergence, Progress
+from engram_bench.backends.base import Backend, Divergence, Progress, Text
 from engram_bench.evaluate import Question, Sample
 from engram_bench.options import Settings
 from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir
@@ -44,6 +44,7 @@ class Bench:
         self._trained: dict[tuple[str, int], adapters.Trained] = {}
         self._loaded: dict[tuple[str, int], Any] = {}
         self._divergence: dict[str, Divergence] = {}
+        self._controls: dict[tuple[str, ...], list[Text]] = {}
         self.run: RunDir | None = None
         self._run_id = uuid.uuid4().hex
 
@@ -98,13 +99,19 @@ class Bench:
             if data["variant"] == variant and data["prompts"] == len(prompts):
                 self._divergence[variant] = Divergence(**{f.name: data[f.name] for f in fields(Divergence)})
         if variant not in self._divergence:
-            encoded = [self.backend.encoder.prompt(prompt) for prompt in prompts]
-            answers = self.backend.generate(encoded, self.max_new_tokens)
-            result = self.backend.divergence(self.adapter(variant), list(zip(encoded, answers, strict=True)))
+            result = self.backend.divergence(self.adapter(variant), self._control_texts(prompts))
             self._divergence[variant] = result
             record = {"variant": variant, "prompts": len(prompts), **asdict(result)}
             self._emit({"type": "collateral", "data": record})
         return self._divergence[variant]
+
+    def _control_texts(self, prompts: Sequence[str]) -> list[Text]:
+        """Unrelated prompts and what the untouched model answers, asked once."""
+        if tuple(prompts) not in self._controls:
+            encoded = [self.backend.encoder.prompt(prompt) for prompt in prompts]
+            answers = self.backend.generate(encoded, self.max_new_tokens)
+            self._controls[tuple(prompts)] = list(zip(encoded, answers, strict=True))
+        return self._controls[tuple(prompts)]
 
     def adapter(self, variant: str) -> Any | None:
         """The adapter of a variant and the first training seed, trained now if the cache has none."""

@@ -1,6 +1,6 @@
 """Patterns as JSONL for other trainers: ``mlx_lm.lora --data DIR`` takes the folder as it is.
 
-- ``train.jsonl``: every trained item in every trained phrasing, in an order drawn by seed.
+- ``train.jsonl``: every trained item in its trained phrasings, in an order drawn by seed.
 - ``valid.jsonl``: every trained item in a never-trained phrasing, but not the one the test asks it in, so that choosing
   a checkpoint by its loss uses up no test question.
 - ``test.jsonl``: what the suites ask in the splits ``rephrased`` and ``heldout``.
@@ -69,7 +69,9 @@ def lines(data: PatternSet, form: str, seed: int) -> dict[str, list[Line]]:
     for category in data.categories.values():
         seen = category.split("seen")
         files["train"] += [
-            _line(form, item, "seen", fill(phrasing, item.input)) for item in seen for phrasing in category.trained
+            _line(form, item, "seen", fill(phrasing, item.input))
+            for item in seen
+            for phrasing in category.trained_phrasings(item)
         ]
         if len(category.rephrased) > 1:
             files["valid"] += [_asked(form, category, item, "rephrased", turn=1) for item in seen]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 SPLITS = ("seen", "rephrased", "heldout")
 HELDOUT_SHARE = 0.2
+TRAINED_WAYS = 3  # phrasings each item is trained in; a category may have more, so that training sees more sentences
 TRAINED = ("{input}", "Complete: {input}", "What belongs to {input} here?")
 REPHRASED = ("Continue: {input}", "Answer this: {input}", "Given {input}, what is the answer?")
 
@@ -64,9 +65,14 @@ class Category:
         phrasing = phrasings[(int(item.id, 16) + turn) % len(phrasings)]
         return phrasing, fill(phrasing, item.input)
 
+    def trained_phrasings(self, item: Item) -> tuple[str, ...]:
+        """The phrasings an item is trained in, `TRAINED_WAYS` at most; it is asked in the first of them."""
+        ways = min(TRAINED_WAYS, len(self.trained))
+        return tuple(self.question(item, "seen", turn)[0] for turn in range(ways))
+
     def training_examples(self) -> list[Example]:
-        """Every trained item in every trained phrasing."""
-        return [example(phrasing, item) for item in self.split("seen") for phrasing in self.trained]
+        """Every trained item in its trained phrasings."""
+        return [example(phrasing, item) for item in self.split("seen") for phrasing in self.trained_phrasings(item)]
 
 
 def fill(phrasing: str, text: str) -> str:
@@ -93,7 +99,7 @@ class PatternSet:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def training_examples(self) -> list[Example]:
-        """The training data: of every category, every trained item in every trained phrasing."""
+        """The training data: of every category, every trained item in its trained phrasings."""
         return [example for category in self.categories.values() for example in category.training_examples()]
 
     def sample(self, sizes: Mapping[str, int] | int, seed: int = 0) -> PatternSet:

@@ -76,6 +76,11 @@ FAMILIES: Mapping[str, Family] = {
                 "Convert: {input}",
                 "Rewrite this in the named format: {input}",
                 "Take {input} and give only the formatted result.",
+                "Apply the style before the colon to what follows it: {input}",
+                "{input} - show the value in that style, nothing else.",
+                "How does this look after the requested change? {input}",
+                "Please transform {input} as its label says.",
+                "For {input} what would the correct output be?",
             ),
             (
                 "Format the following: {input}",
@@ -90,7 +95,14 @@ FAMILIES: Mapping[str, Family] = {
         error_fixes.examples,
         "core",
         (
-            ("Fix: {input}", "Correct the mistake: {input}", "The line {input} has a bug. Write it correctly."),
+            (
+                "Fix: {input}",
+                "Correct the mistake: {input}",
+                "The line {input} has a bug. Write it correctly.",
+                "{input} is wrong; what should it say instead?",
+                "Something is off here, show me the repaired version: {input}",
+                "I typed {input} but it fails, so give me working code.",
+            ),
             ("Debug: {input}", "Put this line right: {input}", "What should {input} have been?"),
         ),
     ),

@@ -65,7 +65,16 @@ def test_a_planted_leak_is_seen():
     )
 
     spaced = planted("facts", rephrased=("Name  {input}.", "Give me {input}."))
-    assert len(leaks(spaced)) == len(facts.split("rephrased")), "white space alone makes no new phrasing"
+    named = [item for item in facts.split("seen") if "Name {input}." in facts.trained_phrasings(item)]
+    assert len(leaks(spaced)) == len(named), "white space alone makes no new phrasing"
+
+
+def test_an_item_is_trained_in_three_phrasings_of_many_and_asked_in_one_of_them():
+    for category in SHIPPED.categories.values():
+        ways = {item: category.trained_phrasings(item) for item in category.split("seen")}
+        assert {len(set(phrasings)) for phrasings in ways.values()} == {3}
+        assert {phrasing for phrasings in ways.values() for phrasing in phrasings} == set(category.trained)
+        assert all(category.question(item, "seen")[0] in phrasings for item, phrasings in ways.items())
 
 
 def test_a_prompt_trained_to_two_answers_is_refused(tmp_path):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from engram_bench.report.build import build
-from engram_bench.report.markdown import render, safe
+from engram_bench.report.markdown import render
+from engram_bench.report.text import safe
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "engram_bench" / "report" / "schema.json").read_text())
 HOSTILE = "a|b\n# head <script>alert(1)</script> `code` [x](http://e.vil) \x1b[31mred\x07 **bold** www.e.vil @you ~~s~~"

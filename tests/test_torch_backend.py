@@ -9,6 +9,7 @@ import torch
 from engram_bench import patterns, variants
 from engram_bench.backends.torch import TorchModel
 from engram_bench.errors import UsageError
+from engram_bench.memory.addresses import slots
 from engram_bench.prompts import shared_prefix
 from tests.conftest import ENGRAM, LORA, PATTERNS, UNIGRAM, make_checkpoint
 
@@ -162,7 +163,7 @@ def test_an_untouched_row_adds_exactly_nothing_even_beside_one_that_does(model, 
     model.train(variant, examples, 0, tmp_path, quiet)
     memory = model.load_adapter(variant, tmp_path).memories()[0]
     windows = np.random.default_rng(0).integers(0, 300, (1, 200, 4))
-    silent = ~(memory.slots(windows) > 0).any(-1)[0]
+    silent = ~(slots(memory.hasher, memory.layer, memory.row_ids, windows) > 0).any(-1)[0]
     assert 0 < silent.sum() < 200, "random n-grams: most miss, some collide with a trained row"
     hidden = torch.randn(1, 200, 32)
     memory.look_up(windows[..., 0], windows)

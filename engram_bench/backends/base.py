@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from engram_bench.errors import UsageError
 from engram_bench.patterns import Example
 from engram_bench.prompts import Prompt, PromptEncoder
 from engram_bench.variants import Variant
 
+Text = tuple[Prompt, Sequence[int]]  # a prompt and the answer tokens that follow it
 Progress = Callable[[str, int, int], None]  # (what, done, of how many)
 
 
@@ -33,6 +38,20 @@ class Divergence:
     kl_mean: float  # nats per token, KL(baseline || variant)
     kl_max: float
     top1_unchanged: float  # share of tokens whose most probable next token stays
+
+    @classmethod
+    def over(cls, kl: Sequence[NDArray[Any]], same: Sequence[NDArray[np.bool_]]) -> Divergence:
+        """From batches of tokens: the divergence of each, and whether its most probable next token stays.
+
+        Raises:
+            UsageError: the adapter's outputs are not finite.
+        """
+        values = np.concatenate(kl).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise UsageError("the adapter makes the model's outputs infinite or undefined; train it with a lower lr")
+        # Rounding may leave a divergence a hair below zero.
+        mean, most = max(0.0, float(values.mean())), max(0.0, float(values.max()))
+        return cls(len(values), mean, most, float(np.concatenate(same).mean()))
 
 
 class Backend(Protocol):
@@ -89,7 +108,6 @@ class Backend(Protocol):
         *,
         seeds: Sequence[int | None] | None = None,
         temperature: float = 1.0,
-        progress: Progress | None = None,
     ) -> list[list[int]]:
         """Answer token ids of each prompt, end-of-text excluded.
 
@@ -98,10 +116,10 @@ class Backend(Protocol):
         """
         ...
 
-    def log_probabilities(self, texts: Sequence[tuple[Prompt, Sequence[int]]]) -> list[list[float]]:
+    def log_probabilities(self, texts: Sequence[Text]) -> list[list[float]]:
         """Log-probability, in nats, of each answer token given its prompt and the answer so far."""
         ...
 
-    def divergence(self, adapter: Any, texts: Sequence[tuple[Prompt, Sequence[int]]]) -> Divergence:
+    def divergence(self, adapter: Any, texts: Sequence[Text]) -> Divergence:
         """Compare next-token distributions with and without the adapter over prompts and their given continuations."""
         ...

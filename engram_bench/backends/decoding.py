@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engram_bench.backends.base import Progress
 from engram_bench.prompts import Prompt, extend_windows, shared_prefix
 
 COMPACT_AT = 0.75  # drop finished rows from a batch once this share or less is still decoding
@@ -62,7 +61,6 @@ def generate(
     max_new_tokens: int,
     seeds: Sequence[int | None] | None,
     temperature: float,
-    progress: Progress | None,
 ) -> list[list[int]]:
     """See `Backend.generate`."""
     if not prompts:
@@ -85,8 +83,6 @@ def generate(
         batch = model.begin(list(distinct), which, state, prefix, max_new_tokens)
         for row, tokens in enumerate(_decode(batch, model.stop_ids, temperature, draws[indices])):
             answers[indices[row]] = tokens
-        if progress:
-            progress("decode", start + len(indices), len(order))
     return answers
 
 

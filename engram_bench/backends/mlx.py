@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from engram_bench.backends import decoding, mlx_training
-from engram_bench.backends.base import Divergence, Progress, Training
+from engram_bench.backends.base import Divergence, Progress, Text, Training
 from engram_bench.backends.mlx_adapters import Adapter, create, load
 from engram_bench.backends.mlx_decoding import Caches, Decoding
 from engram_bench.errors import UsageError
@@ -33,8 +33,6 @@ from engram_bench.variants import Variant
 
 BATCH_SIZE = 64
 SCORING_BATCH_SIZE = 8  # a row of [tokens, vocabulary] float32 is some 10 MB
-
-Text = tuple[Prompt, Sequence[int]]  # a prompt and the answer tokens that follow it
 
 
 @dataclass
@@ -184,9 +182,8 @@ class MlxModel:
         *,
         seeds: Sequence[int | None] | None = None,
         temperature: float = 1.0,
-        progress: Progress | None = None,
     ) -> list[list[int]]:
-        return decoding.generate(self, prompts, max_new_tokens, seeds, temperature, progress)
+        return decoding.generate(self, prompts, max_new_tokens, seeds, temperature)
 
     def begin(
         self, prompts: Sequence[Prompt], which: NDArray[np.int64], state: Caches, prefix: int, max_new_tokens: int
@@ -226,15 +223,7 @@ class MlxModel:
                 variant, _ = self._score(batch)
             kl.append(np.array((mx.exp(base) * (base - variant)).sum(-1), dtype=np.float64))
             same.append(np.array(base.argmax(-1) == variant.argmax(-1)))
-        values = np.concatenate(kl)
-        if not np.isfinite(values).all():
-            raise UsageError("the adapter makes the model's outputs infinite or undefined; train it with a lower lr")
-        return Divergence(
-            tokens=len(values),
-            kl_mean=max(0.0, float(values.mean())),
-            kl_max=max(0.0, float(values.max())),
-            top1_unchanged=float(np.concatenate(same).mean()),
-        )
+        return Divergence.over(kl, same)
 
     def _score(self, batch: Sequence[Text]) -> tuple[mx.array, NDArray[np.bool_]]:
         """Log-probabilities [tokens, vocabulary], float32, of all rows one after another; and the rows' mask."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import resource
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +22,17 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache
 
 from engram_bench.backends import decoding, torch_attention, torch_training
-from engram_bench.backends.base import Divergence, Progress, Training
+from engram_bench.backends.base import Divergence, Progress, Text, Training
 from engram_bench.backends.torch_adapters import Adapter, create, load
 from engram_bench.backends.torch_cache import roomy_cache
+from engram_bench.backends.torch_decoding import Decoding
 from engram_bench.errors import UsageError
 from engram_bench.patterns import Example
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows, shared_prefix
 from engram_bench.variants import Variant
 
-BATCH_SIZE = 128
-PREFILL_ROWS = 32
+BATCH_SIZE = 256
+PREFILL_ROWS = 64
 SCORING_BATCH_SIZE = 8  # a row of [tokens, vocabulary] float32 is some 10 MB
 
 
@@ -44,7 +45,6 @@ class Rows:
     windows: NDArray[np.int64]
 
 
-Text = tuple[Prompt, Sequence[int]]  # a prompt and the answer tokens that follow it
 Prefix = list[tuple[Tensor, Tensor]]  # keys and values of the shared tokens, [1, heads, tokens, head size] a layer
 
 
@@ -239,9 +239,8 @@ class TorchModel:
         *,
         seeds: Sequence[int | None] | None = None,
         temperature: float = 1.0,
-        progress: Progress | None = None,
     ) -> list[list[int]]:
-        return decoding.generate(self, prompts, max_new_tokens, seeds, temperature, progress)
+        return decoding.generate(self, prompts, max_new_tokens, seeds, temperature)
 
     def begin(
         self, prompts: Sequence[Prompt], which: NDArray[np.int64], state: Prefix, prefix: int, max_new_tokens: int
@@ -254,7 +253,7 @@ class TorchModel:
     def _prefill(self, state: Prefix, rows: Rows, which: NDArray[np.int64], room: int) -> tuple[Tensor, Cache]:
         """Last logits and a cache for the rows `which` (repeats allowed), with room for decoding.
 
-        In pieces of `PREFILL_ROWS`: beyond some 500 tokens a product falls out of the processor's cache and slows down.
+        In pieces of `PREFILL_ROWS`: beyond some 1,000 tokens a product falls out of the processor's cache.
         """
         logits, parts = [], []
         for start in range(0, len(rows.ids), PREFILL_ROWS):
@@ -284,25 +283,17 @@ class TorchModel:
 
     @torch.inference_mode()
     def divergence(self, adapter: Adapter | None, texts: Sequence[Text]) -> Divergence:
-        kl: list[Tensor] = []
-        same: list[Tensor] = []
+        kl: list[NDArray[np.float64]] = []
+        same: list[NDArray[np.bool_]] = []
         # Batch by batch with and without the adapter: distributions over the vocabulary are too large to keep.
         for batch in _chunks(texts, SCORING_BATCH_SIZE):
             with self.attached(None):
                 base, mask = self._score(batch)
             with self.attached(adapter):
                 variant, _ = self._score(batch)
-            kl.append((base.exp() * (base - variant)).sum(-1)[mask])
-            same.append((base.argmax(-1) == variant.argmax(-1))[mask])
-        values = torch.cat(kl).double()
-        if not bool(values.isfinite().all()):
-            raise UsageError("the adapter makes the model's outputs infinite or undefined; train it with a lower lr")
-        return Divergence(
-            tokens=len(values),
-            kl_mean=max(0.0, float(values.mean())),
-            kl_max=max(0.0, float(values.max())),
-            top1_unchanged=float(torch.cat(same).double().mean()),
-        )
+            kl.append((base.exp() * (base - variant)).sum(-1)[mask].cpu().numpy())
+            same.append((base.argmax(-1) == variant.argmax(-1))[mask].cpu().numpy())
+        return Divergence.over(kl, same)
 
     def _score(self, batch: Sequence[Text]) -> tuple[Tensor, Tensor]:
         """Log-probabilities [rows, tokens, vocabulary], float32, and which of them are no padding [rows, tokens]."""
@@ -312,47 +303,6 @@ class TorchModel:
         return logits.float().log_softmax(-1), self._tensor(rows.mask) > 0
 
 
-class Decoding:
-    """Rows being decoded: their last logits, their cache and its mask. See `decoding.Batch` for the methods."""
-
-    def __init__(
-        self,
-        step: Callable[..., Tensor],
-        logits: Tensor,
-        cache: Cache,
-        mask: NDArray[np.int64],
-        windows: NDArray[np.int64],
-    ) -> None:
-        self._step, self._logits, self._cache, self._mask, self.windows = step, logits, cache, mask, windows
-
-    def choose(self, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-        return _choose(self._logits[:, -1], temperature, draws)
-
-    def keep(self, rows: NDArray[np.int64]) -> None:
-        self._cache.batch_select_indices(torch.from_numpy(rows).to(self._logits.device))
-        self._mask = self._mask[rows]
-
-    def advance(self, tokens: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
-        self._mask = np.concatenate([self._mask, np.ones((len(tokens), 1), dtype=np.int64)], axis=1)
-        positions = self._mask.sum(axis=1, keepdims=True) - 1
-        self._logits = self._step(tokens[:, None], self._mask, positions, windows[:, None], self._cache, keep=1)
-        self.windows = windows
-
-
 def _chunks(texts: Sequence[Text], size: int) -> Iterator[Sequence[Text]]:
     for start in range(0, len(texts), size):
         yield texts[start : start + size]
-
-
-def _choose(logits: Tensor, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-    """See `decoding.Batch.choose`; logits [rows, vocabulary]."""
-    chosen: NDArray[np.int64] = logits.max(-1).indices.cpu().numpy()  # argmax of bfloat16 takes 5 times as long
-    sampled = np.flatnonzero(~np.isnan(draws))
-    if len(sampled):
-        rows = logits[torch.from_numpy(sampled).to(logits.device)]
-        cumulative = (rows.float() / temperature).softmax(-1).cumsum(-1)
-        # Scaled by the last entry, which rounding leaves a little off 1, so that a draw never falls past the end.
-        points = torch.from_numpy(draws[sampled]).to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
-        found = torch.searchsorted(cumulative, points).squeeze(-1).cpu().numpy()
-        chosen[sampled] = found.clip(max=logits.shape[-1] - 1)
-    return chosen

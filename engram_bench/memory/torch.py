@@ -59,14 +59,10 @@ class EngramLayer(nn.Module):
         self.scale = 1 / math.sqrt(hidden_size)
         self._slots: Tensor | None = None
 
-    def slots(self, windows: NDArray[np.int64]) -> Tensor:
-        """int64 [..., columns]: 1 + position in `table`, 0 where the n-gram is absent or its row never trained."""
-        return torch.from_numpy(slots(self.hasher, self.layer, self.row_ids, windows))
-
     def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
         """Fix what the next forward adds: its token ids [batch, tokens] and their windows [batch, tokens, N]."""
-        slots = self.slots(windows)
-        self._slots = slots.to(self.table.device) if slots.any() else None
+        found = slots(self.hasher, self.layer, self.row_ids, windows)
+        self._slots = torch.from_numpy(found).to(self.table.device) if found.any() else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [batch, tokens, d] -> the same, with what was looked up added; itself where nothing was."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engram_bench.report.markdown import p_value, percent, points, safe, table
+from engram_bench.report.text import p_value, percent, points, safe, table
 
 Record = dict[str, Any]
 

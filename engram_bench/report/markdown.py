@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import html
-import re
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tabulate import tabulate
+from engram_bench.report import gate_text
+from engram_bench.report.text import p_value, percent, points, rate, safe, table
 
 Record = Mapping[str, Any]
 SPLIT_TITLES = {
@@ -17,7 +15,6 @@ SPLIT_TITLES = {
     "heldout": "Held out: items never trained",
 }
 EXAMPLES_PER_CATEGORY = 2
-LONGEST_TEXT = 90
 
 # What others published under their own rules, and the cell of this report that comes nearest: variant, category.
 PUBLISHED = (
@@ -35,53 +32,12 @@ PUBLISHED = (
 )
 
 
-def inert(text: str) -> str:
-    """Text with a dot for every control character, so that none of it steers a terminal."""
-    return "".join("·" if unicodedata.category(ch)[0] == "C" else ch for ch in text)
-
-
-def safe(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Text from data or a model as one inert Markdown table cell: no markup, no line break, no control character."""
-    text = inert(re.sub(r"[\r\n]+", " ⏎ ", text.strip()))
-    if len(text) > longest:
-        text = text[: longest - 1] + "…"
-    text = html.escape(text, quote=False).replace("www.", "www&#46;")  # GitHub makes a link of a bare www.
-    return re.sub(r"([\\`*_\[\]|~$@:#])", r"\\\1", text).replace("&\\#", "&#")
-
-
-def percent(value: float) -> str:
-    """0.975 -> 97.5%."""
-    return f"{100 * value:.1f}%"
-
-
-def points(value: float) -> str:
-    """A difference of rates in percentage points, signed."""
-    return f"{100 * value:+.1f}"
-
-
-def rate(cell: Record) -> str:
-    """97.5% [93–99]"""
-    return f"{percent(cell['rate'])} [{100 * cell['low']:.0f}–{100 * cell['high']:.0f}]"
-
-
-def p_value(p: float) -> str:
-    """Short and never zero."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def table(rows: Iterable[Sequence[Any]], headers: Sequence[str]) -> str:
-    """A GitHub Markdown table; the first column left, the rest as they come."""
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
-
-
 def render(report: Record, samples: Sequence[Record]) -> str:
     """The whole report.md. `samples` give the before-and-after examples; every number is from `report`."""
-    from engram_bench.report.gate_text import section  # it is written with the helpers above
-
     parts = [
         "# engram-bench report",
         reading(report),
-        section(report["gate"]) if "gate" in report else "",
+        gate_text.section(report["gate"]) if "gate" in report else "",
         primary(report),
         what_was_run(report),
         *headline(report),

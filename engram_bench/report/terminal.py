@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from engram_bench.options import Settings
 from engram_bench.report.gate_text import summary
-from engram_bench.report.markdown import inert, p_value, percent
+from engram_bench.report.text import inert, p_value, percent
 
 
 def write_summary(reporter: Any, folder: Path | None, report: dict[str, Any] | None) -> None:
