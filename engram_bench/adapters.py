@@ -37,24 +37,25 @@ def ensure(
     model: Model,
     variant: Variant,
     examples: Sequence[Example],
+    validation: Sequence[Example],
     seed: int,
     *,
     retrain: bool,
     progress: Progress,
     run_id: str | None = None,
 ) -> Trained:
-    """The adapter of a variant, from the cache or trained now; a control shares the one it is a control of.
+    """The adapter of a variant, from the cache or trained now; some variants share one.
 
     `retrain` trains it anew, once: one that this run trained, in this process or another, is as new as can be.
 
     Raises:
         UsageError: the cached adapter is damaged, or the cache cannot be written.
     """
-    folder = folder_of(backend, model, variant, examples, seed)
+    folder = folder_of(backend, model, variant, examples, validation, seed)
 
     def build(new: Path) -> None:
         try:
-            training = backend.train(variant, examples, seed, new, progress)
+            training = backend.train(variant, examples, seed, new, progress, validation)
         except SafetensorError as error:  # what a full disk looks like to its writer
             raise UsageError(
                 f"{folder}: the adapter cannot be written ({error}); free space there, or set ENGRAM_BENCH_CACHE"
@@ -85,11 +86,19 @@ def _trained_in(folder: Path, run_id: str | None) -> bool:
         return False
 
 
-def folder_of(backend: Backend, model: Model, variant: Variant, examples: Sequence[Example], seed: int) -> Path:
-    """Where the adapter lies in the cache; the name depends on all that decides what training makes of it."""
+def folder_of(
+    backend: Backend,
+    model: Model,
+    variant: Variant,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    seed: int,
+) -> Path:
+    """Where the adapter lies in the cache; the name depends on all that decides what training makes and says of it."""
     key = {
         "model": model.sha256,
         "examples": [asdict(example) for example in examples],
+        "validation": [asdict(example) for example in validation],
         "variant": [variant.kind, *(asdict(part) for part in (variant.config, variant.training) if part)],
         "seed": seed,
         "backend": [backend.name, backend.device.split(":")[0], backend.dtype],
@@ -97,7 +106,7 @@ def folder_of(backend: Backend, model: Model, variant: Variant, examples: Sequen
         "versions": backend.versions(),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return cache_dir() / "adapters" / f"{variant.control_of or variant.name}-{digest[:16]}"
+    return cache_dir() / "adapters" / f"{variant.adapter_of or variant.name}-{digest[:16]}"
 
 
 def _files_sha256(folder: Path) -> str:

@@ -6,8 +6,6 @@ decodes full batches, and leaves a record of every result for the report.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 import time
 import uuid
@@ -17,7 +15,7 @@ from dataclasses import asdict, fields
 from functools import cached_property
 from typing import Any
 
-from engram_bench import adapters, backends, evaluate, models
+from engram_bench import adapters, backends, describe, evaluate, models
 from engram_bench.backends.base import Backend, Divergence, Progress, Text
 from engram_bench.evaluate import Question, Sample
 from engram_bench.options import Settings
@@ -56,9 +54,11 @@ class Bench:
         progress(f"model {settings.model}", 1, 1)
         categories = settings.patterns.categories.values()
         self._examples = settings.patterns.training_examples()
+        self._validation = settings.patterns.validation_examples()
         longest = max(len(self.backend.encoder.answer(item.output)) for c in categories for item in c.items)
         self.max_new_tokens = min(longest + ANSWER_MARGIN, settings.plan.max_new_tokens or sys.maxsize)
-        emit(self._meta(time.perf_counter() - started))
+        seconds = time.perf_counter() - started
+        emit(describe.meta(self.backend, self.model, settings.patterns, self.max_new_tokens, seconds))
 
     def keep_in(self, run: RunDir) -> None:
         """From here on, take what the run directory has, and add to it what it has not."""
@@ -71,13 +71,14 @@ class Bench:
         return {
             "model": self.model.sha256,
             "dataset": settings.patterns.sha256,
-            "prompt": self._prompt_sha256(),
+            "prompt": describe.prompt_sha256(backend.encoder),
             "backend": [backend.name, backend.device, backend.dtype, backend.batch_size],
             "max_new_tokens": self.max_new_tokens,
             "samples": [settings.samples, settings.sampled_items],
             "seeds": list(settings.seeds),
             "variants": {
-                v.name: v.config and adapters.folder_of(self._trainer(v), self.model, v, self._examples, seed=0).name
+                v.name: v.config
+                and adapters.folder_of(self._trainer(v), self.model, v, self._examples, self._validation, seed=0).name
                 for v in settings.variants
             },
         }
@@ -149,7 +150,7 @@ class Bench:
                 variant.name,
                 asked,
                 seed=seed,
-                samples=0 if variant.control_of else self.settings.samples,  # a control claims no consistency
+                samples=0 if variant.is_control else self.settings.samples,  # a control claims no consistency
                 sampled_items=self.settings.sampled_items,
                 max_new_tokens=self.max_new_tokens,
                 progress=self._named(variant),
@@ -173,7 +174,7 @@ class Bench:
     def _loaded_adapter(self, variant: Variant, seed: int) -> Any | None:
         """The variant's adapter of a seed, trained if the cache has none; None for the baseline."""
         if variant.config is None:
-            self._emit({"type": "variant", "data": self._describe(variant, None)})
+            self._emit({"type": "variant", "data": describe.untrained(variant)})
             return None
         key = (variant.name, seed)
         if key not in self._loaded:
@@ -182,6 +183,7 @@ class Bench:
                 self.model,
                 variant,
                 self._examples,
+                self._validation,
                 seed,
                 run_id=self._run_id,
                 retrain=self.settings.retrain,
@@ -189,7 +191,9 @@ class Bench:
             )
             self._loaded[key] = self.backend.load_adapter(variant, trained.folder)
             self._trained[key] = trained
-            self._emit({"type": "variant", "data": self._describe(variant, seed)})
+            backend = self._trainer(variant).name
+            parameters = self.backend.trainable_parameters(self._loaded[key])
+            self._emit({"type": "variant", "data": describe.trained(variant, trained, seed, backend, parameters)})
         return self._loaded[key]
 
     def _trainer(self, variant: Variant) -> Backend:
@@ -204,60 +208,3 @@ class Bench:
 
     def _named(self, variant: Variant) -> Progress:
         return lambda what, done, total: self._progress(f"{variant.name}: {what}", done, total)
-
-    def _describe(self, variant: Variant, seed: int | None) -> Record:
-        facts: Record = {
-            "name": variant.name,
-            "about": variant.about,
-            "config": asdict(variant),
-            "trainable_parameters": 0,
-            "adapter_sha256": None,
-            "train": None,
-            "cached": False,
-        }
-        if seed is not None:
-            trained = self._trained[variant.name, seed]
-            facts["trainable_parameters"] = self.backend.trainable_parameters(self._loaded[variant.name, seed])
-            facts["adapter_sha256"] = trained.sha256
-            facts["train"] = {**asdict(trained.training), "seed": seed, "backend": self._trainer(variant).name}
-            facts["cached"] = trained.cached
-        return facts
-
-    def _prompt_sha256(self) -> str:
-        """Fingerprint of what stands around a question: token ids of one sentence in the model's template."""
-        encoder = self.backend.encoder
-        ids = [encoder.prompt("What is stored under KEY?").ids, encoder.answer("a value")]
-        return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
-
-    def _meta(self, load_seconds: float) -> Record:
-        settings, backend = self.settings, self.backend
-        categories = settings.patterns.categories
-        return {
-            "type": "meta",
-            "backend": {
-                "name": backend.name,
-                "device": backend.device,
-                "dtype": backend.dtype,
-                "dtype_reason": backend.dtype_reason,
-                "batch_size": backend.batch_size,
-                "max_new_tokens": self.max_new_tokens,
-                "load_seconds": load_seconds,
-                "versions": backend.versions(),
-            },
-            "model": {
-                "id": self.model.id,
-                "source": self.model.source,
-                "sha256": self.model.sha256,
-                "parameters": backend.parameters,
-                "prompt_sha256": self._prompt_sha256(),
-            },
-            "dataset": {
-                "sha256": settings.patterns.sha256,
-                "items": sum(len(c.items) for c in categories.values()),
-                "training_examples": len(self._examples),
-                "categories": {
-                    name: {"items": len(c.items), "group": c.group, "source": c.source}
-                    for name, c in categories.items()
-                },
-            },
-        }

@@ -73,8 +73,8 @@ def lines(data: PatternSet, form: str, seed: int) -> dict[str, list[Line]]:
             for item in seen
             for phrasing in category.trained_phrasings(item)
         ]
-        if len(category.rephrased) > 1:
-            files["valid"] += [_asked(form, category, item, "rephrased", turn=1) for item in seen]
+        for item, asked in zip(seen, category.validation_examples(), strict=False):  # there may be none
+            files["valid"].append(_line(form, item, "rephrased", asked.prompt))
         files["test"] += [
             _asked(form, category, item, s) for s in ("rephrased", "heldout") for item in category.split(s)
         ]
@@ -82,8 +82,8 @@ def lines(data: PatternSet, form: str, seed: int) -> dict[str, list[Line]]:
     return files
 
 
-def _asked(form: str, category: Category, item: Item, split: str, turn: int = 0) -> Line:
-    return _line(form, item, split, category.question(item, split, turn)[1])
+def _asked(form: str, category: Category, item: Item, split: str) -> Line:
+    return _line(form, item, split, category.question(item, split)[1])
 
 
 def _line(form: str, item: Item, split: str, prompt: str) -> Line:

@@ -74,6 +74,15 @@ class Category:
         """Every trained item in its trained phrasings."""
         return [example(phrasing, item) for item in self.split("seen") for phrasing in self.trained_phrasings(item)]
 
+    def validation_examples(self) -> list[Example]:
+        """Every trained item in a phrasing never trained, and not the one it is asked in; none where there is but one.
+
+        So that choosing by the loss on them uses up no question.
+        """
+        if len(self.rephrased) < 2:
+            return []
+        return [example(self.question(item, "rephrased", turn=1)[0], item) for item in self.split("seen")]
+
 
 def fill(phrasing: str, text: str) -> str:
     """Put `text` where the phrasing says; plain replacement, as inputs are full of braces."""
@@ -101,6 +110,10 @@ class PatternSet:
     def training_examples(self) -> list[Example]:
         """The training data: of every category, every trained item in its trained phrasings."""
         return [example for category in self.categories.values() for example in category.training_examples()]
+
+    def validation_examples(self) -> list[Example]:
+        """See `Category.validation_examples`, of every category."""
+        return [example for category in self.categories.values() for example in category.validation_examples()]
 
     def sample(self, sizes: Mapping[str, int] | int, seed: int = 0) -> PatternSet:
         """At most so many items of each category; one generator per category, so they don't affect each other.

@@ -41,7 +41,7 @@ PROFILES = {
         2,
         2,
         None,
-        "baseline,lora,engram,engram-shuffled",
+        "baseline,lora,engram,engram-routed,engram-shuffled",
         epochs={"lora": 1, "engram": 20},
         max_new_tokens=8,
         control_prompts=1,
@@ -57,7 +57,7 @@ PROFILES = {
         epochs={"lora": 7, "engram": 6},
         control_prompts=8,
     ),
-    "default": Profile(DEFAULT_SIZES, 3, 10, ",".join(variants.BUILT_IN), control_prompts=8),
+    "default": Profile(DEFAULT_SIZES, 3, 10, "baseline,lora,engram,engram-unigram,engram-shuffled", control_prompts=8),
     "full": Profile(None, 10, None, ",".join(variants.BUILT_IN)),
 }
 

@@ -1,29 +1,33 @@
 """Prompts beside the patterns: controls, which no adapter should change, and labelled prompts for a router.
 
-Files under ``patterns/prompts/`` hold ``prompts: {kind: [text, ...]}``; the text stays as it is written.
+Files under ``patterns/prompts/`` hold ``prompts: {kind: [text, ...]}``; the text stays as it is written. In those that
+ask for an item an entry is ``{input: its input, prompt: text}``.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
 
 from engram_bench.errors import UsageError
 from engram_bench.options import ROOT
 
+T = TypeVar("T")
 FOLDER = ROOT / "patterns" / "prompts"
 
 
 @dataclass(frozen=True)
 class RoutingPrompt:
-    """A prompt, and whether it asks for an item; `kind`: the item's category, or what it is made to look like."""
+    """A prompt, and the input of the item it asks for, if any; `kind`: its category, or what it only looks like."""
 
     text: str
     kind: str
-    asks: bool
+    input: str | None
 
 
 def control(each: int | None = None, seed: int = 0) -> list[str]:
@@ -42,13 +46,10 @@ def control(each: int | None = None, seed: int = 0) -> list[str]:
 
 def routing() -> list[RoutingPrompt]:
     """Labelled prompts: those that ask for an item, each of a trained one, and those that only look as if they did."""
-    files = {True: "routing_positive.yaml", False: "routing_negative.yaml"}
-    return [
-        RoutingPrompt(text, kind, asks)
-        for asks, name in files.items()
-        for kind, texts in read(FOLDER / name).items()
-        for text in texts
-    ]
+    asking = _read(FOLDER / "routing_positive.yaml", lambda entry: (entry["prompt"], entry["input"]))
+    others = _read(FOLDER / "routing_negative.yaml", lambda text: (str(text), None))
+    kinds = [*asking.items(), *others.items()]
+    return [RoutingPrompt(text, kind, input) for kind, entries in kinds for text, input in entries]
 
 
 def read(file: Path) -> dict[str, list[str]]:
@@ -57,8 +58,12 @@ def read(file: Path) -> dict[str, list[str]]:
     Raises:
         UsageError: the file is missing or holds something else.
     """
+    return _read(file, str)
+
+
+def _read(file: Path, entry: Callable[[Any], T]) -> dict[str, list[T]]:
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CBaseLoader)
-        return {kind: list(texts) for kind, texts in content["prompts"].items()}
+        return {kind: list(map(entry, entries)) for kind, entries in content["prompts"].items()}
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{file}: not a file of prompts ({error}); restore it from the repository") from error

@@ -168,7 +168,7 @@ def derived() -> dict[str, str]:
 
 def routing(data: PatternSet) -> str:
     """The text of prompts/routing_positive.yaml: trained items of every category, asked in all kinds of sentences."""
-    about = "Prompts that ask for a trained item, in phrasings of its category and in others. Derived by generate.py."
+    about = "Prompts that ask for a trained item, named by its input, in many phrasings. Derived by generate.py."
     lines = ["name: routing_positive", f"description: {quoted(about)}", 'version: "1.0"']
     lines += ['source: "the pattern files"', "license: MIT", "prompts:"]
     for name, category in data.categories.items():
@@ -176,8 +176,9 @@ def routing(data: PatternSet) -> str:
         phrasings = category.trained + category.rephrased + (() if category.group == "core" else OTHERWISE)
         seen = category.split("seen")
         items = random.Random(f"{SEED}:{name}").sample(seen, min(ASKED, len(seen)))
-        asked = (phrasings[i % len(phrasings)].replace("{input}", item.input) for i, item in enumerate(items))
-        lines += [f"    - {quoted(prompt)}" for prompt in asked]
+        for i, item in enumerate(items):
+            prompt = phrasings[i % len(phrasings)].replace("{input}", item.input)
+            lines.append(f"    - {{input: {quoted(item.input)}, prompt: {quoted(prompt)}}}")
     return "\n".join(lines) + "\n"
 
 

@@ -18,10 +18,6 @@ TARGETS = (
     ("engram", "synthetic", "seen", 0.99),
 )
 TRAINING_BUDGET_S = 300  # PRD NFR-1.1
-# Targets that are known to be missed. They are measured, judged and reported as missed like any other; the run goes on.
-MISSED = {
-    ("lora", "core", "rephrased"): "asked in other words, LoRA takes error fixes for lines to be completed",
-}
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=["-".join(map(str, target)) for target in TARGETS])
@@ -40,8 +36,6 @@ def test_exact(bench: Bench, as_shipped: None, target: tuple[str, str, str, floa
     requirement = f"at least {least:.0%} exact over the {group} categories"
     passed = rate.value >= least
     bench.threshold(f"target/{group}/{variant}/{split}", requirement, rate.value, rate.low, passed)
-    if not passed and target[:3] in MISSED:
-        pytest.xfail(f"{rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}] of n={len(found)}: {MISSED[target[:3]]}")
     assert passed, (
         f"{variant} on {group}, {split}: {rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}] of n={len(found)}"
     )
@@ -49,6 +43,8 @@ def test_exact(bench: Bench, as_shipped: None, target: tuple[str, str, str, floa
 
 def test_training_time_is_recorded(bench: Bench, variant: str) -> None:
     """A time is measured and shown, never asserted: it says as much of the machine as of the code."""
+    if bench.variant(variant).adapter_of:
+        pytest.skip("it takes the adapter of another variant")
     seconds = bench.trained(variant, bench.settings.seeds[0]).training.seconds
     requirement = "training in under 5 minutes (PRD NFR-1.1)"
     bench.threshold(f"training-seconds/{variant}", requirement, seconds, seconds, seconds < TRAINING_BUDGET_S)

@@ -139,7 +139,7 @@ def bench_parts(checkpoint, tmp_path_factory):
 
 def ensure(parts, seed=0, retrain=False, examples=None):
     backend, model, variant, found = parts
-    return adapters.ensure(backend, model, variant, examples or found, seed, retrain=retrain, progress=quiet)
+    return adapters.ensure(backend, model, variant, examples or found, [], seed, retrain=retrain, progress=quiet)
 
 
 def test_an_adapter_is_trained_once_and_then_comes_from_the_cache(bench_parts, own_cache):

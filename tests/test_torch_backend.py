@@ -59,6 +59,17 @@ def test_training_lowers_the_loss(trained):
     assert len(training.losses) == training.epochs
 
 
+def test_the_validation_loss_is_that_of_the_adapter_as_saved_and_changes_nothing(model, trained, examples, tmp_path):
+    variant, folder, training = trained
+    assert training.validation_loss is None
+    again = model.train(variant, examples, 0, tmp_path, quiet, examples[:5])
+    assert again.losses == training.losses
+    texts = [(model.encoder.prompt(e.prompt), model.encoder.answer(e.answer)) for e in examples[:5]]
+    with model.attached(model.load_adapter(variant, folder)):
+        logs = [log for answer in model.log_probabilities(texts) for log in answer]
+    assert again.validation_loss == pytest.approx(-sum(logs) / len(logs), rel=1e-5)
+
+
 def test_a_detached_adapter_leaves_the_baseline_bit_for_bit(model, trained):
     variant, folder, _ = trained
     weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}

@@ -17,7 +17,13 @@ def test_every_built_in_variant_loads():
 def test_a_control_is_its_variant_but_for_the_damage():
     engram, control = variants.select("engram,engram-shuffled")[1:]
     assert (control.config, control.training) == (engram.config, engram.training)
-    assert (control.control_of, control.damage) == ("engram", "shuffle")
+    assert (control.adapter_of, control.damage) == ("engram", "shuffle")
+
+
+def test_a_routed_variant_is_its_variant_behind_a_router():
+    engram, routed = variants.select("engram,engram-routed")[1:]
+    assert (routed.config, routed.training, routed.adapter_of) == (engram.config, engram.training, "engram")
+    assert (routed.router, routed.is_control) == ("rules", False)
 
 
 def test_the_unigram_memory_has_its_published_settings():
@@ -50,10 +56,10 @@ BAD = {
     "descending orders": (ENGRAM.replace("[2, 3, 4]", "[4, 3, 2]"), "ascend"),
     "all dropped": (ENGRAM + "order_dropout: 1.5\n", "a share below 1"),
     "a path for a name": (LORA.replace("name: tiny-lora", "name: ../x"), "use letters"),
-    "control of lora": ("name: x\nabout: y\ncontrol_of: lora\ndamage: shuffle\n", "only an n-gram memory"),
-    "control of itself": ("name: x\nabout: y\ncontrol_of: mine.yaml\ndamage: shuffle\n", "built-in"),
-    "half a control": ("name: x\nabout: y\ncontrol_of: engram\n", "a control has"),
-    "unknown damage": ("name: x\nabout: y\ncontrol_of: engram\ndamage: burn\n", "a control has"),
+    "control of lora": ("name: x\nabout: y\nadapter_of: lora\ndamage: shuffle\n", "only an n-gram memory"),
+    "control of itself": ("name: x\nabout: y\nadapter_of: mine.yaml\ndamage: shuffle\n", "built-in"),
+    "half a control": ("name: x\nabout: y\nadapter_of: engram\n", "one change"),
+    "unknown damage": ("name: x\nabout: y\nadapter_of: engram\ndamage: burn\n", "one change"),
 }
 
 

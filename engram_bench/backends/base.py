@@ -22,12 +22,20 @@ Progress = Callable[[str, int, int], None]  # (what, done, of how many)
 
 @dataclass(frozen=True)
 class Training:
-    """What one training left behind. `losses` holds the mean answer-token loss of each epoch, in nats."""
+    """What one training left behind.
+
+    Attributes:
+        seconds: spent training.
+        losses: mean loss of the answer tokens in each epoch, in nats.
+        validation_loss: the same after the last epoch, of trained items in phrasings neither trained nor asked; None
+            where there were none.
+    """
 
     seconds: float
     examples: int
     epochs: int
     losses: tuple[float, ...]
+    validation_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +92,18 @@ class Backend(Protocol):
         ...
 
     def train(
-        self, variant: Variant, examples: Sequence[Example], seed: int, folder: Path, progress: Progress
+        self,
+        variant: Variant,
+        examples: Sequence[Example],
+        seed: int,
+        folder: Path,
+        progress: Progress,
+        validation: Sequence[Example] = (),
     ) -> Training:
-        """Train an adapter on the examples and save it to `folder`; the model is left as it was."""
+        """Train an adapter on the examples and save it to `folder`; the model is left as it was.
+
+        `validation` takes no part in the training; its loss is measured at the end.
+        """
         ...
 
     def load_adapter(self, variant: Variant, folder: Path) -> Any:

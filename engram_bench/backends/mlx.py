@@ -16,6 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load_model
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from engram_bench.backends import decoding, mlx_training
 from engram_bench.backends.base import Divergence, Progress, Text, Training
 from engram_bench.backends.mlx_adapters import Adapter, create, load
 from engram_bench.backends.mlx_decoding import Caches, Decoding
+from engram_bench.backends.training import with_validation
 from engram_bench.errors import UsageError
 from engram_bench.memory.mlx import injected
 from engram_bench.patterns import Example
@@ -97,7 +99,13 @@ class MlxModel:
         return int(mx.get_peak_memory())
 
     def train(
-        self, variant: Variant, examples: Sequence[Example], seed: int, folder: Path, progress: Progress
+        self,
+        variant: Variant,
+        examples: Sequence[Example],
+        seed: int,
+        folder: Path,
+        progress: Progress,
+        validation: Sequence[Example] = (),
     ) -> Training:
         assert variant.training is not None, f"{variant.name} has nothing to train"
         pairs = [(self.encoder.prompt(e.prompt, e.key), self.encoder.answer(e.answer)) for e in examples]
@@ -106,7 +114,7 @@ class MlxModel:
         with self.attached(adapter):
             training = mlx_training.train(self, adapter, variant.training, pairs, seed, progress)
             adapter.save(folder)
-        return training
+            return with_validation(training, self, validation)
 
     def load_adapter(self, variant: Variant, folder: Path) -> Adapter:
         return load(self.model, variant, self.encoder, folder)
@@ -158,6 +166,15 @@ class MlxModel:
             cache.prepare(lengths=lengths.tolist(), right_padding=(rows.mask.shape[1] - lengths).tolist())
         return self.step(rows.ids, rows.windows, caches, at), caches
 
+    def answer_logits(self, pairs: Sequence[Text], state: Caches, prefix: int) -> tuple[mx.array, mx.array]:
+        """Logits [answer tokens, vocabulary] for the tokens of all answers, row by row, and those tokens' ids."""
+        rows = self.rows([(prompt, answer[:-1]) for prompt, answer in pairs], prefix)
+        # A token is predicted at the one before it: the first at the last of the prompt.
+        first = np.array([[len(p.ids) - 1 - prefix] for p, _ in pairs])
+        place = np.arange(rows.ids.shape[1])[None] - first
+        logits, _ = self.forward(state, rows, (place >= 0) & (place < [[len(answer)] for _, answer in pairs]))
+        return logits, mx.array([token for _, answer in pairs for token in answer], dtype=mx.int32)
+
     def step(
         self, ids: NDArray[np.int64], windows: NDArray[np.int64], caches: Caches, at: NDArray[np.bool_]
     ) -> mx.array:
@@ -203,12 +220,11 @@ class MlxModel:
         found: list[list[float]] = []
         for start in range(0, len(texts), SCORING_BATCH_SIZE):
             batch = texts[start : start + SCORING_BATCH_SIZE]
-            logs, mask = self._score(batch)
-            ends = mask.sum(axis=1).cumsum()
-            for (_, answer), end in zip(batch, ends, strict=True):
-                # The token at position t is predicted at t - 1.
-                row = np.array(logs[int(end) - 1 - len(answer) : int(end) - 1])
-                found.append(row[range(len(answer)), list(answer)].tolist())
+            prefix = shared_prefix([prompt for prompt, _ in batch])
+            logits, tokens = self.answer_logits(batch, self.prefix_state(batch[0][0], prefix), prefix)
+            logs = (-nn.losses.cross_entropy(logits.astype(mx.float32), tokens)).tolist()
+            ends = np.cumsum([len(answer) for _, answer in batch]).tolist()
+            found += [logs[first:last] for first, last in zip([0, *ends], ends, strict=False)]
         return found
 
     def divergence(self, adapter: Adapter | None, texts: Sequence[Text]) -> Divergence:

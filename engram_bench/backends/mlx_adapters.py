@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
-from engram_bench.memory.addresses import Addresses, shuffled
+from engram_bench.memory.addresses import Addresses, Spans, shuffled
 from engram_bench.memory.mlx import EngramLayer, MemoryLayer, UnigramLayer, injected
 from engram_bench.prompts import Pair, Prompt, PromptEncoder
 from engram_bench.variants import EngramConfig, LoraConfig, UnigramConfig, Variant
@@ -63,7 +63,7 @@ def create(model: nn.Module, variant: Variant, encoder: PromptEncoder, pairs: Se
 
 
 def load(model: nn.Module, variant: Variant, encoder: PromptEncoder, folder: Path) -> Adapter:
-    """A saved adapter, damaged as its variant says where that is a control."""
+    """A saved adapter, damaged or routed where its variant says so."""
     if isinstance(variant.config, LoraConfig):
         return LoraAdapter.load(model, folder)
     if isinstance(variant.config, EngramConfig):
@@ -72,6 +72,8 @@ def load(model: nn.Module, variant: Variant, encoder: PromptEncoder, folder: Pat
         _fill(folder, memory.trained, arrays)
         if variant.damage == "shuffle":
             memory.shuffle()
+        if variant.router == "rules":
+            memory.span = memory.addresses.routed_span(encoder)
         return memory
     assert isinstance(variant.config, UnigramConfig)
     unigram = UnigramAdapter(model, variant.config)
@@ -153,7 +155,8 @@ class EngramAdapter:
         if max(config.layers) >= len(model.layers):
             last = len(model.layers) - 1
             raise UsageError(f"layer {max(config.layers)} does not exist: the model has layers 0 to {last}")
-        self.addresses, self.span, self.ngram_size = addresses, addresses.span, max(config.orders)
+        self.addresses, self.ngram_size = addresses, max(config.orders)
+        self.span: Spans = addresses.span
         size = model.args.hidden_size
         self.layers = {layer: EngramLayer(config, layer, hasher, rows, size) for layer, rows in addresses.rows.items()}
         self.trained = _together(self.layers)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
-import numpy as np
 from mlx import nn
 from mlx.optimizers import Adam, MultiOptimizer, clip_grad_norm
 
@@ -41,11 +40,8 @@ def train(
     def loss(batch: Sequence[Pair]) -> mx.array:
         # Inside, so that gradients reach an adapter through the tokens all prompts share.
         state = fixed if fixed is not None else model.prefix_state(batch[0][0], prefix)
-        rows = model.rows([(prompt, answer[:-1]) for prompt, answer in batch], prefix)
-        at = np.arange(rows.ids.shape[1])[None] >= np.array([[len(p.ids) - 1 - prefix] for p, _ in batch])
-        logits, _ = model.forward(state, rows, at & rows.mask)
-        answers = mx.array([token for _, answer in batch for token in answer])
-        return nn.losses.cross_entropy(logits.astype(mx.float32), answers, reduction="mean")
+        logits, tokens = model.answer_logits(batch, state, prefix)
+        return nn.losses.cross_entropy(logits.astype(mx.float32), tokens, reduction="mean")
 
     loss_and_gradients = nn.value_and_grad(adapter.trained, loss)
 

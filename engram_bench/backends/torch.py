@@ -26,6 +26,7 @@ from engram_bench.backends.base import Divergence, Progress, Text, Training
 from engram_bench.backends.torch_adapters import Adapter, create, load
 from engram_bench.backends.torch_cache import roomy_cache
 from engram_bench.backends.torch_decoding import Decoding
+from engram_bench.backends.training import with_validation
 from engram_bench.errors import UsageError
 from engram_bench.patterns import Example
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows, shared_prefix
@@ -122,7 +123,13 @@ class TorchModel:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def train(
-        self, variant: Variant, examples: Sequence[Example], seed: int, folder: Path, progress: Progress
+        self,
+        variant: Variant,
+        examples: Sequence[Example],
+        seed: int,
+        folder: Path,
+        progress: Progress,
+        validation: Sequence[Example] = (),
     ) -> Training:
         assert variant.training is not None, f"{variant.name} has nothing to train"
         pairs = [(self.encoder.prompt(e.prompt, e.key), self.encoder.answer(e.answer)) for e in examples]
@@ -131,7 +138,7 @@ class TorchModel:
         with self.attached(adapter):
             training = torch_training.train(self, adapter, variant.training, pairs, seed, progress)
             adapter.save(folder)
-        return training
+            return with_validation(training, self, validation)
 
     def load_adapter(self, variant: Variant, folder: Path) -> Adapter:
         return load(self.model, variant, self.encoder, folder)
@@ -194,6 +201,17 @@ class TorchModel:
             return self.step(rows.ids, mask, positions, rows.windows, cache, keep), cache
         finally:
             self._wanted = None
+
+    def answer_logits(self, pairs: Sequence[Text], state: Prefix, prefix: int) -> tuple[Tensor, Tensor]:
+        """Logits [answer tokens, vocabulary] for the tokens of all answers, row by row, and those tokens' ids."""
+        keep = max(1, *(len(answer) for _, answer in pairs))
+        wanted = torch.zeros(len(pairs), keep, dtype=torch.bool)
+        for row, (_, answer) in enumerate(pairs):  # all rows end together; a token is predicted at the one before it
+            wanted[row, keep - len(answer) :] = True
+        rows = self.rows([(prompt, answer[:-1]) for prompt, answer in pairs], prefix)
+        logits, _ = self.forward(state, rows, keep, wanted.to(self.device))
+        tokens = torch.tensor([token for _, answer in pairs for token in answer], dtype=torch.int64)
+        return logits, tokens.to(self.device)
 
     def _before_head(self, _: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         """Hidden states for the vocabulary matrix: rows of one matrix where only some are wanted.
@@ -272,13 +290,13 @@ class TorchModel:
 
     @torch.inference_mode()
     def log_probabilities(self, texts: Sequence[Text]) -> list[list[float]]:
-        found = []
-        for batch in _chunks(texts, SCORING_BATCH_SIZE):
-            logs, _ = self._score(batch)
-            for (_, answer), row in zip(batch, logs, strict=True):
-                # The token at position t is predicted at t - 1, and all rows end together.
-                chosen = torch.tensor(answer, dtype=torch.int64, device=row.device)[:, None]
-                found.append(row[-1 - len(answer) : -1].gather(-1, chosen)[:, 0].tolist())
+        found: list[list[float]] = []
+        for batch in _chunks(texts, PREFILL_ROWS):
+            prefix = shared_prefix([prompt for prompt, _ in batch])
+            logits, tokens = self.answer_logits(batch, self.prefix_state(batch[0][0], prefix), prefix)
+            logs = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
+            ends = np.cumsum([len(answer) for _, answer in batch]).tolist()
+            found += [logs[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         return found
 
     @torch.inference_mode()

@@ -18,7 +18,7 @@ from torch import nn
 
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
-from engram_bench.memory.addresses import Addresses, shuffled
+from engram_bench.memory.addresses import Addresses, Spans, shuffled
 from engram_bench.memory.torch import EngramLayer, MemoryLayer, UnigramLayer, decoder_layers, injected, low_precision
 from engram_bench.prompts import Pair, Prompt, PromptEncoder
 from engram_bench.variants import EngramConfig, LoraConfig, UnigramConfig, Variant
@@ -54,13 +54,15 @@ def create(model: nn.Module, variant: Variant, encoder: PromptEncoder, pairs: Se
 
 
 def load(model: nn.Module, variant: Variant, encoder: PromptEncoder, folder: Path) -> Adapter:
-    """A saved adapter, damaged as its variant says where that is a control."""
+    """A saved adapter, damaged or routed where its variant says so."""
     if isinstance(variant.config, LoraConfig):
         return LoraAdapter.load(model, folder)
     if isinstance(variant.config, EngramConfig):
         adapter = EngramAdapter.load(model, variant.config, encoder, folder)
         if variant.damage == "shuffle":
             adapter.shuffle()
+        if variant.router == "rules":
+            adapter.span = adapter.addresses.routed_span(encoder)
         return adapter
     assert isinstance(variant.config, UnigramConfig)
     return UnigramAdapter.load(model, variant.config, folder)
@@ -151,7 +153,7 @@ class EngramAdapter:
     def __init__(self, addresses: Addresses, layers: dict[int, EngramLayer]) -> None:
         self.config, self.addresses, self.layers = addresses.config, addresses, layers
         self.ngram_size = max(self.config.orders)
-        self.span = addresses.span
+        self.span: Spans = addresses.span
 
     @classmethod
     def create(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from engram_bench.backends.base import Progress, Training
@@ -21,8 +20,6 @@ from engram_bench.variants import TrainingConfig
 
 if TYPE_CHECKING:
     from engram_bench.backends.torch import Prefix, TorchModel
-
-IGNORED = -100
 
 
 def train(
@@ -50,28 +47,16 @@ def train(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         state = fixed if fixed is not None else model.prefix_state(batch[0][0], prefix)
-        keep = max(len(answer) for _, answer in batch)
-        rows = model.rows([(prompt, answer[:-1]) for prompt, answer in batch], prefix)
-        labels = _labels(batch, keep).to(model.device)
-        wanted = labels != IGNORED
-        logits, _ = model.forward(state, rows, keep, wanted)
-        loss = cross_entropy(logits.float(), labels[wanted])
+        logits, tokens = model.answer_logits(batch, state, prefix)
+        loss = cross_entropy(logits.float(), tokens)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if config.clip:
             torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], config.clip)
         optimizer.step()
-        return loss.item(), len(logits)
+        return loss.item(), len(tokens)
 
     adapter.training(True)
     training = run(step, config, pairs, seed, progress)
     adapter.training(False)
     return training
-
-
-def _labels(batch: Sequence[Pair], keep: int) -> Tensor:
-    """int64 [rows, keep]: the answer tokens, right-aligned like the logits they are compared with."""
-    labels = torch.full((len(batch), keep), IGNORED)
-    for row, (_, answer) in enumerate(batch):
-        labels[row, keep - len(answer) :] = torch.tensor(answer)
-    return labels

@@ -6,9 +6,11 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from engram_bench.backends.base import Progress, Training
+from engram_bench.backends.base import Backend, Progress, Training
 from engram_bench.errors import UsageError
+from engram_bench.patterns import Example
 from engram_bench.prompts import Pair
 from engram_bench.variants import TrainingConfig
 
@@ -47,6 +49,16 @@ def run(step: Step, config: TrainingConfig, pairs: Sequence[Pair], seed: int, pr
         if not math.isfinite(losses[-1]):
             raise UsageError(f"training diverged: the loss is {losses[-1]}; use a lower lr or table_lr")
     return Training(time.perf_counter() - started, len(pairs), config.epochs, tuple(losses))
+
+
+def with_validation(training: Training, backend: Backend, examples: Sequence[Example]) -> Training:
+    """The record with the loss on `examples` of the model as it is attached now."""
+    if not examples:
+        return training
+    encoder = backend.encoder
+    texts = [(encoder.prompt(example.prompt), encoder.answer(example.answer)) for example in examples]
+    logs = [log for answer in backend.log_probabilities(texts) for log in answer]
+    return replace(training, validation_loss=-sum(logs) / len(logs))
 
 
 def _batches(pairs: Sequence[Pair], size: int, rng: random.Random) -> list[list[Pair]]:

@@ -6,19 +6,22 @@ of its tables than the rows some training n-gram hashes to; all others are the z
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engram_bench.memory import routing
 from engram_bench.memory.hashing import ABSENT_ROW, Int64Array, NgramHasher, compress_vocabulary
 from engram_bench.memory.keys import KeyIndex
 from engram_bench.prompts import Pair, Prompt, PromptEncoder, ngram_windows
 from engram_bench.variants import EngramConfig
 
 CONTROL_SEED = 0
+
+Spans = Callable[[Prompt], tuple[int, int] | None]  # which content tokens of a prompt a memory looks at
 
 
 def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -> NgramHasher:
@@ -97,3 +100,12 @@ class Addresses:
         if self.config.span == "text":
             return (0, len(content))
         return self.keys.find(self.hasher.compressed_ids[content].tolist(), prompt.joined)
+
+    def routed_span(self, encoder: PromptEncoder) -> Spans:
+        """`span`, but nothing where the rules of `routing` hear no question in the user's text."""
+
+        def span(prompt: Prompt) -> tuple[int, int] | None:
+            asked = routing.confidence(encoder.decode(prompt.content_ids().tolist())) >= routing.THRESHOLD
+            return self.span(prompt) if asked else None
+
+        return span

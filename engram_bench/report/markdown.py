@@ -68,6 +68,15 @@ def _categories(report: Record, cells: Mapping[tuple[str, str], Record]) -> list
     return pooled + [c for c in report["dataset"]["categories"] if c in there]
 
 
+def _mde(report: Record, split: str, metric: str) -> dict[str, str]:
+    """By category, the least true difference from the baseline that its items find with 80% power, in points."""
+    found: dict[str, float] = {}
+    for c in report["contrasts"]:
+        if (c["split"], c["metric"]) == (split, metric):
+            found[c["category"]] = max(c["mde"], found.get(c["category"], 0.0))
+    return {category: f"{100 * mde:.0f}" for category, mde in found.items()}
+
+
 def headline(report: Record) -> list[str]:
     """One table a split: category by variant, exact with its interval."""
     parts = []
@@ -76,15 +85,19 @@ def headline(report: Record) -> list[str]:
         if not cells:
             continue
         names = [name for name in _names(report) if any(v == name for _, v in cells)]
+        mde = _mde(report, split, "exact")
         rows = []
         for category in _categories(report, cells):
             found = [cells.get((category, name)) for name in names]
             n = max(cell["n"] for cell in found if cell)
             shown = f"**{safe(category)}**" if category.startswith("all ") else safe(category)
-            rows.append([shown, n, *(rate(cell["exact"]) if cell else "" for cell in found)])
-        parts.append(f"## {title}\n\n{table(rows, ['category', 'n', *map(safe, names)])}")
+            rows.append([shown, n, mde.get(category, ""), *(rate(cell["exact"]) if cell else "" for cell in found)])
+        parts.append(f"## {title}\n\n{table(rows, ['category', 'n', 'MDE', *map(safe, names)])}")
     if parts:
-        parts[0] += "\n\nExact match of the whole answer, greedy decoding; in brackets the 95% Wilson interval."
+        parts[0] += (
+            "\n\nExact match of the whole answer, greedy decoding; in brackets the 95% Wilson interval. MDE: the least "
+            "true difference from the baseline, in points, that n items find with 80% power (see Contrasts)."
+        )
     return parts
 
 
@@ -94,10 +107,11 @@ def consistency(report: Record) -> str:
     if not cells:
         return ""
     names = [name for name in _names(report) if any(v == name for _, v in cells)]
+    mde = _mde(report, "seen", "consistency")
     rows = []
     for category in _categories(report, cells):
         found = [cells.get((category, name)) for name in names]
-        row = [safe(category), max(cell["consistency"]["n"] for cell in found if cell)]
+        row = [safe(category), max(cell["consistency"]["n"] for cell in found if cell), mde.get(category, "")]
         for cell in found:
             drawn, again = (cell["consistency"], cell.get("greedy_repeats")) if cell else (None, None)
             shown = f"{percent(drawn['mean'])} [{100 * drawn['low']:.0f}–{100 * drawn['high']:.0f}]" if drawn else ""
@@ -105,7 +119,7 @@ def consistency(report: Record) -> str:
         rows.append(row)
     return (
         "## Consistency\n\n"
-        + table(rows, ["category", "n", *map(safe, names)])
+        + table(rows, ["category", "n", "MDE", *map(safe, names)])
         + f"\n\nShare of the commonest of {report['run']['samples']} answers drawn at temperature 0.8, bootstrap "
         "interval over items; greedy: items answered in the same words when asked again in another batch "
         f"({safe(report['backend']['dtype'])})."
@@ -272,13 +286,27 @@ def training(report: Record) -> str:
                 t["epochs"],
                 f"{t['seconds']:.0f} s" + (f" in {t['backend']}" if elsewhere else "") + " (cached)" * v["cached"],
                 " → ".join(f"{loss:.3f}" for loss in t["losses"]),
+                f"{t['validation_loss']:.3f}" if t.get("validation_loss") is not None else "",
                 v["adapter_sha256"][:12],
             )
         )
     if not rows:
         return ""
-    headers = ["variant", "what it is", "parameters", "examples", "epochs", "training time", "loss by epoch", "SHA-256"]
-    notes = "Loss: mean over answer tokens, in nats. Parameters of a memory count the rows that training touches."
+    headers = [
+        "variant",
+        "what it is",
+        "parameters",
+        "examples",
+        "epochs",
+        "training time",
+        "loss by epoch",
+        "validation",
+        "SHA-256",
+    ]
+    notes = (
+        "Loss: mean over answer tokens, in nats; validation: of the trained items in phrasings neither trained nor "
+        "asked. Parameters of a memory count the rows that training touches."
+    )
     return f"## Training\n\n{table(rows, headers)}\n\n{notes}"
 
 

@@ -1,8 +1,8 @@
 """What is measured: one YAML file a variant. Data, not code; a user's own file works the same.
 
 A file is ``name``, ``kind`` (none, lora, engram or unigram), ``about`` (a line for the report), the fields of its
-kind's config, and ``training``. A control is ``name``, ``about``, ``control_of`` (the variant whose adapter it takes)
-and ``damage``.
+kind's config, and ``training``. A variant that takes another's adapter is ``name``, ``about``, ``adapter_of`` (that
+other one) and what is done to it: ``damage``, which makes it a control, or a ``router`` before it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import yaml
 
 from engram_bench.errors import UsageError
 
-BUILT_IN = ("baseline", "lora", "engram", "engram-unigram", "engram-shuffled")
+BUILT_IN = ("baseline", "lora", "engram", "engram-routed", "engram-unigram", "engram-shuffled")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,10 @@ class UnigramConfig:
 
 
 COUNTS = ("epochs", "batch_size", "rank", "heads", "rows", "width", "slots")
-DAMAGES = ("shuffle",)  # what a control does to an n-gram memory: give every n-gram another one's row
+CHANGES = {  # what a variant does to the n-gram memory of another
+    "damage": ("shuffle",),  # give every n-gram another one's row
+    "router": ("rules",),  # look only where rules on the user's text say so, see memory.routing
+}
 KINDS = {"none": None, "lora": LoraConfig, "engram": EngramConfig, "unigram": UnigramConfig}
 
 
@@ -78,8 +81,14 @@ class Variant:
     about: str
     config: LoraConfig | EngramConfig | UnigramConfig | None
     training: TrainingConfig | None
-    control_of: str | None = None
+    adapter_of: str | None = None
     damage: str | None = None
+    router: str | None = None
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is there to show what a variant without its contents does."""
+        return self.damage is not None
 
 
 def select(names: str) -> list[Variant]:
@@ -119,8 +128,8 @@ def parse(text: str, place: str) -> Variant:
         raise UsageError(f"{place}: nested too deeply; a variant has fields and one level below") from error
     if not isinstance(data, dict):
         raise UsageError(f"{place}: expected fields (name, kind, about, ...), found something else")
-    if "control_of" in data:
-        return _control(data, place)
+    if "adapter_of" in data:
+        return _changed(data, place)
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise UsageError(f"{place}: kind is {kind!r}; use one of {', '.join(KINDS)}")
@@ -151,17 +160,19 @@ def _named(variant: Variant, place: str) -> Variant:
     return variant
 
 
-def _control(data: dict[str, Any], place: str) -> Variant:
-    """The variant a control takes its adapter from, renamed and marked with the damage done to it."""
-    if set(data) != {"name", "about", "control_of", "damage"} or data["damage"] not in list(DAMAGES):
-        raise UsageError(f"{place}: a control has name, about, control_of and damage ({', '.join(DAMAGES)}), no more")
-    if data["control_of"] not in BUILT_IN:
-        raise UsageError(f"{place}: control_of is {data['control_of']!r}; name a built-in variant")
-    base = _load(data["control_of"])
-    if not isinstance(base.config, EngramConfig) or base.control_of:
-        raise UsageError(f"{place}: control_of is {data['control_of']!r}; only an n-gram memory can be damaged")
-    name, about = str(data["name"]), str(data["about"])
-    return _named(replace(base, name=name, about=about, control_of=base.name, damage=data["damage"]), place)
+def _changed(data: dict[str, Any], place: str) -> Variant:
+    """The variant whose adapter is taken, renamed and marked with what is done to it."""
+    change = next((name for name in CHANGES if name in data), "damage")
+    if set(data) != {"name", "about", "adapter_of", change} or data[change] not in list(CHANGES[change]):
+        choices = " or ".join(f"{name}: {', '.join(values)}" for name, values in CHANGES.items())
+        raise UsageError(f"{place}: with adapter_of there are name, about and one change ({choices}), no more")
+    if data["adapter_of"] not in BUILT_IN:
+        raise UsageError(f"{place}: adapter_of is {data['adapter_of']!r}; name a built-in variant")
+    base = _load(data["adapter_of"])
+    if not isinstance(base.config, EngramConfig) or base.adapter_of:
+        raise UsageError(f"{place}: adapter_of is {data['adapter_of']!r}; only an n-gram memory can be changed")
+    changed = replace(base, name=str(data["name"]), about=str(data["about"]), adapter_of=base.name)
+    return _named(replace(changed, **{change: data[change]}), place)
 
 
 def _build(cls: Any, data: dict[str, Any], place: str) -> Any:

@@ -1,0 +1,78 @@
+"""What a run is made of, as records for the report: model, backend, data, variants."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+
+from engram_bench.adapters import Trained
+from engram_bench.backends.base import Backend
+from engram_bench.items import PatternSet
+from engram_bench.models import Model
+from engram_bench.prompts import PromptEncoder
+from engram_bench.rundir import Record
+from engram_bench.variants import Variant
+
+
+def meta(backend: Backend, model: Model, patterns: PatternSet, max_new_tokens: int, load_seconds: float) -> Record:
+    """The first record of a run."""
+    return {
+        "type": "meta",
+        "backend": {
+            "name": backend.name,
+            "device": backend.device,
+            "dtype": backend.dtype,
+            "dtype_reason": backend.dtype_reason,
+            "batch_size": backend.batch_size,
+            "max_new_tokens": max_new_tokens,
+            "load_seconds": load_seconds,
+            "versions": backend.versions(),
+        },
+        "model": {
+            "id": model.id,
+            "source": model.source,
+            "sha256": model.sha256,
+            "parameters": backend.parameters,
+            "prompt_sha256": prompt_sha256(backend.encoder),
+        },
+        "dataset": {
+            "sha256": patterns.sha256,
+            "items": sum(len(c.items) for c in patterns.categories.values()),
+            "training_examples": len(patterns.training_examples()),
+            "categories": {
+                name: {"items": len(c.items), "group": c.group, "source": c.source}
+                for name, c in patterns.categories.items()
+            },
+        },
+    }
+
+
+def untrained(variant: Variant) -> Record:
+    """A variant that is the model as it comes."""
+    return {
+        "name": variant.name,
+        "about": variant.about,
+        "config": asdict(variant),
+        "trainable_parameters": 0,
+        "adapter_sha256": None,
+        "train": None,
+        "cached": False,
+    }
+
+
+def trained(variant: Variant, found: Trained, seed: int, by: str, parameters: int) -> Record:
+    """A variant, and how the backend `by` trained its `parameters` numbers."""
+    return {
+        **untrained(variant),
+        "trainable_parameters": parameters,
+        "adapter_sha256": found.sha256,
+        "train": {**asdict(found.training), "seed": seed, "backend": by},
+        "cached": found.cached,
+    }
+
+
+def prompt_sha256(encoder: PromptEncoder) -> str:
+    """Fingerprint of what stands around a question: token ids of one sentence in the model's template."""
+    ids = [encoder.prompt("What is stored under KEY?").ids, encoder.answer("a value")]
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()

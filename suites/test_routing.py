@@ -1,0 +1,31 @@
+"""Routing: does a router know a prompt that asks for something stored from one that only looks as if it did?"""
+
+import pytest
+
+from engram_bench import prompt_sets, stats
+from engram_bench.bench import Bench
+from engram_bench.memory import routing
+
+REQUIRED = 0.99
+ROUTERS = ("keys", "rules")  # knowing the trained n-grams, or rules on the text that know none
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_routers(bench: Bench, as_shipped: None, router: str) -> None:
+    """Precision and recall on labelled prompts; asserted of the router that `engram` has, recorded of the other."""
+    if "engram" not in [v.name for v in bench.settings.variants]:
+        pytest.skip("engram is not among the variants of this run")
+    trained = {item.input for c in bench.settings.patterns.categories.values() for item in c.split("seen")}
+    prompts = [p for p in prompt_sets.routing() if p.input is None or p.input in trained]
+    asks = [p.input is not None for p in prompts]
+    if router == "keys":
+        span, encoder = bench.adapter("engram").span, bench.backend.encoder
+        routed = [span(encoder.prompt(p.text)) is not None for p in prompts]
+    else:
+        routed = [routing.confidence(p.text) >= routing.THRESHOLD for p in prompts]
+    hits = sum(a and r for a, r in zip(asks, routed, strict=True))
+    for name, total in (("precision", sum(routed)), ("recall", sum(asks))):
+        rate = stats.wilson(hits, total)
+        requirement = f"{name} of the router by {router} at least {REQUIRED:.0%} on labelled prompts"
+        bench.threshold(f"routing/{router}/{name}", requirement, rate.value, rate.low, rate.value >= REQUIRED)
+        assert rate.value >= REQUIRED or router != "keys", f"{name} {rate.value:.1%}, n={total}"
