@@ -32,7 +32,7 @@ class Bench:
         settings: what to do.
         progress: told of training and decoding as they go.
         emit: takes each record as soon as it exists, until `keep_in` names a place for them. A record is plain data:
-            {"type": "meta" | "variant" | "answered" | "collateral" | "threshold", ...}.
+            {"type": "meta" | "variant" | "answered" | "collateral" | "routing" | "threshold", ...}.
     """
 
     def __init__(self, settings: Settings, progress: Progress, emit: Callable[[Record], None]) -> None:
@@ -128,6 +128,11 @@ class Bench:
         numbers = {"measured": float(measured), "low": float(low)}
         data = {"id": id, "requirement": requirement, **numbers, "passed": bool(passed)}
         self._emit({"type": "threshold", "data": data})
+
+    def routing(self, router: str, prompts: int, precision: float, recall: float) -> None:
+        """Put on record how well a router told prompts apart."""
+        data = {"router": router, "prompts": prompts, "precision": precision, "recall": recall}
+        self._emit({"type": "routing", "data": data})
 
     def _evaluate(self, variant: Variant, cells: Iterable[tuple[str, str]]) -> None:
         asked = evaluate.questions(self.settings.patterns, cells)

@@ -1,4 +1,4 @@
-"""engram-bench: fetch the model, write the data, train one adapter. Heavy imports wait for the verb that needs them."""
+"""engram-bench: the model, the data, one adapter, a report again, two compared. Imports wait for the verb."""
 
 from __future__ import annotations
 
@@ -51,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--retrain", dest="engram_retrain", action="store_true", help="even where the cache has it")
     train.set_defaults(run=_train)
 
+    report = commands.add_parser("report", help="rebuild the report of a run from its answers, print its place")
+    report.add_argument("folder", type=Path, metavar="RUN_DIR", help="such as reports/runs/latest")
+    report.set_defaults(run=_report)
+
     compare = commands.add_parser("compare", help="two runs, paired on items; exit code 1 on a regression")
     compare.add_argument("before", type=Path, metavar="A", help="report.json of the run to compare with")
     compare.add_argument("after", type=Path, metavar="B", help="report.json of the run that may not be worse")
@@ -84,6 +88,13 @@ def _train(args: argparse.Namespace) -> None:
     for variant in settings.variants[1:]:
         for seed in settings.seeds:
             print(bench.trained(variant.name, seed).folder)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from engram_bench.report.files import rebuild
+
+    rebuild(args.folder)
+    print(args.folder / "report.md")
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -12,9 +12,8 @@ from engram_bench.cache import write_whole
 from engram_bench.errors import UsageError
 from engram_bench.options import ROOT, Settings
 from engram_bench.patterns import SPLITS
-from engram_bench.report import gate, plots
+from engram_bench.report import files, gate
 from engram_bench.report.build import build
-from engram_bench.report.markdown import render
 from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir
 
 SAMPLE_KEY = ("variant", "category", "split", "item", "seed", "sample")
@@ -44,7 +43,8 @@ class Session:
             UsageError: the folder cannot be written to.
         """
         samples = self._samples()
-        meta, variants, collateral, thresholds, answered = self._records()
+        meta, named, answered = self._records()
+        variants, collateral, thresholds = named["variant"], named["collateral"], named["threshold"]
         if not samples and not collateral:
             return False
         order = [v.name for v in self.settings.variants]
@@ -70,6 +70,7 @@ class Session:
             samples=samples,
             collateral=[collateral[name] for name in order if name in collateral],
             thresholds=sorted(thresholds.values(), key=lambda t: t["id"]),
+            routers=[named["routing"][name] for name in sorted(named["routing"])],
         )
         if complete and self._baseline is not None:
             self.report["gate"] = gate.compare(self._baseline, self.report, self.settings.gate_fail)
@@ -89,9 +90,7 @@ class Session:
         folder = self.run.folder
         if report["run"]["complete"]:  # else some worker may be at its last batch, and its answers are kept as well
             write_whole(folder / SAMPLES, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
-        write_whole(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        write_whole(folder / "report.md", render(report, samples))
-        plots.write(report, folder / "plots")
+        files.write(folder, report, samples)
 
     def exit_code(self) -> int:
         """Of a run whose tests passed: what its gate says, 0 where it has none."""
@@ -105,11 +104,11 @@ class Session:
         found = {tuple(s[k] for k in SAMPLE_KEY): s for s in self.run.read(SAMPLES)}
         return [found[key] for key in sorted(found, key=lambda k: ([rank[name] for name in k[:3]], k[3:]))]
 
-    def _records(self) -> tuple[Record, dict[str, Record], dict[str, Record], dict[str, Record], list[Record]]:
-        """Meta, variants, collateral and thresholds by name, and what each batch of answers cost."""
+    def _records(self) -> tuple[Record, dict[str, dict[str, Record]], list[Record]]:
+        """Meta; variants, collateral, thresholds and routing by name; and what each batch of answers cost."""
         meta: Record = {}
-        named: dict[str, dict[str, Record]] = {"variant": {}, "collateral": {}, "threshold": {}}
-        key = {"variant": "name", "collateral": "variant", "threshold": "id"}
+        key = {"variant": "name", "collateral": "variant", "threshold": "id", "routing": "router"}
+        named: dict[str, dict[str, Record]] = {kind: {} for kind in key}
         answered: list[Record] = []
         for record in self.run.read(RECORDS):
             kind = record["type"]
@@ -121,7 +120,7 @@ class Session:
                 named[kind].setdefault(record["data"][key[kind]], record["data"])
             else:  # a test that is run again, after its run was taken up, says what holds
                 named[kind][record["data"][key[kind]]] = record["data"]
-        return meta, named["variant"], named["collateral"], named["threshold"], answered
+        return meta, named, answered
 
     def _point_latest(self) -> None:
         runs = self.run.folder.parent

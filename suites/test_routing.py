@@ -24,8 +24,9 @@ def test_routers(bench: Bench, as_shipped: None, router: str) -> None:
     else:
         routed = [routing.confidence(p.text) >= routing.THRESHOLD for p in prompts]
     hits = sum(a and r for a, r in zip(asks, routed, strict=True))
-    for name, total in (("precision", sum(routed)), ("recall", sum(asks))):
-        rate = stats.wilson(hits, total)
+    rates = {"precision": stats.wilson(hits, sum(routed)), "recall": stats.wilson(hits, sum(asks))}
+    bench.routing(router, len(prompts), **{name: rate.value for name, rate in rates.items()})
+    for name, rate in rates.items():
         requirement = f"{name} of the router by {router} at least {REQUIRED:.0%} on labelled prompts"
         bench.threshold(f"routing/{router}/{name}", requirement, rate.value, rate.low, rate.value >= REQUIRED)
-        assert rate.value >= REQUIRED or router != "keys", f"{name} {rate.value:.1%}, n={total}"
+        assert rate.value >= REQUIRED or router != "keys", f"{name} {rate.value:.1%} of n={len(prompts)}"

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,33 @@ def test_a_whole_run_leaves_a_report_of_the_published_schema(first):
     assert exact["tiny-engram", "rephrased"] > 0.8 > exact["baseline", "rephrased"]
     lines = [json.loads(line) for line in (latest / "samples.jsonl").read_text().splitlines()]
     assert len(lines) == 3 * (8 * (1 + 3 + 1) + 8 + 2), "seen with three drawn and a repeat, rephrased, held out"
+
+
+def test_a_report_rebuilt_from_its_answers_is_the_same_to_the_byte(first, tmp_path):
+    _, report, latest = first
+    folder = shutil.copytree(latest, tmp_path / "run")
+    for name in ("report.md", "plots/exact.png"):
+        (folder / name).unlink()
+    emptied = {**report, "cells": [], "outcomes": [], "contrasts": []}
+    (folder / "report.json").write_text(json.dumps(emptied), encoding="utf-8")
+    assert cli.main(["report", str(folder)]) == 0
+    for name in ("report.json", "report.md", "plots/exact.png"):
+        assert (folder / name).read_bytes() == (latest / name).read_bytes(), name
+
+
+def test_a_report_that_cannot_be_rebuilt_says_why_in_one_line(first, tmp_path, capsys):
+    _, report, latest = first
+    nothing, newer, odd = (tmp_path / name for name in ("nothing", "newer", "odd"))
+    for folder in (newer, odd):
+        shutil.copytree(latest, folder)
+    (newer / "report.json").write_text(json.dumps({**report, "schema_version": 2}), encoding="utf-8")
+    (odd / "samples.jsonl").write_text("[]\n", encoding="utf-8")
+    told = {nothing: "no report to rebuild", newer: "schema version 2", odd: "not the answers of this report"}
+    for folder, reason in told.items():
+        assert cli.main(["report", str(folder)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert reason in line
+    assert (odd / "report.md").read_bytes() == (latest / "report.md").read_bytes()
 
 
 def test_a_second_run_takes_adapters_from_the_cache_and_gives_the_same_report(tiny, first):

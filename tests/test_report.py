@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import jsonschema
@@ -205,3 +206,27 @@ def test_five_seeds_widen_what_is_claimed_to_training_itself():
     assert three["verdict"] == "improved", "these three, on these items"
     assert five["verdict"] == "inconclusive"
     assert five["high"] - five["low"] > 0.5
+
+
+@pytest.mark.slow
+def test_a_report_on_variants_that_do_nothing_keeps_to_five_percent():
+    """Easy and hard items, the same for every variant: in at most 5% of reports does any contrast call one better."""
+    rng = np.random.default_rng(0)
+    categories = [f"c{n}" for n in range(4)]
+
+    def null_report():
+        samples = []
+        for category in categories:
+            for n, ease in enumerate(rng.beta(0.7, 0.7, size=30)):
+                for variant, split in product(("baseline", "engram"), ("seen", "rephrased")):
+                    drawn = rng.random(4) < ease
+                    at = {"category": category, "split": split}
+                    samples += [
+                        sample(variant, f"{category}{n}", bool(right), sample=k, **at) for k, right in enumerate(drawn)
+                    ]
+        return report(samples, categories=categories)
+
+    false_alarms = sum(
+        any(c["verdict"] in ("improved", "regressed") for c in null_report()["contrasts"]) for _ in range(100)
+    )
+    assert false_alarms <= 9, "5 expected at most; 9 is the binomial's 97th percentile"

@@ -27,6 +27,7 @@ def build(
     samples: Sequence[Record],
     collateral: Sequence[Record],
     thresholds: Sequence[Record],
+    routers: Sequence[Record] = (),
 ) -> Record:
     """The report (keys: see schema.json), every number a function of the records."""
     groups = {name: c["group"] for name, c in meta["dataset"]["categories"].items()}
@@ -51,9 +52,17 @@ def build(
         "contrasts": contrasts,
         "collateral": list(collateral),
         "speed": [],
-        "routing": None,
+        "routing": _routing(routers),
         "thresholds": list(thresholds),
     }
+
+
+def _routing(routers: Sequence[Record]) -> Record | None:
+    """What the rules of `engram-routed` get right, and all routers by name."""
+    rules = next((router for router in routers if router["router"] == "rules"), None)
+    if rules is None:
+        return None
+    return {**{key: rules[key] for key in ("prompts", "precision", "recall")}, "routers": list(routers)}
 
 
 def _by_cell(samples: Iterable[Record]) -> dict[Cell, list[Record]]:

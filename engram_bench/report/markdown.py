@@ -44,6 +44,7 @@ def render(report: Record, samples: Sequence[Record]) -> str:
         "![Exact answers of each variant in each category, with intervals](plots/exact.png)",
         consistency(report),
         collateral(report),
+        routing(report),
         contrasts(report),
         training(report),
         before_and_after(report, samples),
@@ -218,6 +219,22 @@ def collateral(report: Record) -> str:
         "## Collateral: unrelated prompts and the baseline's own answers to them\n\n"
         + table(rows, headers)
         + "\n\nKL(baseline ‖ variant) in nats per token."
+    )
+
+
+def routing(report: Record) -> str:
+    """How well routers tell prompts that ask for something stored."""
+    if not report["routing"]:
+        return ""
+    rows = [
+        (safe(r["router"]), r["prompts"], percent(r["precision"]), percent(r["recall"]))
+        for r in report["routing"]["routers"]
+    ]
+    return (
+        "## Routing: prompts that ask for a trained item among such as only look like it\n\n"
+        + table(rows, ["router", "prompts", "precision", "recall"])
+        + "\n\nkeys: a trained n-gram stands in the text, which is what `engram` goes by; rules: a key prefix, or the "
+        "form of a question, which is what `engram-routed` goes by as well."
     )
 
 

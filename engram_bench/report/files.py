@@ -1,0 +1,61 @@
+"""The files of a report: written by a run, and rebuilt from its answers afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engram_bench.cache import write_whole
+from engram_bench.errors import BaselineError, UsageError
+from engram_bench.report import gate, plots
+from engram_bench.report.build import SCHEMA_VERSION, build
+from engram_bench.report.markdown import render
+from engram_bench.rundir import SAMPLES
+
+Record = dict[str, Any]
+META = ("backend", "model", "dataset")
+
+
+def write(folder: Path, report: Record, samples: Sequence[Record]) -> None:
+    """report.json, report.md and plots/ of a run."""
+    write_whole(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_whole(folder / "report.md", render(report, samples))
+    plots.write(report, folder / "plots")
+
+
+def rebuild(folder: Path) -> None:
+    """Make a report anew from samples.jsonl; what no answer tells (times, trainings) is taken from report.json.
+
+    Raises:
+        UsageError: the folder holds no report, one of another version, or answers that cannot be read or written.
+    """
+    try:
+        old = gate.read(folder / "report.json")
+    except BaselineError as error:
+        raise UsageError(f"{folder}: no report to rebuild ({error}); name the folder of a run") from error
+    if old["schema_version"] != SCHEMA_VERSION:
+        raise UsageError(
+            f"{folder}: its report has schema version {old['schema_version']!a}, this engram-bench reads version "
+            f"{SCHEMA_VERSION}; use the engram-bench that wrote it, or run anew"
+        )
+    try:
+        lines = (folder / SAMPLES).read_text(encoding="utf-8").splitlines()
+        samples = [json.loads(line) for line in lines]
+        report = build(
+            run=old["run"],
+            meta={key: old[key] for key in META},
+            variants=old["variants"],
+            samples=samples,
+            collateral=old["collateral"],
+            thresholds=old["thresholds"],
+            routers=(old["routing"] or {}).get("routers", ()),
+        )
+        report |= {"gate": old["gate"]} if "gate" in old else {}
+        write(folder, report, samples)
+    except OSError as error:
+        raise UsageError(f"{error.filename or folder}: {error.strerror}; name the folder of a whole run") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+        raise UsageError(f"{folder / SAMPLES}: not the answers of this report ({reason}); run anew") from error
