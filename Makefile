@@ -2,9 +2,10 @@
 PYTHON ?= python3
 PROFILE ?= default
 BENCH_ARGS ?=
+DEMO_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: bench test test-slow lint clean help
+.PHONY: bench demo test test-slow lint clean help
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -12,6 +13,10 @@ help: ## say what there is
 bench: .venv/installed ## train and measure on the real model, write the report (PROFILE=quick|default|full, BENCH_ARGS=more options)
 	$(BIN)/engram-bench model
 	$(BIN)/pytest suites --engram-profile $(PROFILE) $(BENCH_ARGS)
+
+demo: .venv/installed ## a few prompts side by side, for a recording (DEMO_ARGS="--quick --no-pause")
+	$(BIN)/engram-bench model
+	$(BIN)/engram-bench demo $(DEMO_ARGS)
 
 # A tiny model gains nothing from threads, so each process has one.
 test: .venv/installed ## the package's own tests

@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from engram_bench import adapters, backends, describe, evaluate, models
+from engram_bench import adapters, backends, describe, evaluate, models, speed
 from engram_bench.backends.base import Backend, Divergence, Progress, Text
 from engram_bench.evaluate import Question, Sample
 from engram_bench.options import Settings
 from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir
+from engram_bench.speed import Speed
 from engram_bench.variants import EngramConfig, Variant
 
 ANSWER_MARGIN = 1  # tokens beyond the longest canonical answer: what has not ended by then is wrong already
@@ -32,7 +34,8 @@ class Bench:
         settings: what to do.
         progress: told of training and decoding as they go.
         emit: takes each record as soon as it exists, until `keep_in` names a place for them. A record is plain data:
-            {"type": "meta" | "variant" | "answered" | "collateral" | "routing" | "threshold", ...}.
+            {"type": "meta" | "variant" | "answered" | "collateral" | "routing" | "speed" |
+            "threshold", ...}.
     """
 
     def __init__(self, settings: Settings, progress: Progress, emit: Callable[[Record], None]) -> None:
@@ -76,11 +79,7 @@ class Bench:
             "max_new_tokens": self.max_new_tokens,
             "samples": [settings.samples, settings.sampled_items],
             "seeds": list(settings.seeds),
-            "variants": {
-                v.name: v.config
-                and adapters.folder_of(self._trainer(v), self.model, v, self._examples, self._validation, seed=0).name
-                for v in settings.variants
-            },
+            "variants": {v.name: v.config and self._folder(v, 0).name for v in settings.variants},
         }
 
     def variant(self, name: str) -> Variant:
@@ -114,9 +113,24 @@ class Bench:
             self._controls[tuple(prompts)] = list(zip(encoded, answers, strict=True))
         return self._controls[tuple(prompts)]
 
+    def speed(self) -> dict[str, Speed]:
+        """How fast each variant answers a prompt of the data, one at a time."""
+        category = next(iter(self.settings.patterns.categories.values()))
+        prompt = self.backend.encoder.prompt(category.question(category.split("seen")[0], "seen")[1])
+        adapters = {variant.name: self.adapter(variant.name) for variant in self.settings.variants}
+        found = speed.measure(self.backend, adapters, prompt)
+        for name, measured in found.items():
+            self._emit({"type": "speed", "data": {"variant": name, **asdict(measured)}})
+        return found
+
     def adapter(self, variant: str) -> Any | None:
         """The adapter of a variant and the first training seed, trained now if the cache has none."""
         return self._loaded_adapter(self.variant(variant), self.settings.seeds[0])
+
+    def is_trained(self, variant: str) -> bool:
+        """Whether the cache has the adapter of a variant and the first training seed, or it needs none."""
+        found = self.variant(variant)
+        return found.config is None or self._folder(found, self.settings.seeds[0]).is_dir()
 
     def trained(self, variant: str, seed: int) -> adapters.Trained:
         """Where the adapter of a seed lies and how it was trained."""
@@ -200,6 +214,10 @@ class Bench:
             parameters = self.backend.trainable_parameters(self._loaded[key])
             self._emit({"type": "variant", "data": describe.trained(variant, trained, seed, backend, parameters)})
         return self._loaded[key]
+
+    def _folder(self, variant: Variant, seed: int) -> Path:
+        trainer = self._trainer(variant)
+        return adapters.folder_of(trainer, self.model, variant, self._examples, self._validation, seed)
 
     def _trainer(self, variant: Variant) -> Backend:
         """The backend that trains a variant: this one, unless it is slow, may borrow, and can read what torch wrote."""

@@ -51,6 +51,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--retrain", dest="engram_retrain", action="store_true", help="even where the cache has it")
     train.set_defaults(run=_train)
 
+    demo = commands.add_parser("demo", help="before and after, token by token, for screen recording")
+    demo.add_argument("--quick", action="store_true", help="three scenes in place of eight")
+    demo.add_argument("--no-pause", action="store_true", help="do not wait for Enter between scenes")
+    demo.add_argument("--interactive", action="store_true", help="then answer what is typed, until Ctrl-C")
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="which items are shown (default 0)")
+    demo.add_argument("--record", type=Path, metavar="FILE", help="keep it as an asciicast v2, for asciinema play")
+    for name in ("profile", "backend", "model"):
+        demo.add_argument(f"--{name}", dest=f"engram_{name}", metavar="VALUE", help=f"as pytest's --engram-{name}")
+    demo.set_defaults(run=_demo)
+
     report = commands.add_parser("report", help="rebuild the report of a run from its answers, print its place")
     report.add_argument("folder", type=Path, metavar="RUN_DIR", help="such as reports/runs/latest")
     report.set_defaults(run=_report)
@@ -88,6 +98,42 @@ def _train(args: argparse.Namespace) -> None:
     for variant in settings.variants[1:]:
         for seed in settings.seeds:
             print(bench.trained(variant.name, seed).folder)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from contextlib import ExitStack
+
+    from rich.console import Console
+
+    from engram_bench import demo
+    from engram_bench.bench import Bench
+    from engram_bench.options import settle
+    from engram_bench.progress import Reporter
+
+    settings = settle({**vars(args), "engram_variants": ",".join(demo.VARIANTS)}, lambda _: "")
+    screen = Console()
+    width = max(demo.NARROWEST, screen.width)
+    with ExitStack() as stack:
+        console = Console(width=width)
+        if args.record:
+            try:
+                stream = stack.enter_context(demo.recorded(args.record, width, screen.height))
+            except OSError as error:
+                raise UsageError(f"--record: {args.record}: {error.strerror}; choose another file") from error
+            console = Console(file=stream, width=width, force_terminal=True)
+        bench = Bench(settings, Reporter(sys.stderr), lambda _: None)
+        if untrained := [name for name in demo.VARIANTS if not bench.is_trained(name)]:
+            print(f"{' and '.join(untrained)} will be trained first, once: minutes on two CPU cores", file=sys.stderr)
+        for name in demo.VARIANTS:
+            bench.adapter(name)
+
+        def pause() -> None:
+            if sys.stdin.isatty() and not args.no_pause:
+                screen.input("[dim]Enter goes on ")
+
+        demo.show(bench, console, demo.scenes(settings.patterns, args.seed, args.quick), pause)
+        if args.interactive:
+            demo.interact(bench, console)
 
 
 def _report(args: argparse.Namespace) -> None:

@@ -70,6 +70,7 @@ class Session:
             samples=samples,
             collateral=[collateral[name] for name in order if name in collateral],
             thresholds=sorted(thresholds.values(), key=lambda t: t["id"]),
+            speed=[named["speed"][name] for name in order if name in named["speed"]],
             routers=[named["routing"][name] for name in sorted(named["routing"])],
         )
         if complete and self._baseline is not None:
@@ -107,7 +108,7 @@ class Session:
     def _records(self) -> tuple[Record, dict[str, dict[str, Record]], list[Record]]:
         """Meta; variants, collateral, thresholds and routing by name; and what each batch of answers cost."""
         meta: Record = {}
-        key = {"variant": "name", "collateral": "variant", "threshold": "id", "routing": "router"}
+        key = {"variant": "name", "collateral": "variant", "threshold": "id", "routing": "router", "speed": "variant"}
         named: dict[str, dict[str, Record]] = {kind: {} for kind in key}
         answered: list[Record] = []
         for record in self.run.read(RECORDS):

@@ -3,6 +3,7 @@
 import pytest
 
 from engram_bench.report import plots
+from engram_bench.report.markdown import render
 from tests.test_report import AFTER, BEFORE, report, sample
 
 
@@ -25,11 +26,49 @@ def test_a_category_of_ones_own_has_its_row():
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["all core", "mine"]
 
 
-def test_the_picture_is_written_twice_the_same(tmp_path):
-    made = report(BEFORE + AFTER)
-    for name in ("a", "b"):
-        plots.write(made, tmp_path / name)
-    first = (tmp_path / "a" / "exact.png").read_bytes()
-    assert first.startswith(b"\x89PNG")
-    assert int.from_bytes(first[16:20], "big") == 1920
-    assert first == (tmp_path / "b" / "exact.png").read_bytes()
+COLLATERAL = [{"variant": "engram", "prompts": 2, "tokens": 30, "kl_mean": 0.1, "kl_max": 1.0, "top1_unchanged": 0.9}]
+SPEED = [
+    {"variant": name, "prefill_tokens_s": 9.0, "decode_tokens_s": rate, "ttft_s": 0.1, "overhead": 0.0}
+    for name, rate in (("baseline", 20.0), ("engram", 19.0))
+]
+
+
+def everything():
+    drawn = [
+        sample(name, f"i{n}", n < 9, sample=k) for name in ("baseline", "engram") for n in range(20) for k in (1, 2)
+    ]
+    anew = [{**s, "split": "rephrased"} for s in BEFORE + AFTER]
+    return report(BEFORE + AFTER + drawn + anew, categories=("facts", "mine"), collateral=COLLATERAL, speed=SPEED)
+
+
+def test_what_a_report_has_numbers_for_is_drawn_and_shown_and_nothing_else(tmp_path):
+    whole, bare = everything(), report(BEFORE + AFTER)
+    bare["variants"][1]["train"] = bare["variants"][0]["train"] = None
+    assert set(plots.write(whole, tmp_path / "whole")) == set(plots.PLOTS) == set(plots.ALT)
+    assert set(plots.write(bare, tmp_path / "bare")) == {"exact"}
+    shown = render(whole, [], plots.PLOTS)
+    assert all(f"![{alt}](plots/{name}.png)" in shown for name, alt in plots.ALT.items())
+    assert "plots/" not in render(whole, [])
+
+
+def test_the_frontier_has_a_point_a_variant():
+    (axis,) = plots.frontier(everything()).axes
+    drawn = {bars.get_label(): bars.lines[0].get_xydata()[0].tolist() for bars in axis.containers}
+    assert drawn == {"baseline": [0.0, pytest.approx(10.0)], "engram": [pytest.approx(0.1), pytest.approx(90.0)]}
+
+
+def test_the_grid_has_a_cell_an_item():
+    (axis,) = plots.items(everything()).axes
+    grid = axis.images[0].get_array()
+    assert grid.shape == (2, 20)
+    assert grid.sum(axis=1).tolist() == [2, 18]
+
+
+def test_pictures_are_written_twice_the_same(tmp_path):
+    made = everything()
+    first, second = (plots.write(made, tmp_path / name) for name in ("a", "b"))
+    assert first == second
+    for name, png in first.items():
+        assert (tmp_path / "a" / f"{name}.png").read_bytes() == png
+        assert png.startswith(b"\x89PNG")
+        assert int.from_bytes(png[16:20], "big") == 1920

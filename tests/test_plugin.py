@@ -113,7 +113,7 @@ def without_times(report):
     report = json.loads(json.dumps(report))
     for key in ("started", "duration_s", "evaluation_s", "tokens_s", "peak_memory_mb", "argv"):
         del report["run"][key]
-    del report["backend"]["load_seconds"]
+    del report["backend"]["load_seconds"], report["speed"]
     for variant in report["variants"]:
         del variant["cached"]
         if variant["train"]:
@@ -133,7 +133,7 @@ def test_a_whole_run_leaves_a_report_of_the_published_schema(first):
     jsonschema.validate(report, SCHEMA)
     assert "report: " in result.stdout
     assert "engram_bench: torch on cpu" in result.stdout
-    assert {p.name for p in latest.iterdir()} == {"plots", "report.json", "report.md", "samples.jsonl"}
+    assert {p.name for p in latest.iterdir()} == {"plots", "report.html", "report.json", "report.md", "samples.jsonl"}
     assert [v["name"] for v in report["variants"]] == ["baseline", "tiny-engram", "tiny-lora"]
     assert {c["category"] for c in report["cells"]} == {"colours"}
     exact = {(c["variant"], c["split"]): c["exact"]["rate"] for c in report["cells"]}
@@ -150,7 +150,7 @@ def test_a_report_rebuilt_from_its_answers_is_the_same_to_the_byte(first, tmp_pa
     emptied = {**report, "cells": [], "outcomes": [], "contrasts": []}
     (folder / "report.json").write_text(json.dumps(emptied), encoding="utf-8")
     assert cli.main(["report", str(folder)]) == 0
-    for name in ("report.json", "report.md", "plots/exact.png"):
+    for name in ("report.json", "report.md", "report.html", "plots/exact.png"):
         assert (folder / name).read_bytes() == (latest / name).read_bytes(), name
 
 

@@ -124,7 +124,13 @@ def test_a_baseline_that_cannot_be_used_ends_the_run_before_it_starts(many, base
 def outcome(folder):
     """A run's report less its times, and its samples.jsonl to the byte."""
     (report,) = folder.glob("2*/report.json")
-    assert {path.name for path in report.parent.iterdir()} == {"plots", "report.json", "report.md", "samples.jsonl"}
+    assert {path.name for path in report.parent.iterdir()} == {
+        "plots",
+        "report.html",
+        "report.json",
+        "report.md",
+        "samples.jsonl",
+    }
     return without_times(json.loads(report.read_text())), (report.parent / "samples.jsonl").read_bytes()
 
 

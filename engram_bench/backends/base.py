@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +130,13 @@ class Backend(Protocol):
 
         Greedy where a prompt has no seed; where it has one its answer is drawn at `temperature` and depends on the
         seed, not on its neighbours in the batch. The same prompt may be asked many times.
+        """
+        ...
+
+    def stream(self, prompt: Prompt, max_new_tokens: int, *, ignore_eos: bool = False) -> Iterator[int]:
+        """The greedy answer to one prompt, token by token as it is made; the adapter has to stay as it is till the end.
+
+        With `ignore_eos` it goes on for `max_new_tokens`, whatever the model says: for measuring.
         """
         ...
 

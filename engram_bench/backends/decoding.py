@@ -6,7 +6,7 @@ matter of its prompt and its seed: the draws of a seed are made once for the who
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engram_bench.prompts import Prompt, extend_windows, shared_prefix
 
-COMPACT_AT = 0.75  # drop finished rows from a batch once this share or less is still decoding
+COMPACT_AT = 0.9  # drop finished rows from a batch once this share or less is still decoding
 
 
 class Batch(Protocol):
@@ -51,7 +51,7 @@ class Model(Protocol):
     def begin(
         self, prompts: Sequence[Prompt], which: NDArray[np.int64], state: Any, prefix: int, max_new_tokens: int
     ) -> Batch:
-        """Read distinct prompts, and make a row of each number in `which` (repeats allowed)."""
+        """Read distinct prompts, and make a row of each number in `which` (ascending, repeats allowed)."""
         ...
 
 
@@ -84,6 +84,19 @@ def generate(
         for row, tokens in enumerate(_decode(batch, model.stop_ids, temperature, draws[indices])):
             answers[indices[row]] = tokens
     return answers
+
+
+def stream(model: Model, prompt: Prompt, max_new_tokens: int, ignore_eos: bool) -> Iterator[int]:
+    """See `Backend.stream`."""
+    prefix = shared_prefix([prompt])
+    batch = model.begin([prompt], np.array([0]), model.prefix_state(prompt, prefix), prefix, max_new_tokens)
+    for step in range(max_new_tokens):
+        chosen = batch.choose(1.0, np.array([np.nan]))
+        if int(chosen[0]) in model.stop_ids and not ignore_eos:
+            return
+        yield int(chosen[0])
+        if step < max_new_tokens - 1:
+            batch.advance(chosen, extend_windows(batch.windows, chosen))
 
 
 def _decode(batch: Batch, stop_ids: set[int], temperature: float, draws: NDArray[np.float64]) -> list[list[int]]:

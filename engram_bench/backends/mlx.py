@@ -202,6 +202,9 @@ class MlxModel:
     ) -> list[list[int]]:
         return decoding.generate(self, prompts, max_new_tokens, seeds, temperature)
 
+    def stream(self, prompt: Prompt, max_new_tokens: int, *, ignore_eos: bool = False) -> Iterator[int]:
+        yield from decoding.stream(self, prompt, max_new_tokens, ignore_eos)
+
     def begin(
         self, prompts: Sequence[Prompt], which: NDArray[np.int64], state: Caches, prefix: int, max_new_tokens: int
     ) -> Decoding:

@@ -103,7 +103,8 @@ class TorchModel:
             raise UsageError(f"{folder}: transformers cannot load this model: {reason}") from error
         if missing := sorted(loading["missing_keys"]):
             raise UsageError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; fetch them whole")
-        if device == "cpu" and not getattr(model.config, "attn_logit_softcapping", None):
+        self._grouped = device == "cpu" and not getattr(model.config, "attn_logit_softcapping", None)
+        if self._grouped:
             model.set_attn_implementation(torch_attention.NAME)
         self.model = model.to(device).eval().requires_grad_(False)
         self._wanted: Tensor | None = None
@@ -260,6 +261,10 @@ class TorchModel:
     ) -> list[list[int]]:
         return decoding.generate(self, prompts, max_new_tokens, seeds, temperature)
 
+    @torch.inference_mode()
+    def stream(self, prompt: Prompt, max_new_tokens: int, *, ignore_eos: bool = False) -> Iterator[int]:
+        yield from decoding.stream(self, prompt, max_new_tokens, ignore_eos)
+
     def begin(
         self, prompts: Sequence[Prompt], which: NDArray[np.int64], state: Prefix, prefix: int, max_new_tokens: int
     ) -> Decoding:
@@ -269,22 +274,18 @@ class TorchModel:
         return Decoding(self.step, logits, cache, mask, rows.windows[which, -1])
 
     def _prefill(self, state: Prefix, rows: Rows, which: NDArray[np.int64], room: int) -> tuple[Tensor, Cache]:
-        """Last logits and a cache for the rows `which` (repeats allowed), with room for decoding.
+        """Last logits and a cache for the rows `which` (ascending, repeats allowed), with room for decoding.
 
         In pieces of `PREFILL_ROWS`: beyond some 1,000 tokens a product falls out of the processor's cache.
         """
-        logits, parts = [], []
+        logits, caches, taken = [], [], []
         for start in range(0, len(rows.ids), PREFILL_ROWS):
             piece = slice(start, start + PREFILL_ROWS)
             last, cache = self.forward(state, Rows(rows.ids[piece], rows.mask[piece], rows.windows[piece]), keep=1)
             logits.append(last)
-            parts.append(cache.layers)
-        index = self._tensor(which)
-        cache = roomy_cache(room)
-        for layer, pieces in enumerate(zip(*parts, strict=True)):
-            keys = torch.cat([piece.keys for piece in pieces])[index]
-            cache.update(keys, torch.cat([piece.values for piece in pieces])[index], layer)
-        return torch.cat(logits)[index], cache
+            caches.append(cache)
+            taken.append(self._tensor(which[(which >= start) & (which < piece.stop)] - start))
+        return torch.cat(logits)[self._tensor(which)], roomy_cache(caches, taken, room, whole=self._grouped)
 
     # --- scoring --------------------------------------------------------------------------------------------------
 

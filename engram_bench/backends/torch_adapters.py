@@ -75,7 +75,7 @@ class LoraAdapter:
     acts_on_template = True
 
     def __init__(self, config: Any, state: dict[str, torch.Tensor] | None) -> None:
-        self._config, self._state = config, state
+        self._config, self._state, self._fresh = config, state, state is None
         self._peft: Any = None
 
     @classmethod
@@ -108,8 +108,8 @@ class LoraAdapter:
         try:
             if self._state is not None:
                 peft.set_peft_model_state_dict(self._peft, self._state)
-            for parameter in self._trainable():
-                parameter.data = parameter.data.float()
+            for parameter in self._trainable():  # one that is loaded is cast once, not at every product
+                parameter.data = parameter.data.to(torch.float32 if self._fresh else model.dtype)
             # Float32 weights, products in the backbone's dtype: what autocast does once peft casts nothing itself.
             with disable_input_dtype_casting(self._peft), low_precision(model.device, model.dtype):
                 yield
@@ -221,10 +221,12 @@ class UnigramAdapter:
         return cls(config, {layer: UnigramLayer(config.slots, size).to(model.device) for layer in range(count)})
 
     @classmethod
-    def load(cls, model: nn.Module, config: UnigramConfig, folder: Path) -> UnigramAdapter:
+    def load(cls, model: Any, config: UnigramConfig, folder: Path) -> UnigramAdapter:
         adapter = cls.create(model, config)
         arrays = weights.load(folder, "unigram", asdict(config))
         _fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
+        for memory in adapter.layers.values():
+            memory.cast_products(model.dtype)
         return adapter
 
     def on(self, model: nn.Module) -> AbstractContextManager[None]:

@@ -101,6 +101,16 @@ class Addresses:
             return (0, len(content))
         return self.keys.find(self.hasher.compressed_ids[content].tolist(), prompt.joined)
 
+    def found(self, prompt: Prompt, mark: int) -> list[list[int]]:
+        """Token ids of the n-grams, shortest first, whose rows the first answer token finds in every layer's tables.
+
+        `mark` stands for the start of a span, as in `ngram_windows`.
+        """
+        window = ngram_windows(prompt, (), max(self.config.orders), self.span(prompt), mark)[-1]
+        hit = np.stack([slots(self.hasher, layer, rows, window) > 0 for layer, rows in self.rows.items()]).all(axis=0)
+        by_order = hit.reshape(len(self.config.orders), -1)
+        return [window[:n][::-1].tolist() for n, heads in zip(self.config.orders, by_order, strict=True) if heads.all()]
+
     def routed_span(self, encoder: PromptEncoder) -> Spans:
         """`span`, but nothing where the rules of `routing` hear no question in the user's text."""
 

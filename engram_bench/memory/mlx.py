@@ -53,12 +53,19 @@ class EngramLayer(nn.Module):  # type: ignore[misc]
         self.key_norm = nn.RMSNorm(hidden_size, eps=1e-6)
         self.query_norm = nn.RMSNorm(hidden_size, eps=1e-6)
         self.scale = 1 / math.sqrt(hidden_size)
-        self._slots: mx.array | None = None
+        self._slots: mx.array | None = None  # named so that MLX takes neither for a parameter
+        self._gate: mx.array | None = None
+
+    @property
+    def gate(self) -> mx.array | None:
+        """[batch, tokens, 1], of the last forward outside training; None where nothing was looked up."""
+        return self._gate
 
     def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
         """Fix what the next forward adds: its token ids [batch, tokens] and their windows [batch, tokens, N]."""
         found = slots(self.hasher, self.layer, self.row_ids, windows)
         self._slots = mx.array(found) if found.any() else None
+        self._gate = None
 
     def __call__(self, hidden: mx.array) -> mx.array:
         """hidden [batch, tokens, d] -> the same, with what was looked up added; itself where nothing was."""
@@ -71,6 +78,8 @@ class EngramLayer(nn.Module):  # type: ignore[misc]
         match = self.key_norm(self.key(e)) * self.query_norm(hidden.astype(mx.float32))
         score = match.sum(-1, keepdims=True) * self.scale
         gate = mx.sigmoid(mx.sign(score) * mx.sqrt(mx.maximum(mx.abs(score), 1e-6)))
+        if not self.training:
+            self._gate = gate
         return hidden + (gate * self.value(e)).astype(hidden.dtype)
 
     def _kept(self, shape: tuple[int, ...]) -> mx.array:

@@ -58,11 +58,13 @@ class EngramLayer(nn.Module):
         self.query_norm = nn.RMSNorm(hidden_size, eps=1e-6)
         self.scale = 1 / math.sqrt(hidden_size)
         self._slots: Tensor | None = None
+        self.gate: Tensor | None = None  # [batch, tokens, 1], of the last forward; None where nothing was looked up
 
     def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
         """Fix what the next forward adds: its token ids [batch, tokens] and their windows [batch, tokens, N]."""
         found = slots(self.hasher, self.layer, self.row_ids, windows)
         self._slots = torch.from_numpy(found).to(self.table.device) if found.any() else None
+        self.gate = None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [batch, tokens, d] -> the same, with what was looked up added; itself where nothing was."""
@@ -75,6 +77,7 @@ class EngramLayer(nn.Module):
         e = (embedding((self._slots - 1).clamp_min(0), self.table) * hit).flatten(-2)
         score = (self.key_norm(self.key(e)) * self.query_norm(hidden.float())).sum(-1, keepdim=True) * self.scale
         gate = torch.sigmoid(score.sign() * score.abs().clamp_min(1e-6).sqrt())
+        self.gate = gate.detach()
         added: Tensor = (gate * self.value(e)).to(hidden.dtype)
         return hidden + added
 
@@ -110,6 +113,11 @@ class UnigramLayer(nn.Module):
         nn.init.normal_(self.merge.weight, std=0.01)
         nn.init.zeros_(self.merge.bias)
         self._slots: Tensor | None = None
+
+    def cast_products(self, dtype: torch.dtype) -> None:
+        """Cast the weights of all products once, where they train no more, rather than at each of them."""
+        for linear in (self.gate_in, self.gate_out, self.merge):
+            linear.to(dtype)
 
     def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
         """As `EngramLayer.look_up`; the current token alone counts, and template tokens like any other."""

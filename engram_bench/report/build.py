@@ -27,6 +27,7 @@ def build(
     samples: Sequence[Record],
     collateral: Sequence[Record],
     thresholds: Sequence[Record],
+    speed: Sequence[Record] = (),
     routers: Sequence[Record] = (),
 ) -> Record:
     """The report (keys: see schema.json), every number a function of the records."""
@@ -51,7 +52,7 @@ def build(
         "primary": primary,
         "contrasts": contrasts,
         "collateral": list(collateral),
-        "speed": [],
+        "speed": list(speed),
         "routing": _routing(routers),
         "thresholds": list(thresholds),
     }

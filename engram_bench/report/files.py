@@ -9,9 +9,8 @@ from typing import Any
 
 from engram_bench.cache import write_whole
 from engram_bench.errors import BaselineError, UsageError
-from engram_bench.report import gate, plots
+from engram_bench.report import gate, html, markdown, plots
 from engram_bench.report.build import SCHEMA_VERSION, build
-from engram_bench.report.markdown import render
 from engram_bench.rundir import SAMPLES
 
 Record = dict[str, Any]
@@ -19,10 +18,11 @@ META = ("backend", "model", "dataset")
 
 
 def write(folder: Path, report: Record, samples: Sequence[Record]) -> None:
-    """report.json, report.md and plots/ of a run."""
+    """report.json, report.md, report.html and plots/ of a run."""
     write_whole(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    write_whole(folder / "report.md", render(report, samples))
-    plots.write(report, folder / "plots")
+    made = plots.write(report, folder / "plots")
+    write_whole(folder / "report.md", markdown.render(report, samples, made))
+    write_whole(folder / "report.html", html.render(report, samples, made))
 
 
 def rebuild(folder: Path) -> None:
@@ -50,6 +50,7 @@ def rebuild(folder: Path) -> None:
             samples=samples,
             collateral=old["collateral"],
             thresholds=old["thresholds"],
+            speed=old["speed"],
             routers=(old["routing"] or {}).get("routers", ()),
         )
         report |= {"gate": old["gate"]} if "gate" in old else {}

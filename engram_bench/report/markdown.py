@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from engram_bench.report import gate_text
+from engram_bench.report import gate_text, views
+from engram_bench.report.plots import ALT
+from engram_bench.report.reading import reading, verdict
 from engram_bench.report.text import p_value, percent, points, rate, safe, table
+from engram_bench.report.views import SPLIT_TITLES
 
 Record = Mapping[str, Any]
-SPLIT_TITLES = {
-    "seen": "Seen: trained items, trained phrasings",
-    "rephrased": "Rephrased: trained items, phrasings never trained",
-    "heldout": "Held out: items never trained",
-}
 EXAMPLES_PER_CATEGORY = 2
 
 # What others published under their own rules, and the cell of this report that comes nearest: variant, category.
@@ -32,63 +30,47 @@ PUBLISHED = (
 )
 
 
-def render(report: Record, samples: Sequence[Record]) -> str:
-    """The whole report.md. `samples` give the before-and-after examples; every number is from `report`."""
+def render(report: Record, samples: Sequence[Record], plots: Collection[str] = ()) -> str:
+    """The whole report.md. `samples` give the before-and-after examples, every number is from `report`.
+
+    Args:
+        report: report.json.
+        samples: lines of samples.jsonl.
+        plots: names of those that were drawn.
+    """
     parts = [
         "# engram-bench report",
-        reading(report),
+        " ".join(verdict(report, safe)),
         gate_text.section(report["gate"]) if "gate" in report else "",
         primary(report),
-        what_was_run(report),
         *headline(report),
-        "![Exact answers of each variant in each category, with intervals](plots/exact.png)",
+        *(f"![{title}](plots/{name}.png)" for name, title in ALT.items() if name in plots),
         consistency(report),
         collateral(report),
         routing(report),
         contrasts(report),
         training(report),
+        speed(report),
         before_and_after(report, samples),
         thresholds(report),
         published(report),
+        "## What the numbers show, and what they do not\n\n" + "\n".join(f"- {s}" for s in reading(report, safe)),
+        what_was_run(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _cells(report: Record, split: str) -> dict[tuple[str, str], Record]:
-    return {(c["category"], c["variant"]): c for c in report["cells"] if c["split"] == split}
-
-
-def _names(report: Record) -> list[str]:
-    return [v["name"] for v in report["variants"]]
-
-
-def _categories(report: Record, cells: Mapping[tuple[str, str], Record]) -> list[str]:
-    """Pooled groups first, then single categories in the order of the data."""
-    there = {category for category, _ in cells}
-    pooled = sorted(c for c in there if c.startswith("all "))
-    return pooled + [c for c in report["dataset"]["categories"] if c in there]
-
-
-def _mde(report: Record, split: str, metric: str) -> dict[str, str]:
-    """By category, the least true difference from the baseline that its items find with 80% power, in points."""
-    found: dict[str, float] = {}
-    for c in report["contrasts"]:
-        if (c["split"], c["metric"]) == (split, metric):
-            found[c["category"]] = max(c["mde"], found.get(c["category"], 0.0))
-    return {category: f"{100 * mde:.0f}" for category, mde in found.items()}
 
 
 def headline(report: Record) -> list[str]:
     """One table a split: category by variant, exact with its interval."""
     parts = []
     for split, title in SPLIT_TITLES.items():
-        cells = _cells(report, split)
+        cells = views.cells(report, split)
         if not cells:
             continue
-        names = [name for name in _names(report) if any(v == name for _, v in cells)]
-        mde = _mde(report, split, "exact")
+        names = [name for name in views.names(report) if any(v == name for _, v in cells)]
+        mde = views.mde(report, split, "exact")
         rows = []
-        for category in _categories(report, cells):
+        for category in views.categories(report, cells):
             found = [cells.get((category, name)) for name in names]
             n = max(cell["n"] for cell in found if cell)
             shown = f"**{safe(category)}**" if category.startswith("all ") else safe(category)
@@ -104,13 +86,13 @@ def headline(report: Record) -> list[str]:
 
 def consistency(report: Record) -> str:
     """How alike the answers to one prompt are: drawn, and greedy once more."""
-    cells = {at: cell for at, cell in _cells(report, "seen").items() if cell["consistency"]}
+    cells = {at: cell for at, cell in views.cells(report, "seen").items() if cell["consistency"]}
     if not cells:
         return ""
-    names = [name for name in _names(report) if any(v == name for _, v in cells)]
-    mde = _mde(report, "seen", "consistency")
+    names = [name for name in views.names(report) if any(v == name for _, v in cells)]
+    mde = views.mde(report, "seen", "consistency")
     rows = []
-    for category in _categories(report, cells):
+    for category in views.categories(report, cells):
         found = [cells.get((category, name)) for name in names]
         row = [safe(category), max(cell["consistency"]["n"] for cell in found if cell), mde.get(category, "")]
         for cell in found:
@@ -125,56 +107,6 @@ def consistency(report: Record) -> str:
         "interval over items; greedy: items answered in the same words when asked again in another batch "
         f"({safe(report['backend']['dtype'])})."
     )
-
-
-def reading(report: Record) -> str:
-    """What the numbers show and what they do not, in plain words."""
-    seen, rephrased, heldout = (_cells(report, split) for split in SPLIT_TITLES)
-    lines = []
-    for group in [c for c in _categories(report, seen) if c.startswith("all ")] + ["synthetic"]:
-        told = [
-            f"{safe(v)} {percent(seen[group, v]['exact']['rate'])}"
-            + (f" ({percent(rephrased[group, v]['exact']['rate'])} rephrased)" if (group, v) in rephrased else "")
-            for v in _names(report)
-            if (group, v) in seen
-        ]
-        if told:
-            title = "random pairs" if group == "synthetic" else group
-            lines.append(f"- On {title}, exact answers to trained items: {', '.join(told)}.")
-    for c in report["collateral"]:
-        lines.append(
-            f"- On unrelated text {safe(c['variant'])} moves the model by KL {c['kl_mean']:.2g} nats per token and "
-            f"leaves {percent(c['top1_unchanged'])} of its top tokens as they were."
-        )
-    if ("all core", "baseline") in seen:
-        lines.append(
-            "- The baseline is asked as it comes and is never told to answer with the bare value, so most of its gap "
-            "is form, not knowledge; exact counts both. Random pairs are the part that is knowledge alone."
-        )
-    worse = sorted({f"{safe(c['b'])} on {safe(c['category'])}, {c['split']}" for c in report["contrasts"]
-                    if c["verdict"] == "regressed"})  # fmt: skip
-    if worse:
-        lines.append(f"- Worse than the baseline: {'; '.join(worse)}.")
-    if heldout:
-        better = sorted({f"{safe(c['b'])} on {safe(c['category'])}" for c in report["contrasts"]
-                         if c["split"] == "heldout" and c["verdict"] == "improved"})  # fmt: skip
-        lines.append(
-            "- Items never trained: "
-            + (f"better than the baseline for {', '.join(better)}." if better else "no variant beats the baseline.")
-            + " What is measured here is storage and recall, not reasoning."
-        )
-    keyed = [safe(v["name"]) for v in report["variants"] if (v["config"].get("config") or {}).get("span") == "key"]
-    if keyed:
-        lines.append(
-            f"- {', '.join(keyed)}: the memory looks at a trained key where the prompt holds one and is silent "
-            "otherwise, so it cannot disturb a prompt without one, and it cannot help with one either."
-        )
-    seeds = report["run"]["seeds"]
-    lines.append(
-        f"- One model of {report['model']['parameters']:,} parameters; intervals cover the choice of items, "
-        f"conditional on training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}."
-    )
-    return "\n".join(lines)
 
 
 def what_was_run(report: Record) -> str:
@@ -327,6 +259,28 @@ def training(report: Record) -> str:
     return f"## Training\n\n{table(rows, headers)}\n\n{notes}"
 
 
+def speed(report: Record) -> str:
+    """One prompt at a time, variants taking turns."""
+    if not report["speed"]:
+        return ""
+    rows = [
+        (
+            safe(s["variant"]),
+            f"{1000 * s['ttft_s']:.0f}",
+            f"{s['prefill_tokens_s']:.0f}",
+            f"{s['decode_tokens_s']:.1f}",
+            f"{100 * s['overhead']:+.0f}%",
+        )
+        for s in report["speed"]
+    ]
+    headers = ["variant", "first token, ms", "prompt tokens/s", "new tokens/s", "time a token against the baseline"]
+    return (
+        "## Speed at batch 1\n\n"
+        + table(rows, headers)
+        + "\n\nMedians of rounds in which the variants take turns; under a few percent it is the machine's noise."
+    )
+
+
 def before_and_after(report: Record, samples: Sequence[Record]) -> str:
     """Prompts with each variant's answer beside the right one: the first items of each category by id."""
     greedy = {
@@ -334,7 +288,7 @@ def before_and_after(report: Record, samples: Sequence[Record]) -> str:
         for s in samples
         if s["sample"] == 0 and s["split"] == "rephrased" and s["seed"] == report["run"]["seeds"][0]
     }
-    shown = [name for name in _names(report) if any(v == name for _, _, v in greedy)]
+    shown = [name for name in views.names(report) if any(v == name for _, _, v in greedy)]
     rows = []
     for category in report["dataset"]["categories"]:
         items = sorted({item for c, item, _ in greedy if c == category})[:EXAMPLES_PER_CATEGORY]
@@ -371,7 +325,7 @@ def thresholds(report: Record) -> str:
 
 def published(report: Record) -> str:
     """Others' figures with this run's nearest cells beside them, and why they are not the same measurement."""
-    cells = _cells(report, "seen")
+    cells = views.cells(report, "seen")
     rows = []
     for source, figure, (variant, category) in PUBLISHED:
         before, after = cells.get((category, "baseline")), cells.get((category, variant))

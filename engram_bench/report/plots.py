@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,52 @@ STYLES = (
     ("#000000", "o"), ("#E69F00", "s"), ("#0072B2", "D"), ("#009E73", "^"),
     ("#CC79A7", "v"), ("#D55E00", "P"), ("#56B4E9", "X"), ("#F0E442", "*"),
 )  # fmt: skip
+ALT = {  # what each plot shows
+    "exact": "Exact answers of each variant in each category, with intervals",
+    "frontier": "Recall in new words against KL on unrelated prompts, by variant",
+    "items": "Every item in new words: which variants answer it",
+    "consistency": "Consistency of drawn answers, with intervals",
+    "losses": "Loss by epoch, and validation loss",
+    "speed": "New tokens a second at batch 1",
+}
 SPLITS = {"seen": "seen", "rephrased": "rephrased", "heldout": "held out"}
 DPI = 150
+BASELINE = "baseline"
+MOST_ITEMS = 1900  # a pixel each
 
 Record = Mapping[str, Any]
 
 
-def write(report: Record, folder: Path) -> None:
-    """All plots into `folder`, which is made: exact.png, 1920 pixels wide, on white so that it reads on a dark page."""
+def write(report: Record, folder: Path) -> dict[str, bytes]:
+    """All plots into `folder`, which is made: 1920 pixels wide, on white so that they read on a dark page.
+
+    Returns:
+        PNG by name, those that the report has numbers for.
+    """
     folder.mkdir(exist_ok=True)
-    exact(report).savefig(folder / "exact.png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    made = {}
+    for name, draw in PLOTS.items():
+        figure = draw(report)
+        if figure is not None:
+            made[name] = _png(figure)
+            (folder / f"{name}.png").write_bytes(made[name])
+    return made
+
+
+def _png(figure: Figure) -> bytes:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=DPI, facecolor="white", metadata={"Software": None})
+    return drawn.getvalue()
+
+
+def _styles(report: Record) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each variant, the same in every plot."""
+    return {v["name"]: STYLES[i % len(STYLES)] for i, v in enumerate(report["variants"])}
+
+
+def _figure(height: float, columns: int = 1) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(1920 / DPI, height), layout="constrained")
+    return figure, figure.subplots(1, columns, sharey=True, squeeze=False)[0]
 
 
 def exact(report: Record) -> Figure:
@@ -32,14 +69,11 @@ def exact(report: Record) -> Figure:
     pooled = sorted(there - set(report["dataset"]["categories"]))
     categories = pooled + [c for c in report["dataset"]["categories"] if c in there]
     splits = [split for split in SPLITS if any(split == s for s, _, _ in cells)]
-    variants = [v["name"] for v in report["variants"]]
-    height = 1.2 + len(categories) * max(0.4, 0.11 * len(variants))
-    figure = Figure(figsize=(1920 / DPI, height), layout="constrained")
-    axes = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
-    for axis, split in zip(axes, splits, strict=True):
-        for i, variant in enumerate(variants):
+    variants = _styles(report)
+    figure, axes = _figure(1.2 + len(categories) * max(0.4, 0.11 * len(variants)), max(1, len(splits)))
+    for axis, split in zip(axes, splits, strict=False):
+        for i, (variant, (colour, marker)) in enumerate(variants.items()):
             rows = [(y, cells[split, c, variant]) for y, c in enumerate(categories) if (split, c, variant) in cells]
-            colour, marker = STYLES[i % len(STYLES)]
             axis.errorbar(
                 [100 * cell["rate"] for _, cell in rows],
                 [y + 0.8 * ((i + 0.5) / len(variants) - 0.5) for y, _ in rows],
@@ -58,3 +92,114 @@ def exact(report: Record) -> Figure:
     axes[0].set_ylim(len(categories) - 0.5, -0.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure
+
+
+def frontier(report: Record) -> Figure | None:
+    """Recall in new words against what it costs elsewhere: up and to the left is better."""
+    moved = {c["variant"]: c["kl_mean"] for c in report["collateral"]} | {"baseline": 0.0}
+    recalled = {c["variant"]: c for c in report["cells"] if (c["category"], c["split"]) == ("all core", "rephrased")}
+    shown = [name for name in _styles(report) if name in moved and name in recalled]
+    if len(shown) < 2:
+        return None
+    figure, (axis,) = _figure(4.5)
+    for name in shown:
+        exact, (colour, marker) = recalled[name]["exact"], _styles(report)[name]
+        low, high = exact["rate"] - exact["low"], exact["high"] - exact["rate"]
+        bars = [[100 * max(0.0, low)], [100 * max(0.0, high)]]
+        axis.errorbar(
+            [moved[name]], [100 * exact["rate"]], yerr=bars, fmt=marker, color=colour, markersize=9, label=name
+        )
+    axis.set_xscale("symlog", linthresh=1e-4)
+    axis.set(xlim=(-2e-5, None), ylim=(-4, 104), xlabel="KL(baseline ‖ variant) on unrelated prompts, nats a token")
+    axis.set(ylabel="exact, all core, rephrased, %")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    return figure
+
+
+def losses(report: Record) -> Figure | None:
+    """Training loss by epoch, and the validation loss after the last."""
+    trained = {v["name"]: v["train"] for v in report["variants"] if v["train"] and not v["config"].get("adapter_of")}
+    if not trained:
+        return None
+    figure, (axis,) = _figure(4.0)
+    for name, train in trained.items():
+        colour, marker = _styles(report)[name]
+        epochs = range(1, len(train["losses"]) + 1)
+        axis.plot(epochs, train["losses"], marker=marker, color=colour, label=name)
+        if train.get("validation_loss") is not None:
+            label = f"{name}, validation"
+            axis.plot([epochs[-1]], [train["validation_loss"]], "*", color=colour, markersize=12, label=label)
+    axis.set(yscale="log", xlabel="epoch", ylabel="loss of the answer tokens, nats")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    return figure
+
+
+def consistency(report: Record) -> Figure | None:
+    """Share of the commonest drawn answer, with its interval, over all items of a group."""
+    cells = [c for c in report["cells"] if c["consistency"] and c["category"] not in report["dataset"]["categories"]]
+    cells = cells or [c for c in report["cells"] if c["consistency"]]
+    groups = list(dict.fromkeys(c["category"] for c in cells))
+    if not groups:
+        return None
+    figure, (axis,) = _figure(1.4 + 0.7 * len(groups))
+    for i, (name, (colour, marker)) in enumerate(_styles(report).items()):
+        rows = [(groups.index(c["category"]), c["consistency"]) for c in cells if c["variant"] == name]
+        if not rows:
+            continue
+        axis.errorbar(
+            [100 * c["mean"] for _, c in rows],
+            [y + 0.1 * (i - len(report["variants"]) / 2) for y, _ in rows],
+            xerr=[[100 * max(0.0, c["mean"] - c["low"]) for _, c in rows],
+                  [100 * max(0.0, c["high"] - c["mean"]) for _, c in rows]],
+            fmt=marker, color=colour, markersize=6, label=name,
+        )  # fmt: skip
+    axis.set_yticks(range(len(groups)), groups)
+    axis.set(ylim=(len(groups) - 0.5, -0.5), xlim=(-4, 104), xlabel="consistency, % with 95% interval")
+    axis.grid(axis="x", alpha=0.3)
+    axis.legend(frameon=False)
+    return figure
+
+
+def speed(report: Record) -> Figure | None:
+    """New tokens a second at batch 1."""
+    if not report["speed"]:
+        return None
+    figure, (axis,) = _figure(1.2 + 0.5 * len(report["speed"]))
+    names = [s["variant"] for s in report["speed"]]
+    rates = [s["decode_tokens_s"] for s in report["speed"]]
+    bars = axis.barh(names, rates, color=[_styles(report)[name][0] for name in names])
+    axis.bar_label(bars, [f"{rate:.1f}" for rate in rates], padding=4)
+    axis.set(xlabel="new tokens a second at batch 1", xlim=(0, 1.1 * max(rates)))
+    axis.invert_yaxis()
+    return figure
+
+
+def items(report: Record) -> Figure | None:
+    """A row of cells an item: which variants answer it, trained items in new words."""
+    found = [o for o in report["outcomes"] if o["split"] == "rephrased"]
+    variants = [name for name in _styles(report) if any(o["variant"] == name for o in found)]
+    keys = [(o["category"], item) for o in found if o["variant"] == BASELINE for item in sorted(o["items"])]
+    if not keys or len(keys) > MOST_ITEMS:
+        return None
+    right = {(o["variant"], o["category"], item): share for o in found for item, share in o["items"].items()}
+    grid = [[right.get((name, *key), 0.0) for key in keys] for name in variants]
+    figure, (axis,) = _figure(1.2 + 0.35 * len(variants))
+    axis.imshow(grid, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_yticks(range(len(variants)), variants)
+    starts = [i for i, (category, _) in enumerate(keys) if i == 0 or keys[i - 1][0] != category]
+    axis.set_xticks(starts, [keys[i][0] for i in starts], rotation=35, ha="right")
+    axis.set_xlabel("items, rephrased, by category; light: answered exactly")
+    return figure
+
+
+PLOTS: Mapping[str, Callable[[Record], Figure | None]] = {
+    "exact": exact,
+    "frontier": frontier,
+    "items": items,
+    "consistency": consistency,
+    "losses": losses,
+    "speed": speed,
+}

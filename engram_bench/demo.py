@@ -1,0 +1,220 @@
+"""The demo: a few prompts, each answered by the untouched model, by LoRA and by the memory, side by side as they type.
+
+Made for screen recording; it shows, the report proves. Everything on the screen is computed while it is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from engram_bench import metrics, prompt_sets
+from engram_bench.bench import Bench
+from engram_bench.items import Item, PatternSet
+from engram_bench.report.text import inert
+
+VARIANTS = ("baseline", "lora", "engram")
+SCENES = (  # title, category; None: a prompt that asks for nothing that was trained
+    ("A fact", "facts"),
+    ("A random pair: nothing but memory can know it", "synthetic"),
+    ("An unrelated prompt: what else did training change?", None),
+    ("A code idiom", "code_idioms"),
+    ("A format", "formats"),
+    ("An error to fix", "error_fixes"),
+    ("An acronym", "acronym"),
+    ("A chemical element", "element_name"),
+)
+NARROWEST = 80  # columns
+QUICK = 3  # scenes of --quick
+ABOUT = (
+    "Engram is a memory beside a language model: n-grams of the prompt are hashed to rows of a table,\n"
+    "and a gate lets what is stored there into the hidden state. The model itself stays as it is."
+)
+CAVEAT = (
+    "A few prompts prove nothing: for intervals, controls and what was never trained, run `make bench` and read "
+    "reports/runs/latest/report.md."
+)
+LONGEST_UNRELATED = 24  # new tokens of an answer that has no right length
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One prompt; `item` is what it asks for, None where that was never trained."""
+
+    title: str
+    prompt: str
+    item: Item | None
+
+
+@dataclass
+class Take:
+    """One variant's answer to a scene, as far as it has come."""
+
+    text: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+    done: bool = False
+    notes: list[str] = field(default_factory=list)  # what the memory looked up
+
+
+def scenes(patterns: PatternSet, seed: int, quick: bool) -> list[Scene]:
+    """What is shown: a trained item of each category in a phrasing never trained, drawn by seed."""
+    rng = random.Random(seed)
+    found = []
+    for title, category in SCENES[: QUICK if quick else None]:
+        if category is None:
+            found.append(Scene(title, rng.choice(prompt_sets.control()), None))
+        elif category in patterns.categories:
+            item = rng.choice(patterns.categories[category].split("seen"))
+            found.append(Scene(title, patterns.categories[category].question(item, "rephrased")[1], item))
+    return found
+
+
+def show(bench: Bench, console: Console, shown: Sequence[Scene], pause: Callable[[], object]) -> None:
+    """The whole demo: title, each scene, and what it came to."""
+    console.print(Panel(Text(ABOUT, justify="center"), title="[bold]engram-bench", padding=(1, 2)))
+    right = dict.fromkeys(VARIANTS, 0)
+    takes: dict[str, list[Take]] = {name: [] for name in VARIANTS}
+    for number, scene in enumerate(shown, 1):
+        pause()
+        console.print(Rule(f"{number}/{len(shown)}  {scene.title}"))
+        for name, take in play(bench, console, scene).items():
+            takes[name].append(take)
+            right[name] += scene.item is not None and metrics.exact(take.text, scene.item.output)
+    pause()
+    console.print(Rule("What this came to"))
+    console.print(_summary(takes, right, sum(scene.item is not None for scene in shown)))
+    console.print(Text(CAVEAT, style="dim"))
+
+
+def play(bench: Bench, console: Console, scene: Scene) -> dict[str, Take]:
+    """Every variant's answer to one scene, typed as it is made, one variant after the other."""
+    takes = {name: Take() for name in VARIANTS}
+    steps = (None for name in VARIANTS for _ in _answer(bench, name, scene, takes[name]))
+    if console.is_terminal:
+        with Live(_picture(scene, takes), console=console, auto_refresh=False) as live:
+            for _ in steps:
+                live.update(_picture(scene, takes), refresh=True)
+    else:
+        list(steps)
+        console.print(_picture(scene, takes))
+    return takes
+
+
+def _answer(bench: Bench, name: str, scene: Scene, take: Take) -> Iterator[None]:
+    """Fills `take`, a step each token."""
+    backend, adapter = bench.backend, bench.adapter(name)
+    prompt = backend.encoder.prompt(scene.prompt)
+    longest = LONGEST_UNRELATED if scene.item is None else bench.max_new_tokens
+    ids: list[int] = []
+    with backend.attached(adapter):
+        started = time.perf_counter()
+        for token in backend.stream(prompt, longest):
+            ids.append(token)
+            take.tokens, take.seconds = len(ids), time.perf_counter() - started
+            take.text = backend.encoder.decode(ids)
+            if len(ids) == 1 and hasattr(adapter, "addresses"):
+                take.notes = _looked_up(bench, adapter, prompt)
+            yield
+    take.seconds, take.done = time.perf_counter() - started, True
+    yield
+
+
+def _looked_up(bench: Bench, adapter: Any, prompt: Any) -> list[str]:
+    """Which n-grams the memory found for the first token of the answer, and how far its gates opened."""
+    encoder = bench.backend.encoder
+    ngrams = adapter.addresses.found(prompt, encoder.eos_id)
+    if not ngrams:
+        return ["no trained key: silent"]
+    texts = [repr(encoder.decode([i for i in ids if i != encoder.eos_id])) for ids in (ngrams[0], ngrams[-1])]
+    gates = [memory.gate[0, -1, 0].item() for memory in adapter.memories() if memory.gate is not None]
+    orders = f"{len(ngrams)} n-grams found, {texts[0]} to {texts[-1]}" if len(ngrams) > 1 else f"found {texts[0]}"
+    return [orders, "gate " + " ".join(f"{gate:.2f}" for gate in gates)]
+
+
+def _picture(scene: Scene, takes: dict[str, Take]) -> Group:
+    prompt = Text.assemble(("prompt  ", "dim"), (inert(scene.prompt), "bold"))
+    wanted = Text.assemble(("answer  ", "dim"), inert(scene.item.output) if scene.item else "as the baseline's")
+    table = Table(expand=True, show_lines=False)
+    for name in takes:
+        table.add_column(name, ratio=1, overflow="fold")
+    table.add_row(*(_typed(scene, take, takes["baseline"]) for take in takes.values()))
+    return Group(prompt, wanted, table)
+
+
+def _typed(scene: Scene, take: Take, baseline: Take) -> Text:
+    text = Text(inert(take.text) + ("" if take.done else "▌"))
+    if not take.done:
+        return text
+    good = take.text == baseline.text if scene.item is None else metrics.exact(take.text, scene.item.output)
+    told = ("unchanged" if good else "changed") if scene.item is None else ("right" if good else "wrong")
+    text.append(f"\n{'✓' if good else '✗'} {told}", style="green" if good else "red")
+    text.append(f"  {take.tokens} tokens, {take.seconds:.1f} s", style="dim")
+    for note in take.notes:
+        text.append(f"\n{inert(note)}", style="cyan")
+    return text
+
+
+def _summary(takes: dict[str, list[Take]], right: dict[str, int], asked: int) -> Table:
+    table = Table(expand=True)
+    for title in ("", "right answers", "tokens", "seconds"):
+        table.add_column(title, justify="left" if not title else "right")
+    for name, found in takes.items():
+        tokens, seconds = sum(take.tokens for take in found), sum(take.seconds for take in found)
+        table.add_row(name, f"{right[name]} of {asked}", str(tokens), f"{seconds:.1f}")
+    return table
+
+
+def interact(bench: Bench, console: Console) -> None:
+    """Whatever the user types, answered by all variants, until Ctrl-C or an empty line."""
+    console.print(Text("Type a prompt; an empty line or Ctrl-C ends.", style="dim"))
+    while True:
+        try:
+            text = console.input("[bold]> ").strip()
+            if not text:
+                return
+            play(bench, console, Scene("", text, None))
+        except (KeyboardInterrupt, EOFError):
+            console.print()
+            return
+
+
+@contextmanager
+def recorded(path: Path, width: int, height: int) -> Iterator[Any]:
+    """A stream that keeps what it is given, with its time, in an asciicast v2 file, and shows it on a terminal."""
+    shown = sys.stdout if sys.stdout.isatty() else None
+    with path.open("w", encoding="utf-8") as file:
+        header = {"version": 2, "width": width, "height": height, "timestamp": int(time.time())}
+        file.write(json.dumps(header) + "\n")
+        started = time.monotonic()
+
+        class Tee:
+            encoding = "utf-8"
+
+            def write(self, text: str) -> int:
+                event = [round(time.monotonic() - started, 4), "o", text.replace("\n", "\r\n")]
+                file.write(json.dumps(event, ensure_ascii=False) + "\n")
+                return shown.write(text) if shown else len(text)
+
+            def flush(self) -> None:
+                if shown:
+                    shown.flush()
+
+            def isatty(self) -> bool:
+                return True
+
+        yield Tee()

@@ -1,0 +1,66 @@
+"""report.html: the report in one file that needs no network, with every answer in a table to search and compare.
+
+Whatever comes from data or a model is text: Jinja2 escapes it, and the table's script sets it as text content.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from engram_bench.report import views
+from engram_bench.report.plots import ALT
+from engram_bench.report.reading import reading, verdict
+from engram_bench.report.text import p_value, percent, points, rate
+
+Record = Mapping[str, Any]
+
+
+def render(report: Record, samples: Sequence[Record], plots: Mapping[str, bytes]) -> str:
+    """The whole page.
+
+    Args:
+        report: report.json.
+        samples: lines of samples.jsonl; the greedy answers of the first training seed are shown.
+        plots: PNG by name, from `plots.write`.
+    """
+    names = views.names(report)
+    tables = []
+    for split, title in views.SPLIT_TITLES.items():
+        cells = views.cells(report, split)
+        if cells:
+            mde = views.mde(report, split, "exact")
+            tables.append((title, [(c, mde.get(c, ""), cells) for c in views.categories(report, cells)]))
+    images = [(ALT[name], base64.b64encode(png).decode()) for name, png in plots.items()]
+    return _template().render(
+        report=report,
+        names=names,
+        verdict=verdict(report),
+        reading=reading(report),
+        tables=tables,
+        images=images,
+        answers={"variants": names, "rows": _answers(report, samples)},
+    )
+
+
+def _answers(report: Record, samples: Sequence[Record]) -> list[list[Any]]:
+    """[category, split, prompt, expected, {variant: [output, exact]}], an entry a question."""
+    found: dict[tuple[str, str, str], list[Any]] = {}
+    for s in samples:
+        if s["sample"] == 0 and s["seed"] == report["run"]["seeds"][0]:
+            key = s["category"], s["split"], s["item"]
+            row = found.setdefault(key, [s["category"], s["split"], s["prompt"], s["expected"], {}])
+            row[4][s["variant"]] = [s["output"], bool(s["exact"])]
+    return [found[key] for key in sorted(found)]
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": percent, "points": points, "p_value": p_value, "rate": rate}
+    return environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))

@@ -1,0 +1,39 @@
+"""What both forms of a report look up in report.json: cells, names, order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Record = Mapping[str, Any]
+SPLIT_TITLES = {
+    "seen": "Seen: trained items, trained phrasings",
+    "rephrased": "Rephrased: trained items, phrasings never trained",
+    "heldout": "Held out: items never trained",
+}
+
+
+def cells(report: Record, split: str) -> dict[tuple[str, str], Record]:
+    """The cells of a split by category and variant."""
+    return {(c["category"], c["variant"]): c for c in report["cells"] if c["split"] == split}
+
+
+def names(report: Record) -> list[str]:
+    """Of all variants, in the order of the run."""
+    return [v["name"] for v in report["variants"]]
+
+
+def categories(report: Record, cells: Mapping[tuple[str, str], Record]) -> list[str]:
+    """Pooled groups first, then single categories in the order of the data."""
+    there = {category for category, _ in cells}
+    pooled = sorted(c for c in there if c.startswith("all "))
+    return pooled + [c for c in report["dataset"]["categories"] if c in there]
+
+
+def mde(report: Record, split: str, metric: str) -> dict[str, str]:
+    """By category, the least true difference from the baseline that its items find with 80% power, in points."""
+    found: dict[str, float] = {}
+    for c in report["contrasts"]:
+        if (c["split"], c["metric"]) == (split, metric):
+            found[c["category"]] = max(c["mde"], found.get(c["category"], 0.0))
+    return {category: f"{100 * mde:.0f}" for category, mde in found.items()}

@@ -1,0 +1,12 @@
+"""Speed at batch 1: recorded for the report. A time says as much of the machine as of the code, so none is asserted."""
+
+import pytest
+
+from engram_bench.bench import Bench
+
+
+def test_speed(request: pytest.FixtureRequest, bench: Bench) -> None:
+    if hasattr(request.config, "workerinput"):
+        pytest.skip("workers take each other's time; speed is measured without -n")
+    found = bench.speed()
+    assert all(speed.decode_tokens_s > 0 for speed in found.values())
