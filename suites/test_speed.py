@@ -8,5 +8,7 @@ from engram_bench.bench import Bench
 def test_speed(request: pytest.FixtureRequest, bench: Bench) -> None:
     if hasattr(request.config, "workerinput"):
         pytest.skip("workers take each other's time; speed is measured without -n")
+    if not bench.settings.plan.asserted:
+        pytest.skip("this profile shows that things run, not how fast")
     found = bench.speed()
     assert all(speed.decode_tokens_s > 0 for speed in found.values())
