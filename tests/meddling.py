@@ -29,7 +29,7 @@ def meant(what):
     return os.environ.get("PYTEST_XDIST_WORKER", "main") == WORKER and what == WHAT
 
 
-def meddled_train(self, variant, examples, seed, folder, progress):
+def meddled_train(self, variant, examples, seed, folder, progress, *more):
     note(f"train {variant.name} {seed}")
     steps = iter(range(1, 1_000_000))
 
@@ -38,7 +38,7 @@ def meddled_train(self, variant, examples, seed, folder, progress):
             die()
         progress(what, done, total)
 
-    return train(self, variant, examples, seed, folder, watched)
+    return train(self, variant, examples, seed, folder, watched, *more)
 
 
 def meddled_generate(self, prompts, *args, **kwargs):
