@@ -139,7 +139,8 @@ class Collector:
             try:
                 self.reported = self.session.finish(complete=complete)
             except UsageError as error:
-                pytest.exit(str(error), returncode=error.exit_code)
+                if complete:  # a run that was broken off has told its reason
+                    pytest.exit(str(error), returncode=error.exit_code)
         result = yield
         if exitstatus == pytest.ExitCode.OK and self.session is not None:
             session.exitstatus = self.session.exit_code()
