@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from engram_bench.errors import UsageError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, its own, or 2 (4: a baseline) with one line on bad usage or input."""
     args = _parser().parse_args(argv)
+    warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)  # peft 0.21
     try:
         return args.run(args) or 0
     except UsageError as error:

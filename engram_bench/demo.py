@@ -140,10 +140,10 @@ def _looked_up(bench: Bench, adapter: Any, prompt: Any) -> list[str]:
     ngrams = adapter.addresses.found(prompt, encoder.eos_id)
     if not ngrams:
         return ["no trained key: silent"]
-    texts = [repr(encoder.decode([i for i in ids if i != encoder.eos_id])) for ids in (ngrams[0], ngrams[-1])]
+    ends = (encoder.decode([i for i in ids if i != encoder.eos_id]).strip() for ids in (ngrams[0], ngrams[-1]))
+    texts = " to ".join(dict.fromkeys(map(repr, ends)))
     gates = [memory.gate[0, -1, 0].item() for memory in adapter.memories() if memory.gate is not None]
-    orders = f"{len(ngrams)} n-grams found, {texts[0]} to {texts[-1]}" if len(ngrams) > 1 else f"found {texts[0]}"
-    return [orders, "gate " + " ".join(f"{gate:.2f}" for gate in gates)]
+    return [f"{_count(len(ngrams), 'n-gram')} found: {texts}", "gate " + " ".join(f"{gate:.2f}" for gate in gates)]
 
 
 def _picture(scene: Scene, takes: dict[str, Take]) -> Group:
@@ -160,13 +160,19 @@ def _typed(scene: Scene, take: Take, baseline: Take) -> Text:
     text = Text(inert(take.text) + ("" if take.done else "▌"))
     if not take.done:
         return text
+    if take is baseline and scene.item is None:
+        return text.append(f"\nthe untouched model  {_count(take.tokens, 'token')}, {take.seconds:.1f} s", style="dim")
     good = take.text == baseline.text if scene.item is None else metrics.exact(take.text, scene.item.output)
     told = ("unchanged" if good else "changed") if scene.item is None else ("right" if good else "wrong")
     text.append(f"\n{'✓' if good else '✗'} {told}", style="green" if good else "red")
-    text.append(f"  {take.tokens} tokens, {take.seconds:.1f} s", style="dim")
+    text.append(f"  {_count(take.tokens, 'token')}, {take.seconds:.1f} s", style="dim")
     for note in take.notes:
         text.append(f"\n{inert(note)}", style="cyan")
     return text
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _summary(takes: dict[str, list[Take]], right: dict[str, int], asked: int) -> Table:
