@@ -82,6 +82,14 @@ def test_a_reader_sorts_filters_and_compares(page, browser):
     assert [line[2] for line in lines(browser)] == ascending[::-1] != ascending
     assert by_prompt.find_element("xpath", "..").get_attribute("aria-sort") == "descending"
 
+    browser.find_elements("css selector", "#items button.open")[0].send_keys("\n")
+    dialog = browser.find_element("id", "item")
+    assert dialog.is_displayed()
+    opened = dialog.find_elements("css selector", "tbody td:first-child")
+    assert [cell.text for cell in opened] == ["baseline", "engram"]
+    dialog.find_element("css selector", "button").click()
+    assert not dialog.is_displayed()
+
     browser.find_element("id", "differ").click()
     assert all(line[4] != line[5] for line in lines(browser))
     assert len(lines(browser)) == 17
