@@ -19,6 +19,7 @@ from typing import Any
 from engram_bench import adapters, backends, describe, evaluate, models, speed
 from engram_bench.backends.base import Backend, Divergence, Progress, Text
 from engram_bench.evaluate import Question, Sample
+from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.options import Settings
 from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir
 from engram_bench.speed import Speed
@@ -34,7 +35,7 @@ class Bench:
         settings: what to do.
         progress: told of training and decoding as they go.
         emit: takes each record as soon as it exists, until `keep_in` names a place for them. A record is plain data:
-            {"type": "meta" | "variant" | "answered" | "collateral" | "routing" | "speed" |
+            {"type": "meta" | "variant" | "answered" | "collateral" | "routing" | "speed" | "lookup" |
             "threshold", ...}.
     """
 
@@ -121,6 +122,15 @@ class Bench:
         found = speed.measure(self.backend, adapters, prompt)
         for name, measured in found.items():
             self._emit({"type": "speed", "data": {"variant": name, **asdict(measured)}})
+        return found
+
+    def lookup(self, variant: str) -> list[dict[str, float]]:
+        """How long an n-gram memory of a variant's shape looks for its rows, by table size."""
+        config = self.variant(variant).config
+        assert isinstance(config, EngramConfig), f"{variant} has no tables of n-grams"
+        found = speed.lookup_times(config, compress_vocabulary(self.backend.encoder.tokenizer))
+        for measured in found:
+            self._emit({"type": "lookup", "data": measured})
         return found
 
     def adapter(self, variant: str) -> Any | None:

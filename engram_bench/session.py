@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from engram_bench.cache import write_whole
 from engram_bench.errors import UsageError
@@ -71,6 +72,7 @@ class Session:
             collateral=[collateral[name] for name in order if name in collateral],
             thresholds=sorted(thresholds.values(), key=lambda t: t["id"]),
             speed=[named["speed"][name] for name in order if name in named["speed"]],
+            lookup=[named["lookup"][rows] for rows in sorted(named["lookup"])],
             routers=[named["routing"][name] for name in sorted(named["routing"])],
         )
         if complete and self._baseline is not None:
@@ -105,11 +107,18 @@ class Session:
         found = {tuple(s[k] for k in SAMPLE_KEY): s for s in self.run.read(SAMPLES)}
         return [found[key] for key in sorted(found, key=lambda k: ([rank[name] for name in k[:3]], k[3:]))]
 
-    def _records(self) -> tuple[Record, dict[str, dict[str, Record]], list[Record]]:
+    def _records(self) -> tuple[Record, dict[str, dict[Any, Record]], list[Record]]:
         """Meta; variants, collateral, thresholds and routing by name; and what each batch of answers cost."""
         meta: Record = {}
-        key = {"variant": "name", "collateral": "variant", "threshold": "id", "routing": "router", "speed": "variant"}
-        named: dict[str, dict[str, Record]] = {kind: {} for kind in key}
+        key = {
+            "variant": "name",
+            "collateral": "variant",
+            "threshold": "id",
+            "routing": "router",
+            "speed": "variant",
+            "lookup": "rows",
+        }
+        named: dict[str, dict[Any, Record]] = {kind: {} for kind in key}
         answered: list[Record] = []
         for record in self.run.read(RECORDS):
             kind = record["type"]

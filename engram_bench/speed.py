@@ -5,12 +5,19 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from engram_bench.backends.base import Backend
-from engram_bench.prompts import Prompt
+import numpy as np
 
+from engram_bench.backends.base import Backend
+from engram_bench.memory import addresses
+from engram_bench.memory.hashing import Int64Array
+from engram_bench.prompts import Prompt
+from engram_bench.variants import EngramConfig
+
+TABLE_ROWS = tuple(10**n for n in range(3, 9))  # nominal rows of one table
+TRAINED_NGRAMS, LOOKUPS = 10_000, 200
 ROUNDS = 3  # every variant once a round, so that a machine that slows down slows all of them
 NEW_TOKENS = 16
 
@@ -58,3 +65,26 @@ def measure(backend: Backend, adapters: Mapping[str, Any | None], prompt: Prompt
         )
         for name in adapters
     }
+
+
+def lookup_times(config: EngramConfig, compressed_ids: Int64Array, seed: int = 0) -> list[dict[str, float]]:
+    """Seconds to find the rows of one token's n-grams, by nominal table size: {"rows", "seconds"}, medians.
+
+    Hashing and the search among the rows that training touched, for one layer; each table has been trained on the same
+    number of random n-grams.
+    """
+    rng = np.random.default_rng(seed)
+    size, vocabulary = max(config.orders), len(compressed_ids)
+    trained = [rng.integers(0, vocabulary, (TRAINED_NGRAMS, size))]
+    asked = rng.integers(0, vocabulary, (LOOKUPS, 1, 1, size))
+    layer, found = config.layers[0], []
+    for rows in TABLE_ROWS:
+        sized = addresses.make_hasher(replace(config, rows=rows), compressed_ids, pad_id=0)
+        touched = addresses.touched_rows(sized, layer, trained)
+        times = []
+        for window in asked:
+            started = time.perf_counter()
+            addresses.slots(sized, layer, touched, window)
+            times.append(time.perf_counter() - started)
+        found.append({"rows": rows, "seconds": statistics.median(times)})
+    return found

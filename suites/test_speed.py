@@ -12,3 +12,10 @@ def test_speed(request: pytest.FixtureRequest, bench: Bench) -> None:
         pytest.skip("this profile shows that things run, not how fast")
     found = bench.speed()
     assert all(speed.decode_tokens_s > 0 for speed in found.values())
+
+
+def test_lookup_time_by_table_size(bench: Bench) -> None:
+    if "engram" not in [v.name for v in bench.settings.variants]:
+        pytest.skip("engram is not among the variants of this run")
+    found = bench.lookup("engram")
+    assert [measured["rows"] for measured in found] == sorted(measured["rows"] for measured in found)

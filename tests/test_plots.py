@@ -38,7 +38,8 @@ def everything():
         sample(name, f"i{n}", n < 9, sample=k) for name in ("baseline", "engram") for n in range(20) for k in (1, 2)
     ]
     anew = [{**s, "split": "rephrased"} for s in BEFORE + AFTER]
-    return report(BEFORE + AFTER + drawn + anew, categories=("facts", "mine"), collateral=COLLATERAL, speed=SPEED)
+    measured = {"collateral": COLLATERAL, "speed": SPEED, "lookup": [{"rows": 10**n, "seconds": 2e-5} for n in (3, 8)]}
+    return report(BEFORE + AFTER + drawn + anew, categories=("facts", "mine"), **measured)
 
 
 def test_what_a_report_has_numbers_for_is_drawn_and_shown_and_nothing_else(tmp_path):

@@ -113,7 +113,7 @@ def without_times(report):
     report = json.loads(json.dumps(report))
     for key in ("started", "duration_s", "evaluation_s", "tokens_s", "peak_memory_mb", "argv"):
         del report["run"][key]
-    del report["backend"]["load_seconds"], report["speed"]
+    del report["backend"]["load_seconds"], report["speed"], report["lookup"]
     for variant in report["variants"]:
         del variant["cached"]
         if variant["train"]:

@@ -28,6 +28,7 @@ def build(
     collateral: Sequence[Record],
     thresholds: Sequence[Record],
     speed: Sequence[Record] = (),
+    lookup: Sequence[Record] = (),
     routers: Sequence[Record] = (),
 ) -> Record:
     """The report (keys: see schema.json), every number a function of the records."""
@@ -53,6 +54,7 @@ def build(
         "contrasts": contrasts,
         "collateral": list(collateral),
         "speed": list(speed),
+        "lookup": list(lookup),
         "routing": _routing(routers),
         "thresholds": list(thresholds),
     }

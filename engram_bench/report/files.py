@@ -51,6 +51,7 @@ def rebuild(folder: Path) -> None:
             collateral=old["collateral"],
             thresholds=old["thresholds"],
             speed=old["speed"],
+            lookup=old.get("lookup", ()),
             routers=(old["routing"] or {}).get("routers", ()),
         )
         report |= {"gate": old["gate"]} if "gate" in old else {}

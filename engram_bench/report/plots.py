@@ -21,6 +21,7 @@ ALT = {  # what each plot shows
     "consistency": "Consistency of drawn answers, with intervals",
     "losses": "Loss by epoch, and validation loss",
     "speed": "New tokens a second at batch 1",
+    "lookup": "Time of a look-up against table size",
 }
 SPLITS = {"seen": "seen", "rephrased": "rephrased", "heldout": "held out"}
 DPI = 150
@@ -177,6 +178,18 @@ def speed(report: Record) -> Figure | None:
     return figure
 
 
+def lookup(report: Record) -> Figure | None:
+    """Time to find the rows of a token's n-grams against the size of a table."""
+    if not report.get("lookup"):
+        return None
+    figure, (axis,) = _figure(3.5)
+    times = [1e6 * measured["seconds"] for measured in report["lookup"]]
+    axis.plot([measured["rows"] for measured in report["lookup"]], times, "D-", color=STYLES[2][0])
+    axis.set(xscale="log", ylim=(0, 1.5 * max(times)), xlabel="rows of a table", ylabel="µs a token and layer")
+    axis.grid(alpha=0.3)
+    return figure
+
+
 def items(report: Record) -> Figure | None:
     """A row of cells an item: which variants answer it, trained items in new words."""
     found = [o for o in report["outcomes"] if o["split"] == "rephrased"]
@@ -202,4 +215,5 @@ PLOTS: Mapping[str, Callable[[Record], Figure | None]] = {
     "consistency": consistency,
     "losses": losses,
     "speed": speed,
+    "lookup": lookup,
 }
