@@ -148,7 +148,7 @@ def _looked_up(bench: Bench, adapter: Any, prompt: Any) -> list[str]:
 
 def _picture(scene: Scene, takes: dict[str, Take]) -> Group:
     prompt = Text.assemble(("prompt  ", "dim"), (inert(scene.prompt), "bold"))
-    wanted = Text.assemble(("answer  ", "dim"), inert(scene.item.output) if scene.item else "as the baseline's")
+    wanted = Text.assemble(("wanted  ", "dim"), inert(scene.item.output) if scene.item else "what the baseline says")
     table = Table(expand=True, show_lines=False)
     for name in takes:
         table.add_column(name, ratio=1, overflow="fold")
