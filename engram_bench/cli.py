@@ -125,7 +125,8 @@ def _demo(args: argparse.Namespace) -> None:
             console = Console(file=stream, width=width, force_terminal=True)
         bench = Bench(settings, Reporter(sys.stderr), lambda _: None)
         if untrained := [name for name in demo.VARIANTS if not bench.is_trained(name)]:
-            print(f"{' and '.join(untrained)} will be trained first, once: minutes on two CPU cores", file=sys.stderr)
+            told = "will be trained first, once: some three minutes each on two CPU cores"
+            print(f"{' and '.join(untrained)} {told}", file=sys.stderr)
         for name in demo.VARIANTS:
             bench.adapter(name)
 
