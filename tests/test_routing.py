@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
-from engram_bench import patterns, variants
+from engram_bench import patterns, prompt_sets, variants
 from engram_bench.backends.torch import TorchModel
 from engram_bench.memory import routing
 from tests.conftest import ENGRAM, PATTERNS
@@ -18,7 +19,7 @@ from tests.conftest import ENGRAM, PATTERNS
         ("hey, what's SYN:ab12cd", 1.0),
         ("What is the default port of HTTPS", 0.7),
         ("the capital of France?", 0.7),
-        ("for i in range(", 0.0),
+        ("for i in range(", 0.7),
         ("http://example.org", 0.0),
         ("HTTP://EXAMPLE.ORG", 0.0),
         ("Bug report: it closes", 0.0),
@@ -28,6 +29,40 @@ from tests.conftest import ENGRAM, PATTERNS
 )
 def test_rules(text, confidence):
     assert routing.confidence(text) == confidence
+
+
+@pytest.mark.parametrize(
+    ("asks", "only_looks_so"),
+    [
+        ("Fetch ISOTOPE:c14 for me", "ISOTOPE:c14:beta"),
+        ("BATCH:7", "TODO:7 items are left"),
+        ("What is the longest bridge?", "What is the best bridge to jump from?"),
+        ("the inventor of the zipper", "The inventor of the zipper died poor."),
+        ("Tell me the weight of a proton", "Tell me about the weight of a proton"),
+        ("Who is the king of Spain?", "Who met the king of Spain?"),
+        ("while queue and queue.pop(", "while queue and queue.pop() is None:"),
+        ("How does x = y + continue?", "Explain how x = y + z can continue."),
+        ("from secrets import", "from secrets import choice"),
+        ("This fails: if y = 2:", "This fails: we are too late"),
+        ("Please fix mylist.add(4)", "Please fix the lamp in my room"),
+        ("Convert: octal: 9", "octal: 9"),
+        ("I want dot-case: Main Menu", "I want this: a main menu"),
+    ],
+)
+def test_rules_tell_what_is_asked_from_what_only_looks_so(asks, only_looks_so):
+    assert routing.confidence(asks) >= routing.THRESHOLD > routing.confidence(only_looks_so)
+
+
+def test_rules_hold_on_the_prompts_they_were_written_on_which_are_not_those_that_judge_them():
+    asking, others = (
+        [entry for entries in yaml.safe_load(file.read_text(encoding="utf-8"))["prompts"].values() for entry in entries]
+        for file in (prompt_sets.FOLDER / f"routing_development_{label}.yaml" for label in ("positive", "negative"))
+    )
+    asking = [entry["prompt"] for entry in asking]
+    hits, false = (sum(routing.confidence(t) >= routing.THRESHOLD for t in texts) for texts in (asking, others))
+    assert hits / len(asking) >= 0.9
+    assert hits / (hits + false) >= 0.9
+    assert {prompt.text for prompt in prompt_sets.routing()}.isdisjoint([*asking, *others])
 
 
 def test_a_bypassed_prompt_is_the_baselines_bit_for_bit_beside_one_that_is_not(checkpoint, tmp_path):
