@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -77,6 +78,20 @@ def ensure(
     if not intact:
         raise UsageError(f"{folder}: the adapter is damaged; {mend}")
     return Trained(folder, training, sha256, cached=not (built or _trained_in(folder, run_id)))
+
+
+def copy(folder: Path, out: Path) -> None:
+    """An adapter of the cache in a folder of the user's own, without the record that ties it to the cache.
+
+    Raises:
+        UsageError: the folder holds something already, or cannot be written.
+    """
+    try:
+        if out.exists() and any(out.iterdir()):
+            raise UsageError(f"{out}: not empty; choose another folder")
+        shutil.copytree(folder, out, ignore=shutil.ignore_patterns(TRAINING), dirs_exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: {error.strerror or error}; choose another folder") from error
 
 
 def _trained_in(folder: Path, run_id: str | None) -> bool:

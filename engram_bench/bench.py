@@ -18,12 +18,13 @@ from typing import Any
 
 from engram_bench import adapters, backends, describe, evaluate, models, speed
 from engram_bench.backends.base import Backend, Divergence, Progress, Text
+from engram_bench.beside import Beside
 from engram_bench.evaluate import Question, Sample
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.options import Settings
 from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir
 from engram_bench.speed import Speed
-from engram_bench.variants import EngramConfig, Variant
+from engram_bench.variants import BESIDE, EngramConfig, Variant
 
 ANSWER_MARGIN = 1  # tokens beyond the longest canonical answer: what has not ended by then is wrong already
 
@@ -179,11 +180,12 @@ class Bench:
                 variant.name,
                 asked,
                 seed=seed,
-                samples=0 if variant.is_control else self.settings.samples,  # a control claims no consistency
+                samples=0 if variant.control else self.settings.samples,  # a control claims no consistency
                 sampled_items=self.settings.sampled_items,
                 max_new_tokens=self.max_new_tokens,
                 progress=self._named(variant),
                 kept=kept.keys(),
+                beside=self._beside(variant),
             )
             with self.backend.attached(adapter):
                 for batch in batches:
@@ -195,6 +197,13 @@ class Bench:
                     cost = {"seconds": seconds, "peak_memory": self.backend.peak_memory()}
                     self._emit({"type": "answered", "variant": variant.name, **cost})
         return [sample for sample in kept.values() if (sample.variant, sample.seed) == (variant.name, seed)]
+
+    def _beside(self, variant: Variant) -> Beside | None:
+        """The trained pairs, for a variant that keeps them beside the model."""
+        if variant.kind not in BESIDE:
+            return None
+        categories = self.settings.patterns.categories.values()
+        return Beside(variant.kind, tuple(item for category in categories for item in category.split("seen")))
 
     def _recorded(self, kind: str) -> list[Record]:
         """Records of a kind that processes of this run have left so far."""

@@ -1,4 +1,4 @@
-"""engram-bench: the model, the data, one adapter, a report again, two compared. Imports wait for the verb."""
+"""engram-bench: the model, the data, one adapter, a fact, a report again, two compared. Imports wait for the verb."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from engram_bench import __version__
 from engram_bench.errors import UsageError
@@ -50,8 +51,24 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("variant", help="a built-in variant or a YAML file")
     for name in ("profile", "backend", "model", "seeds", "patterns"):
         train.add_argument(f"--{name}", dest=f"engram_{name}", metavar="VALUE", help=f"as pytest's --engram-{name}")
+    train.add_argument("--out", type=Path, metavar="DIR", help="put a copy there, to be used or written into")
     train.add_argument("--retrain", dest="engram_retrain", action="store_true", help="even where the cache has it")
     train.set_defaults(run=_train)
+
+    write = commands.add_parser("write", help="store one fact in a trained n-gram memory, without a training run")
+    write.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder that engram-bench train engram --out made")
+    write.add_argument("key")
+    write.add_argument("value")
+    write.set_defaults(run=_write)
+
+    forget = commands.add_parser("forget", help="take a written fact out of an n-gram memory")
+    forget.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder that engram-bench write wrote into")
+    forget.add_argument("key")
+    forget.set_defaults(run=_forget)
+
+    for command in (write, forget):
+        for name, default in (("backend", "auto"), ("model", "bundled")):
+            command.add_argument(f"--{name}", default=default, metavar="VALUE", help=f"as pytest's --engram-{name}")
 
     demo = commands.add_parser("demo", help="before and after, token by token, for screen recording")
     demo.add_argument("--quick", action="store_true", help="three scenes in place of eight")
@@ -89,6 +106,7 @@ def _data(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from engram_bench.adapters import copy
     from engram_bench.bench import Bench
     from engram_bench.options import settle
     from engram_bench.progress import Reporter
@@ -99,7 +117,41 @@ def _train(args: argparse.Namespace) -> None:
     bench = Bench(settings, Reporter(sys.stderr), lambda _: None)
     for variant in settings.variants[1:]:
         for seed in settings.seeds:
-            print(bench.trained(variant.name, seed).folder)
+            folder = bench.trained(variant.name, seed).folder
+            if args.out:
+                copy(folder, args.out)
+            print(args.out or folder)
+
+
+def _write(args: argparse.Namespace) -> None:
+    model, memory = _memory(args)
+    written = model.write(memory, args.key, args.value)
+    with model.attached(memory):
+        said = model.encoder.decode(model.generate([model.encoder.prompt(args.key)], 64)[0])
+    memory.save(args.adapter)
+    print(f"{args.key} -> {said}  ({written.seconds:.2f} s, {written.rows} rows, {len(memory.addresses.facts)} facts)")
+
+
+def _forget(args: argparse.Namespace) -> None:
+    model, memory = _memory(args)
+    model.forget(memory, args.key)
+    memory.save(args.adapter)
+    print(f"{args.key} is forgotten; {len(memory.addresses.facts)} facts are left")
+
+
+def _memory(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The model, and the n-gram memory to be changed."""
+    from engram_bench import adapters, backends, models
+
+    if (args.adapter / adapters.TRAINING).exists():
+        raise UsageError(
+            f"{args.adapter}: this adapter is the cache's own; take a copy by engram-bench train --out DIR"
+        )
+    target = backends.find(args.backend)
+    if target.framework != "torch":
+        raise UsageError("--backend: facts are written with torch (cpu, cuda, mps); MLX reads what it wrote")
+    model = target.load(models.resolve(args.model).folder)
+    return model, model.load_memory(args.adapter)  # type: ignore[attr-defined]
 
 
 def _demo(args: argparse.Namespace) -> None:

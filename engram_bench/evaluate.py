@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from engram_bench import metrics
 from engram_bench.backends.base import Backend, Progress
+from engram_bench.beside import Beside
 from engram_bench.patterns import Item, PatternSet
 
 TEMPERATURE = 0.8
@@ -80,16 +81,20 @@ def answer(
     max_new_tokens: int,
     progress: Progress,
     kept: Collection[SampleKey] = (),
+    beside: Beside | None = None,
 ) -> Iterator[list[Sample]]:
     """Greedy answers to all questions, and some drawn ones, from the model as it is now attached, batch by batch.
 
     `samples` are drawn for each seen item, or for `sampled_items` of each category: those with the smallest ids; the
     greedy answer to these is asked for once more. What is asked alone decides which answers share a batch, and a batch
-    that is `kept` whole is left out: a run taken up again decodes the very batches that it would have.
+    that is `kept` whole is left out: a run taken up again decodes the very batches that it would have. Where `beside`
+    knows an answer the model is not asked, and where it knows better how to ask, it is asked that.
     """
     rows: list[Row] = [(question, GREEDY) for question in asked]
     rows += [(question, n) for question in _sampled(asked, sampled_items) for n in range(1, samples + 1)]
-    prompts = {question.prompt: backend.encoder.prompt(question.prompt) for question in asked}
+    beside = beside or Beside("none", ())
+    prompts = {q.prompt: backend.encoder.prompt(beside.prompt(q.prompt)) for q in asked}
+    known = {q.prompt: text for q in asked if (text := beside.answer(q.prompt)) is not None}
     rows.sort(key=lambda row: (len(prompts[row[0].prompt].ids), prompts[row[0].prompt].ids, *_order(row)))
     repeats = [(question, REPEAT) for question in _sampled(asked, sampled_items)] if samples else []
     repeats.sort(key=lambda row: row[0].item.id)
@@ -97,12 +102,18 @@ def answer(
     batches = [part[start : start + size] for part in (rows, repeats) for start in range(0, len(part), size)]
     for batch in batches:
         if any(_key(variant, question, seed, n) not in kept for question, n in batch):
-            answers = backend.generate(
-                [prompts[question.prompt] for question, _ in batch],
-                max_new_tokens,
-                seeds=[sampling_seed(question, seed, n) if n > GREEDY else None for question, n in batch],
-                temperature=TEMPERATURE,
+            unknown = [(question, n) for question, n in batch if question.prompt not in known]
+            made = iter(
+                backend.generate(
+                    [prompts[question.prompt] for question, _ in unknown],
+                    max_new_tokens,
+                    seeds=[sampling_seed(question, seed, n) if n > GREEDY else None for question, n in unknown],
+                    temperature=TEMPERATURE,
+                )
             )
+            answers = [
+                backend.encoder.answer(known[q.prompt])[:-1] if q.prompt in known else next(made) for q, _ in batch
+            ]
             yield [_score(backend, variant, q, seed, n, tokens) for (q, n), tokens in zip(batch, answers, strict=True)]
         done += len(batch)
         progress("decode", done, len(rows) + len(repeats))

@@ -1,12 +1,14 @@
 """The torch backend on tiny random models: exact detaching, caching, batching, training, saving."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from engram_bench import patterns, variants
+from engram_bench.backends import torch_lower
 from engram_bench.backends.torch import TorchModel
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import slots
@@ -163,10 +165,52 @@ def test_the_memory_recalls_what_it_was_trained_on_in_a_phrasing_it_was_not(mode
             answers = [model.encoder.decode(ids) for ids in model.generate(prompts, 8)]
             right = sum(a == e.answer for a, e in zip(answers, examples, strict=True))
             assert right / len(examples) > 0.9, phrasing
-    adapter.shuffle()
+    adapter.damage("shuffle")
     with model.attached(adapter):
         answers = [model.encoder.decode(ids) for ids in model.generate(prompts, 8)]
     assert sum(a == e.answer for a, e in zip(answers, examples, strict=True)) < len(examples) / 3
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Qwen2", "Phi", "Gemma"])
+def test_lower_layers_run_once_train_what_layers_run_every_time_do(architecture, examples, tmp_path, monkeypatch):
+    other = in_float32(make_checkpoint(tmp_path / "model", architecture))
+    variant = variants.parse(ENGRAM.replace("[0, 1]", "[1]"), "test")
+    losses, counts = [], []
+    monkeypatch.setattr(torch_lower.LowerLayers, "_replaced", counted(torch_lower.LowerLayers._replaced, counts))
+    for most in (0, torch_lower.MOST_BYTES):
+        monkeypatch.setattr(torch_lower, "MOST_BYTES", most)
+        losses.append(other.train(variant, examples, 0, tmp_path, quiet).losses)
+        counts.append("end")
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert counts.index("end") == 0, "nothing kept, nothing skipped"
+    steps = -(-len(examples) // 8)
+    assert len(counts) - 2 == 11 * steps, "every step after the first of twelve epochs"
+
+
+def counted(method, counts):
+    def inner(self, hidden):
+        counts.append("skipped")
+        return method(self, hidden)
+
+    return inner
+
+
+def test_zeroed_tables_leave_the_baseline(model, examples, tmp_path):
+    variant = variants.parse(ENGRAM, "test")
+    model.train(variant, examples, 0, tmp_path, quiet)
+    before = logits(model)
+    with model.attached(model.load_adapter(replace(variant, damage="zero"), tmp_path)):
+        assert torch.equal(logits(model), before)
+
+
+def test_a_table_of_one_row_tells_no_keys_apart(model, examples, tmp_path):
+    variant = variants.parse(ENGRAM.replace("rows: 5000", "rows: 1"), "test")
+    model.train(variant, examples, 0, tmp_path, quiet)
+    adapter = model.load_adapter(variant, tmp_path)
+    assert [len(memory.table) for memory in adapter.memories()] == [6, 6], "one row for each order and head"
+    with model.attached(adapter):
+        answers = model.generate([model.encoder.prompt(e.prompt) for e in examples], 8)
+    assert sum(model.encoder.decode(a) == e.answer for a, e in zip(answers, examples, strict=True)) < len(examples) / 2
 
 
 def test_an_untouched_row_adds_exactly_nothing_even_beside_one_that_does(model, examples, tmp_path):

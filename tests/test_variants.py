@@ -23,7 +23,7 @@ def test_a_control_is_its_variant_but_for_the_damage():
 def test_a_routed_variant_is_its_variant_behind_a_router():
     engram, routed = variants.select("engram,engram-routed")[1:]
     assert (routed.config, routed.training, routed.adapter_of) == (engram.config, engram.training, "engram")
-    assert (routed.router, routed.is_control) == ("rules", False)
+    assert (routed.router, routed.control) == ("rules", False)
 
 
 def test_the_unigram_memory_has_its_published_settings():

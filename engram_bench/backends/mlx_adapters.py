@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
-from engram_bench.memory.addresses import Addresses, Spans, shuffled
+from engram_bench.memory.addresses import Addresses, Spans, damaged
 from engram_bench.memory.mlx import EngramLayer, MemoryLayer, UnigramLayer, injected
 from engram_bench.prompts import Pair, Prompt, PromptEncoder
 from engram_bench.variants import EngramConfig, LoraConfig, UnigramConfig, Variant
@@ -70,8 +70,8 @@ def load(model: nn.Module, variant: Variant, encoder: PromptEncoder, folder: Pat
         arrays = weights.load(folder, "engram", asdict(variant.config))
         memory = EngramAdapter(model, Addresses.from_arrays(variant.config, encoder, arrays))
         _fill(folder, memory.trained, arrays)
-        if variant.damage == "shuffle":
-            memory.shuffle()
+        if variant.damage:
+            memory.damage(variant.damage)
         if variant.router == "rules":
             memory.span = memory.addresses.routed_span(encoder)
         return memory
@@ -177,10 +177,10 @@ class EngramAdapter:
         arrays = {**_arrays(self.trained), **self.addresses.to_arrays()}
         weights.save(folder, "engram", asdict(self.addresses.config), arrays)
 
-    def shuffle(self) -> None:
-        """Give every n-gram another n-gram's row: the same numbers, the same gate, the wrong contents."""
+    def damage(self, how: str) -> None:
+        """Leave the gate as it is and take the contents away; see `addresses.damaged`."""
         for memory in self.layers.values():
-            memory.table = memory.table[mx.array(shuffled(len(memory.table)))]
+            memory.table = mx.array(damaged(np.array(memory.table), how))
 
 
 class UnigramAdapter:

@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache
 
-from engram_bench.backends import decoding, torch_attention, torch_training
+from engram_bench.backends import decoding, torch_attention, torch_training, torch_writing
 from engram_bench.backends.base import Divergence, Progress, Text, Training
-from engram_bench.backends.torch_adapters import Adapter, create, load
+from engram_bench.backends.torch_adapters import Adapter, EngramAdapter, create, load
 from engram_bench.backends.torch_cache import roomy_cache
 from engram_bench.backends.torch_decoding import Decoding
+from engram_bench.backends.torch_writing import Written
 from engram_bench.backends.training import with_validation
 from engram_bench.errors import UsageError
+from engram_bench.memory import weights
 from engram_bench.patterns import Example
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows, shared_prefix
 from engram_bench.variants import Variant
@@ -143,6 +145,22 @@ class TorchModel:
 
     def load_adapter(self, variant: Variant, folder: Path) -> Adapter:
         return load(self.model, variant, self.encoder, folder)
+
+    def load_memory(self, folder: Path) -> EngramAdapter:
+        """The n-gram memory saved in a folder, of whatever shape it says it is; for `write` and `forget`.
+
+        Raises:
+            UsageError: there is none, or it is damaged or of another model.
+        """
+        return EngramAdapter.load(self.model, weights.engram_config(folder), self.encoder, folder)
+
+    def write(self, memory: EngramAdapter, key: str, value: str) -> Written:
+        """Store one fact in a memory; see `torch_writing.write`."""
+        return torch_writing.write(self, memory, key, value)
+
+    def forget(self, memory: EngramAdapter, key: str) -> None:
+        """Take one written fact out of a memory; see `torch_writing.forget`."""
+        torch_writing.forget(self, memory, key)
 
     def trainable_parameters(self, adapter: Adapter) -> int:
         return sum(p.numel() for group in adapter.parameter_groups() for p in group["params"])

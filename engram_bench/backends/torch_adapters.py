@@ -18,7 +18,7 @@ from torch import nn
 
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
-from engram_bench.memory.addresses import Addresses, Spans, shuffled
+from engram_bench.memory.addresses import Addresses, Spans, damaged
 from engram_bench.memory.torch import EngramLayer, MemoryLayer, UnigramLayer, decoder_layers, injected, low_precision
 from engram_bench.prompts import Pair, Prompt, PromptEncoder
 from engram_bench.variants import EngramConfig, LoraConfig, UnigramConfig, Variant
@@ -30,10 +30,12 @@ class Adapter(Protocol):
     Attributes:
         ngram_size: how many tokens the windows it is given hold.
         acts_on_template: whether it changes the tokens all prompts share.
+        first_layer: the lowest layer it acts on.
     """
 
     ngram_size: int
     acts_on_template: bool
+    first_layer: int
 
     def on(self, model: nn.Module) -> AbstractContextManager[None]: ...
     def memories(self) -> Sequence[MemoryLayer]: ...
@@ -59,8 +61,8 @@ def load(model: nn.Module, variant: Variant, encoder: PromptEncoder, folder: Pat
         return LoraAdapter.load(model, folder)
     if isinstance(variant.config, EngramConfig):
         adapter = EngramAdapter.load(model, variant.config, encoder, folder)
-        if variant.damage == "shuffle":
-            adapter.shuffle()
+        if variant.damage:
+            adapter.damage(variant.damage)
         if variant.router == "rules":
             adapter.span = adapter.addresses.routed_span(encoder)
         return adapter
@@ -73,6 +75,7 @@ class LoraAdapter:
 
     ngram_size = 1
     acts_on_template = True
+    first_layer = 0
 
     def __init__(self, config: Any, state: dict[str, torch.Tensor] | None) -> None:
         self._config, self._state, self._fresh = config, state, state is None
@@ -152,7 +155,7 @@ class EngramAdapter:
 
     def __init__(self, addresses: Addresses, layers: dict[int, EngramLayer]) -> None:
         self.config, self.addresses, self.layers = addresses.config, addresses, layers
-        self.ngram_size = max(self.config.orders)
+        self.ngram_size, self.first_layer = max(self.config.orders), min(self.config.layers)
         self.span: Spans = addresses.span
 
     @classmethod
@@ -177,6 +180,12 @@ class EngramAdapter:
         layers = {layer: EngramLayer(config, layer, hasher, rows, size) for layer, rows in addresses.rows.items()}
         return cls(addresses, {layer: memory.to(model.device).eval() for layer, memory in layers.items()})
 
+    def readdress(self, addresses: Addresses) -> None:
+        """Hold the rows that these addresses hold: those new to the tables are zero, those left out are gone."""
+        self.addresses, self.span = addresses, addresses.span
+        for layer, memory in self.layers.items():
+            memory.hold(addresses.rows[layer])
+
     def on(self, model: nn.Module) -> AbstractContextManager[None]:
         return injected(model, self.layers)
 
@@ -199,11 +208,10 @@ class EngramAdapter:
         weights.save(folder, "engram", asdict(self.config), {**arrays, **self.addresses.to_arrays()})
 
     @torch.no_grad()
-    def shuffle(self) -> None:
-        """Give every n-gram another n-gram's row: the same numbers, the same gate, the wrong contents."""
+    def damage(self, how: str) -> None:
+        """Leave the gate as it is and take the contents away; see `addresses.damaged`."""
         for memory in self.layers.values():
-            order = torch.from_numpy(shuffled(len(memory.table)))
-            memory.table.copy_(memory.table[order.to(memory.table.device)])
+            memory.table.copy_(torch.from_numpy(damaged(memory.table.cpu().numpy(), how)))
 
 
 class UnigramAdapter:
@@ -211,6 +219,7 @@ class UnigramAdapter:
 
     ngram_size = 1
     acts_on_template = True
+    first_layer = 0
 
     def __init__(self, config: UnigramConfig, layers: dict[int, UnigramLayer]) -> None:
         self.config, self.layers = config, layers

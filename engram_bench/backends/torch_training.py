@@ -1,7 +1,8 @@
 """A training step, one for every kind of adapter: AdamW on the answer tokens, nothing else moves.
 
 The tokens all prompts share are run once a step with batch size 1 and expanded to the rows, gradients included, which
-is exact for a causal model and a third of the arithmetic. A memory that never fires on them needs them only once.
+is exact for a causal model and a third of the arithmetic. A memory that never fires on them needs them only once, and
+of all that is below its first layer every example only once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from torch.nn.functional import cross_entropy
 
 from engram_bench.backends.base import Progress, Training
 from engram_bench.backends.torch_adapters import Adapter
+from engram_bench.backends.torch_lower import LowerLayers
 from engram_bench.backends.training import run
+from engram_bench.memory.torch import decoder_layers
 from engram_bench.prompts import Pair, shared_prefix
 from engram_bench.variants import TrainingConfig
 
@@ -42,12 +45,14 @@ def train(
     if not adapter.acts_on_template:
         with torch.no_grad():
             fixed = model.prefix_state(pairs[0][0], prefix)
+    lower = LowerLayers(decoder_layers(model.model), adapter.first_layer)
 
     def step(batch: Sequence[Pair], factor: float) -> tuple[float, int]:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         state = fixed if fixed is not None else model.prefix_state(batch[0][0], prefix)
-        logits, tokens = model.answer_logits(batch, state, prefix)
+        with lower.skipped(batch, prefix):
+            logits, tokens = model.answer_logits(batch, state, prefix)
         loss = cross_entropy(logits.float(), tokens)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -6,13 +6,15 @@ of its tables than the rows some training n-gram hashes to; all others are the z
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engram_bench.errors import UsageError
 from engram_bench.memory import routing
 from engram_bench.memory.hashing import ABSENT_ROW, Int64Array, NgramHasher, compress_vocabulary
 from engram_bench.memory.keys import KeyIndex
@@ -20,13 +22,14 @@ from engram_bench.prompts import Pair, Prompt, PromptEncoder, ngram_windows
 from engram_bench.variants import EngramConfig
 
 CONTROL_SEED = 0
+FACT_PHRASINGS = ("{key}", "What belongs to {key}?")
 
 Spans = Callable[[Prompt], tuple[int, int] | None]  # which content tokens of a prompt a memory looks at
 
 
 def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -> NgramHasher:
     """The hash functions a memory of this shape asks for, over a given vocabulary."""
-    return NgramHasher(
+    hasher = NgramHasher(
         compressed_ids=compressed_ids,
         vocab_size_per_ngram=[config.rows] * len(config.orders),
         max_ngram_size=max(config.orders),
@@ -36,6 +39,9 @@ def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -
         seed=config.hash_seed,
         orders=config.orders,
     )
+    if config.rows == 1:  # the least prime is 2
+        hasher.primes = {layer: [[1] * config.heads for _ in config.orders] for layer in config.layers}
+    return hasher
 
 
 def slots(hasher: NgramHasher, layer: int, row_ids: Int64Array, windows: NDArray[np.int64]) -> Int64Array:
@@ -53,46 +59,126 @@ def slots(hasher: NgramHasher, layer: int, row_ids: Int64Array, windows: NDArray
 
 def touched_rows(hasher: NgramHasher, layer: int, windows: Sequence[NDArray[np.int64]]) -> Int64Array:
     """The rows that the n-grams of `windows` (each [tokens, N]) hash to: int64, sorted, unique."""
-    rows = np.unique(np.concatenate([hasher.rows(w, layer).ravel() for w in windows]))
+    rows = np.unique(np.concatenate([np.empty(0, np.int64), *(hasher.rows(w, layer).ravel() for w in windows)]))
     touched: Int64Array = rows[rows != ABSENT_ROW]
     return touched
 
 
-def shuffled(rows: int) -> Int64Array:
-    """An order of that many rows, always the same one: what the shuffled control reads instead of its own."""
-    return np.random.default_rng(CONTROL_SEED).permutation(rows)
+def fact_pairs(key: str, value: str, encoder: PromptEncoder) -> list[Pair]:
+    """The examples one fact is written by: its key alone and within a sentence, where tokens may be cut otherwise."""
+    answer = encoder.answer(value)
+    starts = [(text, text.index("{key}")) for text in FACT_PHRASINGS]
+    return [(encoder.prompt(text.format(key=key), (at, at + len(key))), answer) for text, at in starts]
+
+
+def _key(hasher: NgramHasher, prompt: Prompt) -> list[int]:
+    """Compressed ids of a prompt's key."""
+    assert prompt.key is not None
+    compressed: list[int] = hasher.compressed_ids[prompt.content_ids()[slice(*prompt.key)]].tolist()
+    return compressed
+
+
+def damaged(table: NDArray[Any], how: str) -> NDArray[Any]:
+    """What a control reads in place of a table [rows, width].
+
+    Args:
+        table: the trained rows.
+        how: "shuffle": every n-gram gets another one's row, always the same; "zero": all rows are empty.
+    """
+    if how == "zero":
+        return np.zeros_like(table)
+    return table[np.random.default_rng(CONTROL_SEED).permutation(len(table))]
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """The hash functions of a memory, the keys it was trained on, and for each layer the rows it holds (sorted)."""
+    """The hash functions of a memory, the keys it knows, and for each layer the rows it holds (sorted).
+
+    `facts` are those written after training, by key; `written` are the rows that only they brought, by layer.
+    """
 
     config: EngramConfig
     hasher: NgramHasher
     keys: KeyIndex
     rows: dict[int, Int64Array]
+    facts: dict[str, str] = field(default_factory=dict)
+    written: dict[int, Int64Array] = field(default_factory=dict)
 
     @classmethod
     def of_training(cls, config: EngramConfig, encoder: PromptEncoder, pairs: Sequence[Pair]) -> Addresses:
         """Those that prompts with known keys, and their answers, will need."""
         hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
-        size = max(config.orders)
-        found = (hasher.compressed_ids[p.content_ids()[slice(*p.key)]].tolist() for p, _ in pairs if p.key)
-        blank = cls(config, hasher, KeyIndex(found, size), {})
-        windows = [ngram_windows(p, a[:-1], size, blank.span(p), encoder.eos_id) for p, a in pairs]
-        rows = {layer: touched_rows(hasher, layer, windows) for layer in config.layers}
-        return cls(config, hasher, blank.keys, rows)
+        found = (_key(hasher, p) for p, _ in pairs if p.key)
+        blank = cls(config, hasher, KeyIndex(found, max(config.orders)), {})
+        return replace(blank, rows=blank.touched(pairs, encoder.eos_id))
 
     @classmethod
     def from_arrays(cls, config: EngramConfig, encoder: PromptEncoder, arrays: dict[str, NDArray[Any]]) -> Addresses:
         """From what `to_arrays` gave, taken out of `arrays`; a missing array stands for an empty one."""
         hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
         keys = KeyIndex.from_array(arrays.pop("keys", np.empty((0, max(config.orders)), np.int64)))
-        rows = {layer: arrays.pop(f"{layer}.row_ids", np.empty(0, np.int64)) for layer in config.layers}
-        return cls(config, hasher, keys, rows)
+        rows, written = (
+            {layer: arrays.pop(f"{layer}.{name}", np.empty(0, np.int64)) for layer in config.layers}
+            for name in ("row_ids", "written_ids")
+        )
+        facts = json.loads(arrays.pop("facts", np.frombuffer(b"{}", np.uint8)).tobytes())
+        return cls(config, hasher, keys, rows, facts, written)
 
-    def to_arrays(self) -> dict[str, NDArray[np.int64]]:
-        return {"keys": self.keys.to_array(), **{f"{layer}.row_ids": rows for layer, rows in self.rows.items()}}
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        arrays: dict[str, NDArray[Any]] = {"keys": self.keys.to_array()}
+        arrays |= {f"{layer}.row_ids": rows for layer, rows in self.rows.items()}
+        if self.facts:
+            arrays["facts"] = np.frombuffer(json.dumps(self.facts).encode(), np.uint8)
+            arrays |= {f"{layer}.written_ids": rows for layer, rows in self.written.items()}
+        return arrays
+
+    def touched(self, pairs: Sequence[Pair], mark: int) -> dict[int, Int64Array]:
+        """By layer, the rows that the n-grams of prompts and their answers hash to; `mark` as in `ngram_windows`."""
+        windows = [ngram_windows(p, a[:-1], max(self.config.orders), self.span(p), mark) for p, a in pairs]
+        return {layer: touched_rows(self.hasher, layer, windows) for layer in self.config.layers}
+
+    def with_fact(self, key: str, value: str, encoder: PromptEncoder) -> Addresses:
+        """Those that know one fact more.
+
+        Raises:
+            UsageError: the key is known already, or one that ends in the same N tokens is.
+        """
+        pairs = fact_pairs(key, value, encoder)
+        tails = [_key(self.hasher, prompt) for prompt, _ in pairs]
+        if any(tail in self.keys for tail in tails):
+            known = (
+                "it was written" if key in self.facts else f"it, or one that ends in its last {self.keys.size} tokens"
+            )
+            raise UsageError(f"{key!r} is known already ({known}); forget it first, or choose another key")
+        known_keys = KeyIndex([*self.keys.to_keys(), *tails], self.keys.size)
+        more = replace(self, keys=known_keys, facts={**self.facts, key: value})
+        rows, written = dict(self.rows), dict(self.written)
+        for layer, touched in more.touched(pairs, encoder.eos_id).items():
+            new = np.setdiff1d(touched, rows[layer])
+            rows[layer] = np.union1d(rows[layer], new)
+            written[layer] = np.union1d(written.get(layer, new), new)
+        return replace(more, rows=rows, written=written)
+
+    def without_fact(self, key: str, encoder: PromptEncoder) -> Addresses:
+        """Those that know one written fact less: without the rows that no other fact and no trained item reads.
+
+        Raises:
+            UsageError: no such fact was written.
+        """
+        if key not in self.facts:
+            known = ", ".join(map(repr, self.facts)) or "none"
+            raise UsageError(f"{key!r} was not written into this memory; written are: {known}")
+        pairs = fact_pairs(key, self.facts[key], encoder)
+        others = {name: value for name, value in self.facts.items() if name != key}
+        needed = self.touched([p for fact in others.items() for p in fact_pairs(*fact, encoder)], encoder.eos_id)
+        rows, written = dict(self.rows), dict(self.written)
+        for layer, touched in self.touched(pairs, encoder.eos_id).items():
+            gone = np.setdiff1d(np.intersect1d(touched, self.written[layer]), needed[layer])
+            rows[layer] = np.setdiff1d(self.rows[layer], gone)
+            written[layer] = np.setdiff1d(self.written[layer], gone)
+        tails = {tuple(_key(self.hasher, prompt)[-self.keys.size :]) for prompt, _ in pairs}
+        keys = KeyIndex(self.keys.to_keys() - tails, self.keys.size)
+        return replace(self, keys=keys, facts=others, rows=rows, written=written)
 
     def span(self, prompt: Prompt) -> tuple[int, int] | None:
         """The content tokens the memory looks at; see `EngramConfig.span`."""

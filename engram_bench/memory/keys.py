@@ -38,6 +38,13 @@ class KeyIndex:
         rows = [[*key, *[ABSENT] * (self.size - len(key))] for key in sorted(self._keys)]
         return np.array(rows, dtype=np.int64).reshape(len(rows), self.size)
 
+    def __contains__(self, key: Sequence[int]) -> bool:
+        return tuple(key[-self.size :]) in self._keys
+
+    def to_keys(self) -> set[tuple[int, ...]]:
+        """A copy of the keys, each cut to its last N tokens."""
+        return set(self._keys)
+
     def find(self, content: Sequence[int], joined: Sequence[bool]) -> tuple[int, int] | None:
         """First and last + 1 token of the longest key in `content`, the last one of equals; None where there is none.
 

@@ -60,6 +60,15 @@ class EngramLayer(nn.Module):
         self._slots: Tensor | None = None
         self.gate: Tensor | None = None  # [batch, tokens, 1], of the last forward; None where nothing was looked up
 
+    @torch.no_grad()
+    def hold(self, row_ids: Int64Array) -> None:
+        """Hold these rows (sorted, unique) and no others; those it did not hold are zero."""
+        table = self.table.new_zeros(len(row_ids), self.table.shape[1])
+        there = np.isin(row_ids, self.row_ids)
+        kept = np.searchsorted(self.row_ids, row_ids[there])
+        table[torch.from_numpy(there)] = self.table[torch.from_numpy(kept).to(table.device)]
+        self.row_ids, self.table = row_ids, nn.Parameter(table)
+
     def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
         """Fix what the next forward adds: its token ids [batch, tokens] and their windows [batch, tokens, N]."""
         found = slots(self.hasher, self.layer, self.row_ids, windows)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from engram_bench.errors import UsageError
+from engram_bench.variants import EngramConfig
 
 FORMAT = 1
 WEIGHTS, CONFIG = "memory.safetensors", "memory.json"
@@ -22,6 +23,23 @@ def save(folder: Path, kind: str, config: dict[str, Any], arrays: dict[str, NDAr
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / WEIGHTS)
     text = json.dumps({"format": FORMAT, "kind": kind, **config}, indent=2, sort_keys=True)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def engram_config(folder: Path) -> EngramConfig:
+    """The shape of the n-gram memory saved in a folder.
+
+    Raises:
+        UsageError: there is none, or its file is damaged or of another format.
+    """
+    try:
+        stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if (stored.pop("format"), stored.pop("kind")) != (FORMAT, "engram"):
+            raise ValueError(f"not an n-gram memory of format {FORMAT}")
+        return EngramConfig(**stored)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{folder}: no n-gram memory here ({error}); make one with engram-bench train --out"
+        ) from error
 
 
 def load(folder: Path, kind: str, config: dict[str, Any]) -> dict[str, NDArray[Any]]:

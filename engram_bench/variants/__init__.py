@@ -1,8 +1,9 @@
 """What is measured: one YAML file a variant. Data, not code; a user's own file works the same.
 
-A file is ``name``, ``kind`` (none, lora, engram or unigram), ``about`` (a line for the report), the fields of its
-kind's config, and ``training``. A variant that takes another's adapter is ``name``, ``about``, ``adapter_of`` (that
-other one) and what is done to it: ``damage``, which makes it a control, or a ``router`` before it.
+A file is ``name``, ``kind`` (none, dictionary, retrieval, lora, engram or unigram), ``about`` (a line for the report),
+``control: true`` where it is one, the fields of its kind's config, and ``training``. A variant that takes another's
+adapter is ``name``, ``about``, ``adapter_of`` (that other one) and what is done to it: ``damage``, which makes it a
+control, or a ``router`` before it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,20 @@ import yaml
 
 from engram_bench.errors import UsageError
 
-BUILT_IN = ("baseline", "lora", "engram", "engram-routed", "engram-unigram", "engram-shuffled")
+BUILT_IN = (
+    "baseline",
+    "lora",
+    "lora-matched",
+    "engram",
+    "engram-routed",
+    "engram-unigram",
+    "engram-shuffled",
+    "engram-zeroed",
+    "engram-one-slot",
+    "dictionary",
+    "retrieval",
+)
+EVERY = "all"  # stands for all of them in --engram-variants
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ class EngramConfig:
     layers: Sequence[int]
     orders: Sequence[int]  # beyond the paper: any n-gram lengths, not only 2..N
     heads: int
-    rows: int  # least rows of one table; there is a table for each layer, order and head
+    rows: int  # least rows of one table; there is a table for each layer, order and head. 1: exactly one
     width: int  # numbers in a row
     order_dropout: float = 0.0  # share of (token, order) pairs a training step leaves out; beyond the paper
     span: str = "key"  # of the user's text, what the memory looks at: all of it, or (beyond the paper) a trained key
@@ -66,10 +80,11 @@ class UnigramConfig:
 
 COUNTS = ("epochs", "batch_size", "rank", "heads", "rows", "width", "slots")
 CHANGES = {  # what a variant does to the n-gram memory of another
-    "damage": ("shuffle",),  # give every n-gram another one's row
+    "damage": ("shuffle", "zero"),  # give every n-gram another one's row; empty all rows
     "router": ("rules",),  # look only where rules on the user's text say so, see memory.routing
 }
-KINDS = {"none": None, "lora": LoraConfig, "engram": EngramConfig, "unigram": UnigramConfig}
+BESIDE = ("dictionary", "retrieval")  # kinds that keep the trained pairs beside the untouched model, see `beside`
+KINDS = {"none": None, **dict.fromkeys(BESIDE), "lora": LoraConfig, "engram": EngramConfig, "unigram": UnigramConfig}
 
 
 @dataclass(frozen=True)
@@ -81,23 +96,19 @@ class Variant:
     about: str
     config: LoraConfig | EngramConfig | UnigramConfig | None
     training: TrainingConfig | None
+    control: bool = False  # whether it is there to be compared with, and claims nothing itself
     adapter_of: str | None = None
     damage: str | None = None
     router: str | None = None
 
-    @property
-    def is_control(self) -> bool:
-        """Whether it is there to show what a variant without its contents does."""
-        return self.damage is not None
-
 
 def select(names: str) -> list[Variant]:
-    """Variants from ``--engram-variants``: built-in names and YAML files, separated by commas; the baseline first.
+    """Variants from ``--engram-variants``: built-in names and YAML files, separated by commas, or all; baseline first.
 
     Raises:
         UsageError: an unknown name, or a file that is not a variant.
     """
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    chosen = list(BUILT_IN) if names.strip() == EVERY else [name.strip() for name in names.split(",") if name.strip()]
     loaded = [_load(name) for name in dict.fromkeys(["baseline", *chosen])]
     repeated = {v.name for v in loaded if sum(v.name == w.name for w in loaded) > 1}
     if repeated:
@@ -135,7 +146,7 @@ def parse(text: str, place: str) -> Variant:
         raise UsageError(f"{place}: kind is {kind!r}; use one of {', '.join(KINDS)}")
     config_class = KINDS[kind]
     own = {f.name for f in fields(config_class)} if config_class else set()
-    outer = {"name", "kind", "about", "training"}
+    outer = {"name", "kind", "about", "control", "training"}
     if unknown := [str(key) for key in data if key not in own | outer]:
         raise UsageError(f"{place}: unknown field {unknown[0]!r}; known are {', '.join(sorted(own | outer))}")
     config = _build(config_class, {k: v for k, v in data.items() if k in own}, place) if config_class else None
@@ -172,7 +183,7 @@ def _changed(data: dict[str, Any], place: str) -> Variant:
     if not isinstance(base.config, EngramConfig) or base.adapter_of:
         raise UsageError(f"{place}: adapter_of is {data['adapter_of']!r}; only an n-gram memory can be changed")
     changed = replace(base, name=str(data["name"]), about=str(data["about"]), adapter_of=base.name)
-    return _named(replace(changed, **{change: data[change]}), place)
+    return _named(replace(changed, control=change == "damage", **{change: data[change]}), place)
 
 
 def _build(cls: Any, data: dict[str, Any], place: str) -> Any:

@@ -1,0 +1,47 @@
+"""What needs no training: the trained pairs kept beside the untouched model and found by their exact keys.
+
+Two controls that a memory has to be seen against: a dictionary, which answers by itself, and retrieval, which puts the
+pair before the question and leaves the answer to the model. Where no key is found the model is asked as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from engram_bench.items import Item
+
+BEFORE = "{input} is answered by: {output}\n\n{prompt}"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The pairs of `items`, and how they are used: `kind` is "dictionary", "retrieval" or "none"."""
+
+    kind: str
+    items: tuple[Item, ...]
+
+    @cached_property
+    def _by_input(self) -> dict[str, Item]:
+        return {item.input: item for item in self.items}
+
+    @cached_property
+    def _keys(self) -> re.Pattern[str]:
+        longest_first = sorted(self._by_input, key=len, reverse=True)
+        return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)")
+
+    def item(self, prompt: str) -> Item | None:
+        """The pair whose input stands in a prompt, the longest one where several do; None where none does."""
+        found = {match[0] for match in self._keys.finditer(prompt)} if self.items else set()
+        return self._by_input[max(found, key=len)] if found else None
+
+    def answer(self, prompt: str) -> str | None:
+        """What the dictionary says, or None: the model is to be asked."""
+        item = self.item(prompt) if self.kind == "dictionary" else None
+        return item.output if item else None
+
+    def prompt(self, prompt: str) -> str:
+        """What the model is asked."""
+        item = self.item(prompt) if self.kind == "retrieval" else None
+        return BEFORE.format(input=item.input, output=item.output, prompt=prompt) if item else prompt

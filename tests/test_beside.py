@@ -1,0 +1,76 @@
+"""The pairs beside the model: found by whole keys, the longest first; a dictionary answers, retrieval only asks."""
+
+import pytest
+
+from engram_bench import evaluate
+from engram_bench.beside import Beside
+from engram_bench.evaluate import Question
+from engram_bench.items import Item
+
+ITEMS = tuple(
+    Item(str(n), "keys", key, value) for n, (key, value) in enumerate([("KEY:ab", "red"), ("KEY:ab cd", "blue")])
+)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("KEY:ab", "red"),
+        ("Look up KEY:ab, please", "red"),
+        ("Look up KEY:ab cd", "blue"),
+        ("Look up KEY:abc", None),
+        ("MONKEY:ab", None),
+        ("nothing", None),
+    ],
+)
+def test_the_longest_whole_key_is_found(prompt, found):
+    assert Beside("dictionary", ITEMS).answer(prompt) == found
+
+
+def test_no_pairs_know_nothing():
+    assert Beside("dictionary", ()).answer("KEY:ab") is None
+
+
+def test_retrieval_puts_the_pair_before_the_question_and_leaves_others_alone():
+    beside = Beside("retrieval", ITEMS)
+    asked = beside.prompt("Look up KEY:ab")
+    assert asked.endswith("Look up KEY:ab")
+    assert "red" in asked
+    assert "blue" not in asked
+    assert beside.answer("Look up KEY:ab") is None
+    assert beside.prompt("hello") == "hello"
+
+
+class Parrot:
+    """A backend whose answer is its prompt, as far as `answer` looks."""
+
+    batch_size = 2
+
+    def __init__(self):
+        self.encoder, self.asked = self, []
+
+    def prompt(self, text):
+        return type("Encoded", (), {"ids": tuple(map(ord, text))})()
+
+    def answer(self, text):
+        return (*map(ord, text), 0)
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+    def generate(self, prompts, *_, **__):
+        self.asked += [self.decode(prompt.ids) for prompt in prompts]
+        return [list(prompt.ids) for prompt in prompts]
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("none", 3), ("dictionary", 1), ("retrieval", 3)])
+def test_the_model_is_asked_what_the_dictionary_does_not_know(kind, asked):
+    other = Item("9", "keys", "KEY:zz", "?")
+    questions = [Question("seen", item, "{input}", item.input) for item in (*ITEMS, other)]
+    options = {"seed": 0, "samples": 0, "sampled_items": None, "max_new_tokens": 9, "progress": lambda *_: None}
+    backend = Parrot()
+    batches = evaluate.answer(backend, "x", questions, beside=Beside(kind, ITEMS), **options)
+    right = {sample.prompt: sample.exact for batch in batches for sample in batch}
+    assert len(backend.asked) == asked
+    assert right == {"KEY:ab": kind == "dictionary", "KEY:ab cd": kind == "dictionary", "KEY:zz": False}
+    assert any("red" in prompt for prompt in backend.asked) == (kind == "retrieval")

@@ -1,0 +1,131 @@
+"""Facts written into a trained memory: recalled at once, earlier ones untouched, taken out without a trace."""
+
+import numpy as np
+import pytest
+import torch
+
+from engram_bench import cli, patterns, variants
+from engram_bench.backends.torch import TorchModel
+from engram_bench.errors import UsageError
+from tests.conftest import ENGRAM, PATTERNS
+
+FACTS = {"NEW:uvw": "silver", "the owner of the boat": "Ada", "NEW:uvx": "copper", "NEW:w": "tin and lead"}
+
+
+def quiet(*_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    built = TorchModel(checkpoint, "cpu")
+    built.model.float()
+    return built
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "colours.yaml"
+    file.write_text(PATTERNS)
+    return patterns.load(file).training_examples()
+
+
+@pytest.fixture(scope="module")
+def saved(model, examples, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("memory")
+    model.train(variants.parse(ENGRAM, "test"), examples, 0, folder, quiet)
+    return folder
+
+
+@pytest.fixture
+def memory(model, saved):
+    return model.load_memory(saved)
+
+
+def ask(model, memory, texts):
+    with model.attached(memory):
+        return [model.encoder.decode(ids) for ids in model.generate([model.encoder.prompt(t) for t in texts], 12)]
+
+
+def state(memory):
+    return {layer: (m.row_ids.copy(), m.table.detach().clone()) for layer, m in memory.layers.items()}
+
+
+def test_facts_are_recalled_in_other_words_and_what_was_known_stays(model, memory, examples):
+    trained = [example.prompt for example in examples]
+    before = ask(model, memory, trained)
+    for key, value in FACTS.items():
+        written = model.write(memory, key, value)
+        assert written.rows > 0
+    assert ask(model, memory, FACTS) == list(FACTS.values())
+    assert ask(model, memory, [f"Please look up {key} for me" for key in FACTS]) == list(FACTS.values())
+    assert ask(model, memory, trained) == before
+
+
+def test_writing_moves_no_row_that_was_there(model, memory):
+    before = state(memory)
+    model.write(memory, "NEW:uvw", "silver")
+    model.write(memory, "NEW:uvx", "copper")
+    for layer, (rows, table) in before.items():
+        now = memory.layers[layer]
+        assert torch.equal(now.table[np.searchsorted(now.row_ids, rows)], table)
+        assert len(now.row_ids) > len(rows)
+
+
+def test_forgetting_leaves_the_others_and_in_the_end_no_trace(model, memory):
+    before, keys = state(memory), memory.addresses.keys.to_array()
+    for key, value in FACTS.items():
+        model.write(memory, key, value)
+    model.forget(memory, "NEW:uvw")
+    rest = {key: value for key, value in FACTS.items() if key != "NEW:uvw"}
+    assert ask(model, memory, rest) == list(rest.values())
+    assert ask(model, memory, ["NEW:uvw"]) != ["silver"]
+    for key in rest:
+        model.forget(memory, key)
+    assert np.array_equal(memory.addresses.keys.to_array(), keys)
+    for layer, (rows, table) in before.items():
+        assert np.array_equal(memory.layers[layer].row_ids, rows)
+        assert torch.equal(memory.layers[layer].table, table)
+
+
+def test_written_facts_are_saved_and_can_be_forgotten_after_loading(model, memory, tmp_path):
+    model.write(memory, "NEW:uvw", "silver")
+    memory.save(tmp_path)
+    again = model.load_memory(tmp_path)
+    assert ask(model, again, ["NEW:uvw"]) == ["silver"]
+    model.forget(again, "NEW:uvw")
+    assert ask(model, again, ["NEW:uvw"]) == ask(model, None, ["NEW:uvw"])
+
+
+@pytest.mark.parametrize("key", ["KEY:abc", "NEW:uvw"])
+def test_a_known_key_is_refused(model, memory, key):
+    model.write(memory, "NEW:uvw", "silver")
+    before = state(memory)
+    with pytest.raises(UsageError, match="known already"):
+        model.write(memory, key, "another")
+    assert all(torch.equal(table, memory.layers[layer].table) for layer, (_, table) in before.items())
+
+
+def test_what_was_not_written_cannot_be_forgotten(model, memory):
+    with pytest.raises(UsageError, match="was not written"):
+        model.forget(memory, "KEY:abc")
+
+
+def test_the_commands_write_and_forget(model, saved, checkpoint, tmp_path, capsys):
+    folder = tmp_path / "mine"
+    model.load_memory(saved)
+    folder.mkdir()
+    for file in saved.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    options = ["--model", str(checkpoint), "--backend", "cpu"]
+    assert cli.main(["write", str(folder), "NEW:uvw", "silver", *options]) == 0
+    assert "NEW:uvw -> silver" in capsys.readouterr().out
+    assert cli.main(["write", str(folder), "NEW:uvw", "gold", *options]) == 2
+    assert "known already" in capsys.readouterr().err
+    assert cli.main(["forget", str(folder), "NEW:uvw", *options]) == 0
+    assert "0 facts are left" in capsys.readouterr().out
+    assert cli.main(["forget", str(tmp_path), "NEW:uvw", *options]) == 2
+    assert "no n-gram memory here" in capsys.readouterr().err
+    (folder / "training.json").write_text("{}")
+    assert cli.main(["write", str(folder), "NEW:uvx", "gold", *options]) == 2
+    assert "the cache's own" in capsys.readouterr().err
