@@ -2,8 +2,8 @@
 
 ``python benchmarks/capacity.py [--variants engram,lora,lora-matched]`` trains each from scratch on the same examples
 and prints, beside the time, exact answers by family, by where the key stands in sentences never trained, and what
-becomes of unrelated text. Nothing is held out: this is about storage. Each variant is given the epochs that five minutes on two
-CPU cores allow it.
+becomes of unrelated text. Nothing is held out: this is about storage. Each variant gets the epochs that five
+minutes on two CPU cores allow it.
 """
 
 from __future__ import annotations

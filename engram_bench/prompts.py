@@ -58,13 +58,34 @@ class PromptEncoder:
         if rendered.count(_MARK) != 1:
             raise UsageError("the model's chat template does not hold the user's text exactly once")
         self._before, self._after = rendered.split(_MARK)
+        self.has_template = bool(self._after)
 
     def prompt(self, text: str, key: tuple[int, int] | None = None) -> Prompt:
         """Encode one user message, the template's generation prompt included; `key` is in characters of `text`."""
-        encoded = self.tokenizer(
-            self._before + text + self._after, add_special_tokens=False, return_offsets_mapping=True
-        )
-        start, end = len(self._before), len(self._before) + len(text)
+        start = len(self._before)
+        return self._read(self._before + text + self._after, start, start + len(text), key)
+
+    def parse(self, ids: Sequence[int]) -> Pair | None:
+        """Tell a prompt and what follows it apart: what `prompt` and an answer make, or the last turn of a longer talk.
+
+        Returns:
+            The prompt and the answer's tokens so far; None where the ids are not of the template, or not as the
+            tokenizer would have cut the prompt.
+        """
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        end = text.rfind(self._after)
+        header = self._before.rpartition(self.tokenizer.eos_token)[2]
+        start = text.rfind(header, 0, max(end, 0)) + len(header)
+        if end < 0 or start < len(header):
+            return None
+        prompt = self._read(text[:end] + self._after, start, end)
+        count = len(prompt.ids)
+        return (prompt, tuple(ids[count:])) if prompt.ids == tuple(ids[:count]) else None
+
+    def _read(self, whole: str, start: int, end: int, key: tuple[int, int] | None = None) -> Prompt:
+        """The prompt of a rendered text whose characters from `start` to `end` are the user's own."""
+        encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        text = whole[start:end]
         content = tuple(a < end and b > start for a, b in encoded["offset_mapping"])
         offsets = [span for span, mine in zip(encoded["offset_mapping"], content, strict=True) if mine]
         spans = [(max(0, a - start), b - start) for a, b in offsets]

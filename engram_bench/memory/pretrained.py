@@ -1,0 +1,131 @@
+"""An n-gram memory on a transformers model, for the model's own ``generate``.
+
+``` python
+model = AutoModelForCausalLM.from_pretrained(folder)
+memory = EngramMemory.from_pretrained("my-adapter", model, AutoTokenizer.from_pretrained(folder))
+with memory.attached():
+    model.generate(**inputs)  # greedy, sampled or beams; batched, padded on the left; with or without a cache
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
+
+from engram_bench.backends.torch_adapters import EngramAdapter
+from engram_bench.errors import UsageError
+from engram_bench.memory import weights
+from engram_bench.prompts import ABSENT, PromptEncoder, extend_windows, ngram_windows
+
+
+class WindowsLayer(DynamicLayer):  # type: ignore[misc]
+    """The n-gram each cached token sees, [batch, 1, tokens, N], as one more layer of the cache.
+
+    So whatever is done to a cache - beams reordered, rows dropped, tokens taken back - is done to it too.
+    """
+
+
+class EngramMemory:
+    """An n-gram memory and the model it belongs to.
+
+    A prompt has to come whole in the first forward of a cache; the tokens after that are the answer's.
+
+    Args:
+        model: a causal language model of transformers.
+        encoder: of the model's tokenizer; its chat template tells prompt and answer apart.
+        adapter: the memory.
+
+    Raises:
+        UsageError: the tokenizer has no chat template.
+    """
+
+    def __init__(self, model: nn.Module, encoder: PromptEncoder, adapter: EngramAdapter) -> None:
+        if not encoder.has_template:
+            raise UsageError("the tokenizer has no chat template, by which prompt and answer are told apart")
+        self.model, self.encoder, self.adapter = model, encoder, adapter
+        self._windows: NDArray[np.int64] | None = None
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, model: nn.Module, tokenizer: Any) -> EngramMemory:
+        """The memory that `save_pretrained`, or ``engram-bench train engram --out``, left in a folder.
+
+        Raises:
+            UsageError: a file is missing or damaged, or the memory is of a model of another shape.
+        """
+        encoder, path = PromptEncoder(tokenizer), Path(folder)
+        return cls(model, encoder, EngramAdapter.load(model, weights.engram_config(path), encoder, path))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write one safetensors file and one JSON file into a folder, which is made if need be."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.adapter.save(Path(folder))
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """The model with the memory on it while the context lasts; afterwards as before, bit for bit."""
+        handles = [
+            self.model.register_forward_pre_hook(self._before, with_kwargs=True),
+            self.model.register_forward_hook(self._after, with_kwargs=True),
+        ]
+        try:
+            with self.adapter.on(self.model):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = args[0] if args else kwargs.get("input_ids")
+        if ids is None:
+            raise ValueError("an n-gram memory needs input_ids; it cannot read inputs_embeds")
+        seen = _seen(kwargs.get("past_key_values"))
+        if seen is None or seen.get_seq_length() == 0:
+            self._windows = self._of_prompts(ids.cpu().numpy(), kwargs.get("attention_mask"))
+        else:
+            self._windows = _of_answers(ids.cpu().numpy(), seen.keys[:, 0, -1].cpu().numpy())
+        for memory in self.adapter.memories():
+            memory.look_up(ids.cpu().numpy(), self._windows)
+
+    def _after(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        cache = getattr(output, "past_key_values", None)
+        if isinstance(cache, Cache):
+            layer = _seen(cache)
+            if layer is None:
+                layer = WindowsLayer()
+                cache.layers.append(layer)
+            device = output.logits.device  # where beams are reordered
+            windows = torch.from_numpy(self._windows)[:, None].to(device)
+            layer.update(windows, windows[..., :0])
+
+    def _of_prompts(self, ids: NDArray[np.int64], mask: Tensor | None) -> NDArray[np.int64]:
+        """int64 [batch, tokens, N] of whole rows, padding and what is not of the template silent."""
+        windows = np.full((*ids.shape, self.adapter.ngram_size), ABSENT, dtype=np.int64)
+        there = np.ones(ids.shape, bool) if mask is None else mask.cpu().numpy()[:, -ids.shape[1] :] > 0
+        for row, (tokens, real) in enumerate(zip(ids, there, strict=True)):
+            if pair := self.encoder.parse(tokens[real].tolist()):
+                span = self.adapter.span(pair[0])
+                windows[row, real] = ngram_windows(*pair, self.adapter.ngram_size, span, self.encoder.eos_id)
+        return windows
+
+
+def _seen(cache: Any) -> WindowsLayer | None:
+    layers: Sequence[Any] = getattr(cache, "layers", ())
+    return next((layer for layer in layers if isinstance(layer, WindowsLayer)), None)
+
+
+def _of_answers(ids: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Windows [batch, tokens, N] of tokens that go on from the window `last` [batch, N]."""
+    steps = []
+    for column in ids.T:
+        last = extend_windows(last, column)
+        steps.append(last)
+    return np.stack(steps, axis=1)

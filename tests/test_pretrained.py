@@ -1,0 +1,133 @@
+"""The memory under transformers' own generate: with cache and without, padded, in batches, sampled, in beams."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from engram_bench import patterns, variants
+from engram_bench.backends.torch import TorchModel
+from engram_bench.errors import UsageError
+from engram_bench.memory.pretrained import EngramMemory
+from tests.conftest import ENGRAM, PATTERNS, make_checkpoint, make_tokenizer
+
+ARCHITECTURES = ["Llama", "Qwen2", "Phi", "Gemma"]
+TEXTS = ["KEY:abc", "Look up KEY:def please", "What is stored?", "x", "KEY:hij and KEY:jkl, which?", "hello KEY:zzz"]
+WAYS = [{"num_beams": 3}, {"do_sample": True}, {"num_beams": 2, "do_sample": True}]
+prompts = st.lists(st.sampled_from(TEXTS), min_size=1, max_size=4)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def parts(request, tmp_path_factory):
+    """(transformers' model, its tokenizer, the memory on it, our backend, the memory in our backend)"""
+    folder = make_checkpoint(tmp_path_factory.mktemp(request.param), request.param)
+    file = folder / "colours.yaml"
+    file.write_text(PATTERNS)
+    ours = TorchModel(folder, "cpu")
+    ours.model.float()
+    variant, saved = variants.parse(ENGRAM, "test"), tmp_path_factory.mktemp("memory")
+    ours.train(variant, patterns.load(file).training_examples(), 0, saved, lambda *_: None)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    memory = EngramMemory.from_pretrained(saved, model, tokenizer)
+    return model, tokenizer, memory, ours, ours.load_memory(saved)
+
+
+def inputs(tokenizer, texts):
+    talks = [[{"role": "user", "content": text}] for text in texts]
+    rendered = [tokenizer.apply_chat_template(t, add_generation_prompt=True, tokenize=False) for t in talks]
+    return tokenizer(rendered, return_tensors="pt", padding=True, add_special_tokens=False)
+
+
+def generated(parts, texts, **options):
+    model, tokenizer, memory, *_ = parts
+    batch = inputs(tokenizer, texts)
+    torch.manual_seed(0)
+    with memory.attached():
+        made = model.generate(**batch, max_new_tokens=8, **options)[:, batch["input_ids"].shape[1] :]
+    return [memory.encoder.decode(row.tolist()) for row in made]
+
+
+random_batches = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@random_batches
+@given(texts=prompts)
+def test_greedy_answers_are_those_of_the_bench(parts, texts):
+    *_, ours, adapter = parts
+    with ours.attached(adapter):
+        expected = [ours.encoder.decode(a) for a in ours.generate([ours.encoder.prompt(t) for t in texts], 8)]
+    assert generated(parts, texts, do_sample=False) == expected
+
+
+@random_batches
+@given(
+    texts=prompts, options=st.sampled_from([{"num_beams": 3}, {"do_sample": True}, {"num_beams": 2, "do_sample": True}])
+)
+def test_cache_or_none_beams_and_samples_are_the_same(parts, texts, options):
+    assert generated(parts, texts, **options) == generated(parts, texts, use_cache=False, **options)
+
+
+@random_batches
+@given(texts=prompts)
+def test_the_uncached_forward_gives_the_logits_of_each_step(parts, texts):
+    model, tokenizer, memory, *_ = parts
+    batch = inputs(tokenizer, texts)
+    with memory.attached(), torch.inference_mode():
+        made = model.generate(
+            **batch, max_new_tokens=6, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+        mask = torch.cat([batch["attention_mask"], torch.ones(len(texts), len(made.logits))], dim=1).long()
+        positions = (mask.cumsum(1) - 1).clip(min=0)
+        whole = model(input_ids=made.sequences, attention_mask=mask, position_ids=positions, use_cache=False).logits
+    steps = torch.stack(made.logits, dim=1)
+    start = batch["input_ids"].shape[1] - 1
+    ended = (made.sequences[:, start + 1 :] == tokenizer.eos_token_id).int()
+    live = ended.cumsum(1) - ended == 0  # what follows an ended answer is padding
+    torch.testing.assert_close(whole[:, start:-1][live], steps[live], atol=1e-4, rtol=1e-3)
+
+
+def test_the_memory_acts_on_keys_in_padded_batches_and_on_nothing_else(parts):
+    model, tokenizer, memory, *_ = parts
+    batch = inputs(tokenizer, TEXTS)
+    start = batch["input_ids"].shape[1]
+    made = model.generate(**batch, max_new_tokens=8, do_sample=False)[:, start:]
+    plain = [memory.encoder.decode(row.tolist()) for row in made]
+    known = [memory.adapter.span(memory.encoder.prompt(text)) is not None for text in TEXTS]
+    changed = [a != b for a, b in zip(generated(parts, TEXTS, do_sample=False), plain, strict=True)]
+    assert changed == known
+    assert 2 <= sum(known) <= 4
+
+
+def test_the_last_question_of_a_longer_talk_is_the_one_that_counts(parts):
+    _, tokenizer, memory, *_ = parts
+    talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]
+    talk = [*talk, {"role": "user", "content": "Look up KEY:abc"}]
+    rendered = tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
+    prompt, answer = memory.encoder.parse(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+    assert memory.encoder.tokenizer.decode(prompt.content_ids()) == "Look up KEY:abc"
+    assert answer == ()
+
+
+def test_saving_and_loading_changes_nothing(parts, tmp_path):
+    model, tokenizer, memory, *_ = parts
+    memory.save_pretrained(tmp_path / "new")
+    assert sorted(f.suffix for f in (tmp_path / "new").iterdir()) == [".json", ".safetensors"]
+    again = EngramMemory.from_pretrained(tmp_path / "new", model, tokenizer)
+    changed = (model, tokenizer, again, *parts[3:])
+    assert generated(changed, TEXTS, do_sample=False) == generated(parts, TEXTS, do_sample=False)
+
+
+def test_what_cannot_be_is_refused(parts, tmp_path):
+    model, tokenizer, memory, *_ = parts
+    with pytest.raises(UsageError, match="no n-gram memory here"):
+        EngramMemory.from_pretrained(tmp_path, model, tokenizer)
+    with pytest.raises(UsageError, match="no chat template"):
+        EngramMemory(model, type(memory.encoder)(make_tokenizer(chat=False)), memory.adapter)
+    with memory.attached(), pytest.raises(ValueError, match="input_ids"):
+        model(inputs_embeds=torch.zeros(1, 2, 32))
+    memory.save_pretrained(tmp_path)
+    wider = type(model)(type(model.config)(**{**model.config.to_dict(), "hidden_size": 64, "head_dim": 16}))
+    with pytest.raises(UsageError, match="another model or shape"):
+        EngramMemory.from_pretrained(tmp_path, wider, tokenizer)
