@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engram_bench.backends.base import Backend
 from engram_bench.memory import addresses
-from engram_bench.memory.hashing import Int64Array
+from engram_bench.memory.hashing import Int64Array, NgramHasher
 from engram_bench.prompts import Prompt
 from engram_bench.variants import EngramConfig
 
@@ -68,10 +72,12 @@ def measure(backend: Backend, adapters: Mapping[str, Any | None], prompt: Prompt
 
 
 def lookup_times(config: EngramConfig, compressed_ids: Int64Array, seed: int = 0) -> list[dict[str, float]]:
-    """Seconds to find the rows of one token's n-grams, by nominal table size: {"rows", "seconds"}, medians.
+    """Seconds to find the rows of one token's n-grams in one layer, by rows of a table; medians.
 
-    Hashing and the search among the rows that training touched, for one layer; each table has been trained on the same
-    number of random n-grams.
+    Returns:
+        "rows" of one table; "seconds": hashing, and the search among the rows that training touched, the same number
+        for every size; "mapped_seconds": hashing, and reading the rows from a memory-mapped file of all tables, of
+        "mapped_bytes", that may be far larger than the memory (its pages are there: each was read once before).
     """
     rng = np.random.default_rng(seed)
     size, vocabulary = max(config.orders), len(compressed_ids)
@@ -81,10 +87,31 @@ def lookup_times(config: EngramConfig, compressed_ids: Int64Array, seed: int = 0
     for rows in TABLE_ROWS:
         sized = addresses.make_hasher(replace(config, rows=rows), compressed_ids, pad_id=0)
         touched = addresses.touched_rows(sized, layer, trained)
-        times = []
-        for window in asked:
-            started = time.perf_counter()
-            addresses.slots(sized, layer, touched, window)
-            times.append(time.perf_counter() - started)
-        found.append({"rows": rows, "seconds": statistics.median(times)})
+        seconds = _median(partial(addresses.slots, sized, layer, touched), asked)
+        with mapped_table(sized, layer, config.width) as table:
+
+            def read(window: Int64Array, hasher: NgramHasher = sized, table: NDArray[np.float32] = table) -> None:
+                table[hasher.rows(window, layer)]
+
+            _median(read, asked)
+            mapped = {"mapped_seconds": _median(read, asked), "mapped_bytes": table.nbytes}
+        found.append({"rows": rows, "seconds": seconds, **mapped})
     return found
+
+
+def _median(call: Callable[[Int64Array], object], windows: Int64Array) -> float:
+    times = []
+    for window in windows:
+        started = time.perf_counter()
+        call(window)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+@contextmanager
+def mapped_table(hasher: NgramHasher, layer: int, width: int) -> Iterator[NDArray[np.float32]]:
+    """All tables of a layer, float32 [rows, width] of zeros, in a sparse file that is mapped and then removed."""
+    rows = sum(prime for heads in hasher.primes[layer] for prime in heads)
+    with tempfile.TemporaryFile() as file:
+        file.truncate(rows * width * 4)
+        yield np.memmap(file, np.float32, "r", shape=(rows, width))

@@ -44,13 +44,15 @@ def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -
     return hasher
 
 
-def slots(hasher: NgramHasher, layer: int, row_ids: Int64Array, windows: NDArray[np.int64]) -> Int64Array:
-    """Where a table of the rows `row_ids` alone (sorted) keeps each n-gram's row.
+def slots(hasher: NgramHasher, layer: int, row_ids: Int64Array | None, windows: NDArray[np.int64]) -> Int64Array:
+    """Where a table of the rows `row_ids` alone (sorted; None: of all rows) keeps each n-gram's row.
 
     Returns:
         int64 [..., columns]: 1 + position in `row_ids`, 0 where the n-gram is absent or its row never trained.
     """
     rows = hasher.rows(windows, layer)
+    if row_ids is None:
+        return rows - ABSENT_ROW
     if not len(row_ids):
         return np.zeros_like(rows)
     at = np.searchsorted(row_ids, rows).clip(max=len(row_ids) - 1)

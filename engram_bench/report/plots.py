@@ -183,9 +183,14 @@ def lookup(report: Record) -> Figure | None:
     if not report.get("lookup"):
         return None
     figure, (axis,) = _figure(3.5)
-    times = [1e6 * measured["seconds"] for measured in report["lookup"]]
-    axis.plot([measured["rows"] for measured in report["lookup"]], times, "D-", color=STYLES[2][0])
-    axis.set(xscale="log", ylim=(0, 1.5 * max(times)), xlabel="rows of a table", ylabel="µs a token and layer")
+    rows = [measured["rows"] for measured in report["lookup"]]
+    ways = {"seconds": "rows that training touched, in memory", "mapped_seconds": "all rows, in a memory-mapped file"}
+    for (key, label), marker, (color, *_) in zip(ways.items(), "Ds", STYLES[2:], strict=False):
+        if all(key in measured for measured in report["lookup"]):
+            axis.plot(rows, [1e6 * m[key] for m in report["lookup"]], f"{marker}-", color=color, label=label)
+    axis.set(xscale="log", xlabel="rows of a table", ylabel="µs a token and layer")
+    axis.set_ylim(0, 1.5 * axis.get_ylim()[1])
+    axis.legend(loc="upper left")
     axis.grid(alpha=0.3)
     return figure
 

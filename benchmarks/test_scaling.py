@@ -1,0 +1,49 @@
+"""A memory's forward against the size of its tables, which may exceed the machine's memory, and against tokens.
+
+``pytest benchmarks/test_scaling.py``: flat in rows, linear in tokens; resident memory is what was read.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_hot_paths import CONFIG, HIDDEN, VOCABULARY
+
+from engram_bench.memory.addresses import make_hasher
+from engram_bench.memory.torch import EngramLayer
+from engram_bench.speed import mapped_table
+
+
+@pytest.fixture(scope="module", params=[10**n for n in range(3, 9)])
+def layer(request):
+    config = replace(CONFIG, rows=request.param)
+    hasher = make_hasher(config, np.arange(VOCABULARY), 2)
+    with mapped_table(hasher, 2, config.width) as table:
+        built = EngramLayer(config, 2, hasher, np.empty(0, np.int64), HIDDEN).eval()
+        built.row_ids, built.table = None, torch.nn.Parameter(torch.from_numpy(table), requires_grad=False)
+        yield built
+
+
+def look_up_and_add(layer, tokens):
+    windows = np.random.default_rng(0).integers(0, VOCABULARY, (1, tokens, 8))
+    hidden = torch.randn(1, tokens, HIDDEN)
+
+    @torch.inference_mode()
+    def forward():
+        layer.look_up(windows[..., 0], windows)
+        return layer(hidden)
+
+    return forward
+
+
+def test_rows(benchmark, layer):
+    benchmark.extra_info["table_bytes"] = layer.table.nbytes
+    benchmark(look_up_and_add(layer, 1))
+
+
+@pytest.mark.parametrize("tokens", [16, 64, 256, 1024, 4096])
+def test_tokens(benchmark, tokens):
+    hasher = make_hasher(CONFIG, np.arange(VOCABULARY), 2)
+    rows = sum(prime for heads in hasher.primes[2] for prime in heads)
+    benchmark(look_up_and_add(EngramLayer(CONFIG, 2, hasher, np.arange(rows), HIDDEN).eval(), tokens))
