@@ -148,15 +148,15 @@ def _report(args: argparse.Namespace) -> None:
 
 def _compare(args: argparse.Namespace) -> int:
     from engram_bench.options import margins
-    from engram_bench.report import gate
-    from engram_bench.report.gate_text import section
+    from engram_bench.report import gate, gate_text, markdown
     from engram_bench.report.terminal import write_gate
+    from engram_bench.report.text import safe
 
     fail = margins("--fail", args.fail)
     before, after = gate.read(args.before), gate.read(args.after)
     gate.refuse(before, gate.fingerprints(after), str(args.before))
     found = gate.compare(before, after, fail)
-    print(section(found), end="\n\n")
+    print(markdown.section(gate_text.section(found, safe)), end="\n\n")
     write_gate(print, found)
     return gate.exit_code(found)
 
