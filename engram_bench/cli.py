@@ -103,7 +103,7 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from contextlib import ExitStack
+    from contextlib import ExitStack, suppress
 
     from rich.console import Console
 
@@ -132,7 +132,8 @@ def _demo(args: argparse.Namespace) -> None:
 
         def pause() -> None:
             if sys.stdin.isatty() and not args.no_pause:
-                screen.input("[dim]Enter goes on ")
+                with suppress(EOFError):
+                    screen.input("[dim]Enter goes on ")
 
         demo.show(bench, console, demo.scenes(settings.patterns, args.seed, args.quick), pause)
         if args.interactive:

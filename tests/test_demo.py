@@ -211,6 +211,17 @@ def test_the_command_waits_between_scenes_unless_told_not_to(command, monkeypatc
     assert len(waited) == 4
 
 
+@pytest.mark.parametrize(("ending", "code"), [(EOFError, 0), (KeyboardInterrupt, 130)])
+def test_the_command_goes_on_at_the_end_of_input_and_stops_at_an_interrupt(command, monkeypatch, capsys, ending, code):
+    def end(*_):
+        raise ending
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", end)
+    assert command() == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_the_command_records_in_colour(command, tmp_path):
     assert command("--no-pause", "--record", str(tmp_path / "demo.cast")) == 0
     header, *events = [json.loads(line) for line in (tmp_path / "demo.cast").read_text().splitlines()]
