@@ -74,8 +74,12 @@ def test_what_the_memory_found_ends_in_the_key(stage):
     adapter, encoder = stage.adapter("engram"), stage.backend.encoder
     example = stage.settings.patterns.training_examples()[0]
     key = example.prompt[slice(*example.key)]
-    for ids in adapter.addresses.found(encoder.prompt(f"Well, {key}, please"), encoder.eos_id):
-        assert key.endswith(encoder.decode([i for i in ids if i != encoder.eos_id]).strip())
+    found = adapter.addresses.found(encoder.prompt(f"Well, {key}, please"), encoder.eos_id)
+    texts = [encoder.decode([i for i in ids if i != encoder.eos_id]).strip() for ids in found]
+    assert all(key.endswith(text) for text in texts)
+    wide = Console(file=io.StringIO(), width=300)
+    demo.play(stage, wide, demo.Scene("", f"Well, {key}, please", None))
+    assert f"{len(texts)} n-grams found: {texts[0]!r} to {texts[-1]!r}" in wide.file.getvalue()
     assert adapter.addresses.found(encoder.prompt("nothing of the kind"), encoder.eos_id) == []
 
 
