@@ -80,6 +80,10 @@ def test_what_the_memory_found_ends_in_the_key(stage):
     wide = Console(file=io.StringIO(), width=300)
     demo.play(stage, wide, demo.Scene("", f"Well, {key}, please", None))
     assert f"{len(texts)} n-grams found: {texts[0]!r} to {texts[-1]!r}" in wide.file.getvalue()
+    with stage.backend.attached(adapter):
+        next(stage.backend.stream(encoder.prompt(f"Well, {key}, please"), 8))
+    gates = " ".join(f"{memory.gate[0, -1, 0].item():.2f}" for memory in adapter.memories())
+    assert f"gate {gates}" in wide.file.getvalue(), "of the first token of the answer"
     assert adapter.addresses.found(encoder.prompt("nothing of the kind"), encoder.eos_id) == []
 
 

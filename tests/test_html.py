@@ -72,7 +72,7 @@ def test_the_greedy_answers_of_the_first_seed_are_shown(tmp_path):
     assert not any(f'"{output}"' in text for output in ("drawn", "again", "another training"))
 
 
-def test_it_tells_all_that_report_md_tells(tmp_path):
+def test_it_tells_all_that_report_md_tells():
     made = report(BEFORE + AFTER, thresholds=[MISSED])
     made["gate"] = gate.compare(report(AFTER), report([{**s, "variant": "engram"} for s in BEFORE]), FAIL)
     made["run"]["complete"] = False
@@ -142,7 +142,7 @@ def opened(page, browser):
 def test_a_reader_sorts_by_keyboard(opened):
     assert len(lines(opened)) == 21
     assert any(HOSTILE.split()[0] in line[2] for line in lines(opened))
-    assert opened.find_elements("css selector", "#items b, #items img") == []
+    assert opened.find_elements("css selector", "#items b, #items img, #items script") == []
     by_prompt = opened.find_element("css selector", '#items button[data-column="2"]')
     by_prompt.send_keys("\n")
     ascending = [line[2] for line in lines(opened)]
@@ -195,6 +195,11 @@ def test_a_question_opens_and_closes_by_keyboard_and_what_was_focused_is_again(o
     opened.switch_to.active_element.send_keys("\ue00c")  # Escape
     assert not dialog.is_displayed()
     assert opened.switch_to.active_element == question
+
+    at(opened, "search").send_keys("onerror")
+    opened.find_element("css selector", "#items button.open").send_keys("\n")
+    assert all(text in dialog.text for text in ("<script>alert(1)</script>", "</script><b>x", IMAGE))
+    assert dialog.find_elements("css selector", "b, img, script") == []
 
 
 def test_tab_goes_through_the_controls_in_the_order_they_are_seen(opened):
