@@ -155,7 +155,7 @@ def _memory(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from contextlib import ExitStack
+    from contextlib import ExitStack, suppress
 
     from rich.console import Console
 
@@ -184,7 +184,8 @@ def _demo(args: argparse.Namespace) -> None:
 
         def pause() -> None:
             if sys.stdin.isatty() and not args.no_pause:
-                screen.input("[dim]Enter goes on ")
+                with suppress(EOFError):
+                    screen.input("[dim]Enter goes on ")
 
         demo.show(bench, console, demo.scenes(settings.patterns, args.seed, args.quick), pause)
         if args.interactive:
@@ -200,15 +201,15 @@ def _report(args: argparse.Namespace) -> None:
 
 def _compare(args: argparse.Namespace) -> int:
     from engram_bench.options import margins
-    from engram_bench.report import gate
-    from engram_bench.report.gate_text import section
+    from engram_bench.report import gate, gate_text, markdown
     from engram_bench.report.terminal import write_gate
+    from engram_bench.report.text import safe
 
     fail = margins("--fail", args.fail)
     before, after = gate.read(args.before), gate.read(args.after)
     gate.refuse(before, gate.fingerprints(after), str(args.before))
     found = gate.compare(before, after, fail)
-    print(section(found), end="\n\n")
+    print(markdown.section(gate_text.section(found, safe)), end="\n\n")
     write_gate(print, found)
     return gate.exit_code(found)
 

@@ -40,9 +40,9 @@ SCENES = (  # title, category; None: a prompt that asks for nothing that was tra
 )
 NARROWEST = 80  # columns
 QUICK = 3  # scenes of --quick
-ABOUT = (
-    "Engram is a memory beside a language model: n-grams of the prompt are hashed to rows of a table,\n"
-    "and a gate lets what is stored there into the hidden state. The model itself stays as it is."
+ABOUT = (  # two lines at the narrowest
+    "Engram is a memory beside a model: n-grams of the prompt are hashed to\n"
+    "rows of a table, and a gate lets these into the hidden state."
 )
 CAVEAT = (
     "A few prompts prove nothing: for intervals, controls and what was never trained, run `make bench` and read "
@@ -161,11 +161,11 @@ def _typed(scene: Scene, take: Take, baseline: Take) -> Text:
     if not take.done:
         return text
     if take is baseline and scene.item is None:
-        return text.append(f"\nthe untouched model  {_count(take.tokens, 'token')}, {take.seconds:.1f} s", style="dim")
+        return text.append(f"\nthe untouched model\n{_count(take.tokens, 'token')}, {take.seconds:.1f} s", style="dim")
     good = take.text == baseline.text if scene.item is None else metrics.exact(take.text, scene.item.output)
     told = ("unchanged" if good else "changed") if scene.item is None else ("right" if good else "wrong")
     text.append(f"\n{'✓' if good else '✗'} {told}", style="green" if good else "red")
-    text.append(f"  {_count(take.tokens, 'token')}, {take.seconds:.1f} s", style="dim")
+    text.append(f"\n{_count(take.tokens, 'token')}, {take.seconds:.1f} s", style="dim")
     for note in take.notes:
         text.append(f"\n{inert(note)}", style="cyan")
     return text

@@ -41,7 +41,7 @@ def wilson(k: float, n: int) -> Interval:
     if n == 0:
         return Interval(0.0, 0.0, 1.0)
     low, high = proportion_confint(k, n, alpha=1 - LEVEL, method="wilson")
-    return Interval(k / n, float(low), float(high))
+    return Interval(k / n, float(low) if k else 0.0, float(high) if k < n else 1.0)  # what rounding leaves is no bound
 
 
 def clopper_pearson(k: int, n: int) -> Interval:
@@ -152,7 +152,7 @@ def compare(
     differences = y - x
     if n == 1:
         return Comparison(1, Interval(float(differences[0]), -1.0, 1.0), 1.0, 1.0, identical)
-    spread = float(differences.std(ddof=1)) or 0.5  # none seen: as wide as a share can be
+    spread = float(differences.std(ddof=1)) if np.ptp(differences) else 0.5  # none seen: as wide as a share can be
     mde = float(scipy_stats.norm.ppf(quantiles).sum()) * spread / math.sqrt(n)
     interval = _bootstrap_mean(differences, -reach, reach)
     return Comparison(n, interval, _sign_flip(differences), min(1.0, mde), identical)

@@ -2,12 +2,17 @@
 
 import io
 import json
+import re
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from engram_bench import cli, demo
 from engram_bench.bench import Bench
+from engram_bench.items import Item
 from engram_bench.options import settle
 from tests.conftest import ENGRAM, LORA, PATTERNS
 
@@ -69,9 +74,167 @@ def test_what_the_memory_found_ends_in_the_key(stage):
     adapter, encoder = stage.adapter("engram"), stage.backend.encoder
     example = stage.settings.patterns.training_examples()[0]
     key = example.prompt[slice(*example.key)]
-    for ids in adapter.addresses.found(encoder.prompt(f"Well, {key}, please"), encoder.eos_id):
-        assert key.endswith(encoder.decode([i for i in ids if i != encoder.eos_id]).strip())
+    found = adapter.addresses.found(encoder.prompt(f"Well, {key}, please"), encoder.eos_id)
+    texts = [encoder.decode([i for i in ids if i != encoder.eos_id]).strip() for ids in found]
+    assert all(key.endswith(text) for text in texts)
+    wide = Console(file=io.StringIO(), width=300)
+    demo.play(stage, wide, demo.Scene("", f"Well, {key}, please", None))
+    assert f"{len(texts)} n-grams found: {texts[0]!r} to {texts[-1]!r}" in wide.file.getvalue()
+    with stage.backend.attached(adapter):
+        next(stage.backend.stream(encoder.prompt(f"Well, {key}, please"), 8))
+    gates = " ".join(f"{memory.gate[0, -1, 0].item():.2f}" for memory in adapter.memories())
+    assert f"gate {gates}" in wide.file.getvalue(), "of the first token of the answer"
     assert adapter.addresses.found(encoder.prompt("nothing of the kind"), encoder.eos_id) == []
+
+
+class Scripted:
+    """A bench whose variants say, a letter a token, what they are told to."""
+
+    max_new_tokens = 9
+
+    def __init__(self, **answers):
+        self.answers, self.on = answers, None
+        self.backend = self.encoder = self
+
+    def is_trained(self, name):
+        return name != "lora"
+
+    def adapter(self, name):
+        return name
+
+    def prompt(self, text):
+        return text
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+    @contextmanager
+    def attached(self, name):
+        self.on = name
+        try:
+            yield
+        finally:
+            self.on = None
+
+    def stream(self, prompt, longest):
+        for letter in self.answers[self.on][:longest]:
+            if letter == "!":
+                raise KeyboardInterrupt
+            yield ord(letter)
+
+
+ASKED = demo.Scene("asked", "what?", Item("id", "facts", "what", "yes"))
+UNRELATED = demo.Scene("unrelated", "hello", None)
+
+
+def test_right_wrong_changed_and_unchanged_are_told_apart_and_counted(screen):
+    demo.show(Scripted(baseline="no", lora="yes", engram="no"), screen, [ASKED, UNRELATED], lambda: None)
+    told = screen.file.getvalue()
+    asked, unrelated, summary = re.split("asked ─|unrelated ─|What this came to", told)[1:]
+    assert [word for word in re.findall(r"right|wrong", asked) if "answers" not in word] == ["wrong", "right", "wrong"]
+    assert re.findall(r"untouched|unchanged|changed", unrelated) == ["untouched", "changed", "unchanged"]
+    rows = [re.findall(r"\w[\w .]*\w|\d", line) for line in summary.splitlines() if "of 1" in line]
+    assert [row[:3] for row in rows] == [
+        ["baseline", "0 of 1", "4"],
+        ["lora", "1 of 1", "6"],
+        ["engram", "0 of 1", "4"],
+    ]
+    assert " ".join(demo.CAVEAT.split()) in " ".join(summary.split())
+
+
+def test_on_a_terminal_answers_are_typed_token_by_token():
+    terminal = Console(file=io.StringIO(), width=80, force_terminal=True)
+    demo.play(Scripted(baseline="no", lora="yes", engram="abc"), terminal, ASKED)
+    typed = re.findall(r"(\w*)▌", re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", terminal.file.getvalue()))
+    grown = [text for before, text in zip(["", *typed], typed, strict=False) if text and text != before]
+    assert grown == ["n", "no", "y", "ye", "yes", "a", "ab", "abc"]
+
+
+def test_an_unrelated_answer_is_cut_and_another_is_not(screen):
+    takes = demo.play(Scripted(**dict.fromkeys(demo.VARIANTS, "x" * 99)), screen, UNRELATED)
+    assert {take.tokens for take in takes.values()} == {demo.LONGEST_UNRELATED}
+    takes = demo.play(Scripted(**dict.fromkeys(demo.VARIANTS, "x" * 99)), screen, ASKED)
+    assert {take.tokens for take in takes.values()} == {Scripted.max_new_tokens}
+
+
+def test_nothing_that_is_asked_or_answered_steers_the_terminal(screen):
+    odd = "\x1b[31m[b]z"
+    asked = demo.Scene("odd", odd, Item("id", "facts", odd, odd))
+    demo.play(Scripted(**dict.fromkeys(demo.VARIANTS, odd)), screen, asked)
+    told = screen.file.getvalue()
+    assert "\x1b" not in told
+    assert told.count("·[31m[b]z") == 5
+
+
+def test_three_scenes_are_quick_and_eight_are_all():
+    shipped = settle({"engram_profile": "quick"}, lambda _: "").patterns
+    whole, quick = (demo.scenes(shipped, seed=0, quick=quick) for quick in (False, True))
+    assert [(scene.title, scene.item and scene.item.category) for scene in whole] == list(demo.SCENES)
+    assert [scene.title for scene in quick] == [title for title, _ in demo.SCENES[:3]]
+    trained = {item.id for category in shipped.categories.values() for item in category.split("seen")}
+    phrasings = {e.prompt for e in shipped.training_examples()}
+    assert all(scene.item.id in trained and scene.prompt not in phrasings for scene in whole if scene.item)
+
+
+def test_the_title_is_two_lines_at_the_narrowest(screen):
+    demo.show(Scripted(), screen, [], lambda: None)
+    assert all(any(line in shown for shown in screen.file.getvalue().splitlines()) for line in demo.ABOUT.splitlines())
+    assert len(demo.ABOUT.splitlines()) == 2
+
+
+def test_an_interrupt_while_answers_are_typed_ends_and_leaves_the_model_and_the_terminal_as_they_were(monkeypatch):
+    terminal = Console(file=io.StringIO(), width=80, force_terminal=True)
+    monkeypatch.setattr(terminal, "input", lambda *_: "hello")
+    bench = Scripted(baseline="no", lora="y!", engram="no")
+    demo.interact(bench, terminal)
+    assert bench.on is None
+    told = terminal.file.getvalue()
+    assert told.rfind("\x1b[?25h") > told.rfind("\x1b[?25l") > 0, "the cursor is shown again"
+
+
+@pytest.fixture
+def command(monkeypatch):
+    monkeypatch.setattr("engram_bench.bench.Bench", lambda *_: Scripted(baseline="no", lora="yes", engram="yes"))
+    return lambda *options: cli.main(["demo", "--quick", "--profile", "quick", *options])
+
+
+def test_the_command_is_plain_where_it_is_piped_and_says_what_it_trains(command, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert command("--interactive") == 0, "nothing is typed where there is no terminal"
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out
+    assert "Type a prompt" in out
+    assert "3/3" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert err.startswith("lora will be trained first")
+
+
+def test_the_command_waits_between_scenes_unless_told_not_to(command, monkeypatch):
+    waited = []
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda *_: waited.append(1))
+    assert command("--no-pause") == 0
+    assert waited == []
+    assert command() == 0
+    assert len(waited) == 4
+
+
+@pytest.mark.parametrize(("ending", "code"), [(EOFError, 0), (KeyboardInterrupt, 130)])
+def test_the_command_goes_on_at_the_end_of_input_and_stops_at_an_interrupt(command, monkeypatch, capsys, ending, code):
+    def end(*_):
+        raise ending
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", end)
+    assert command() == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_command_records_in_colour(command, tmp_path):
+    assert command("--no-pause", "--record", str(tmp_path / "demo.cast")) == 0
+    header, *events = [json.loads(line) for line in (tmp_path / "demo.cast").read_text().splitlines()]
+    assert header["width"] >= 80
+    assert "\x1b[31m✗ wrong" in "".join(text for _, _, text in events)
 
 
 def test_typed_prompts_are_answered_until_an_empty_line_or_an_interrupt(stage, screen, monkeypatch):
@@ -89,15 +252,16 @@ def test_typed_prompts_are_answered_until_an_empty_line_or_an_interrupt(stage, s
     assert screen.file.getvalue().count("prompt  KEY:abc") == 3
 
 
-def test_a_recording_plays_back_as_what_was_written(tmp_path):
+def test_a_recording_plays_back_as_what_was_written(tmp_path, monkeypatch):
+    clock = iter([5.0, 5.5, 7.25])
+    monkeypatch.setattr(demo, "time", SimpleNamespace(time=lambda: 1e9, monotonic=lambda: next(clock)))
     with demo.recorded(tmp_path / "demo.cast", 90, 30) as stream:
         console = Console(file=stream, width=90, force_terminal=True)
         console.print("[red]one")
         console.print("two")
     header, *events = [json.loads(line) for line in (tmp_path / "demo.cast").read_text().splitlines()]
-    assert (header["version"], header["width"], header["height"]) == (2, 90, 30)
-    assert [event[0] for event in events] == sorted(event[0] for event in events)
-    assert {event[1] for event in events} == {"o"}
+    assert header == {"version": 2, "width": 90, "height": 30, "timestamp": 1_000_000_000}
+    assert [event[:2] for event in events] == [[0.5, "o"], [2.25, "o"]]
     assert "".join(event[2] for event in events) == "\x1b[31mone\x1b[0m\r\ntwo\r\n"
 
 

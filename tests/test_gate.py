@@ -11,6 +11,8 @@ from engram_bench.errors import BaselineError, UsageError
 from engram_bench.report import gate
 from engram_bench.report.gate_text import section, summary
 from engram_bench.report.markdown import render
+from engram_bench.report.markdown import section as as_markdown
+from engram_bench.report.text import safe
 from tests.test_report import SCHEMA, report, sample
 
 FAIL = {"exact": 0.02}
@@ -40,7 +42,7 @@ def test_a_loss_beyond_the_margin_that_is_significant_fails_and_is_told():
     found = gate.compare(a_report(), a_report(wrong=set(range(12))), FAIL)
     assert verdicts(found)["facts", "exact"] == "regressed"
     assert gate.exit_code(found) == 1
-    assert "**regressed**" in section(found)
+    assert "**regressed**" in as_markdown(section(found, safe))
     back = gate.compare(a_report(wrong=set(range(12))), a_report(), FAIL)
     assert verdicts(back)["facts", "exact"] == "improved"
     assert gate.exit_code(back) == 0
@@ -117,7 +119,7 @@ def test_a_slower_run_or_another_machine_is_warned_of_and_passes():
     found = gate.compare(a_report(), slow, FAIL)
     assert len(found["warnings"]) == 2
     assert gate.exit_code(found) == 0
-    assert all(warning.split(",")[0] in section(found) for warning in found["warnings"])
+    assert all(warning.split(",")[0] in as_markdown(section(found, safe)) for warning in found["warnings"])
 
 
 def test_two_runs_with_nothing_in_common_are_not_called_equal():

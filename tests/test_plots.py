@@ -1,10 +1,14 @@
 """Plots show the report's numbers and nothing else."""
 
+import re
+
+import numpy as np
 import pytest
 
+from engram_bench.options import ROOT
 from engram_bench.report import plots
 from engram_bench.report.markdown import render
-from tests.test_report import AFTER, BEFORE, report, sample
+from tests.test_report import AFTER, BEFORE, a_run, built, report, sample
 
 
 def test_a_point_a_cell_with_its_interval():
@@ -37,9 +41,26 @@ def everything():
     drawn = [
         sample(name, f"i{n}", n < 9, sample=k) for name in ("baseline", "engram") for n in range(20) for k in (1, 2)
     ]
-    anew = [{**s, "split": "rephrased"} for s in BEFORE + AFTER]
+    anew = [{**s, "split": "rephrased"} for s in BEFORE[:10] + AFTER[:10]]
     measured = {"collateral": COLLATERAL, "speed": SPEED, "lookup": [{"rows": 10**n, "seconds": 2e-5} for n in (3, 8)]}
     return report(BEFORE + AFTER + drawn + anew, categories=("facts", "mine"), **measured)
+
+
+def test_every_section_and_plot_the_video_script_names_is_in_a_report():
+    text = (ROOT / "docs" / "video.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[2:4] for line in text.splitlines() if line.startswith("| ") and line[2].isdigit()]
+    missed = {"id": "x", "requirement": "y", "measured": 0.0, "low": 0.0, "passed": False}
+    new = [{**s, "split": "heldout"} for s in BEFORE + AFTER]
+    parts = [(everything(), []), (built(a_run(np.random.default_rng(0))), []), (report(new, thresholds=[missed]), [])]
+    anew = [{**s, "split": "rephrased"} for s in BEFORE]
+    told = "".join(render(*part) for part in [*parts, (report(anew), anew)])
+    titles = re.findall("^## (.*)$", told, re.MULTILINE)
+    named = [re.findall(r"\*(.+?)\*", cell) for _, cell in rows]
+    assert len(named) == 10
+    assert all(named)
+    assert [name for names in named for name in names if not any(title.startswith(name) for title in titles)] == []
+    drawn = {name for screen, _ in rows for name in re.findall(r"plots/(\w+)\.png", screen)}
+    assert drawn <= plots.PLOTS.keys()
 
 
 def test_what_a_report_has_numbers_for_is_drawn_and_shown_and_nothing_else(tmp_path):
@@ -55,14 +76,14 @@ def test_what_a_report_has_numbers_for_is_drawn_and_shown_and_nothing_else(tmp_p
 def test_the_frontier_has_a_point_a_variant():
     (axis,) = plots.frontier(everything()).axes
     drawn = {bars.get_label(): bars.lines[0].get_xydata()[0].tolist() for bars in axis.containers}
-    assert drawn == {"baseline": [0.0, pytest.approx(10.0)], "engram": [pytest.approx(0.1), pytest.approx(90.0)]}
+    assert drawn == {"baseline": [0.0, pytest.approx(20.0)], "engram": [pytest.approx(0.1), pytest.approx(100.0)]}
 
 
 def test_the_grid_has_a_cell_an_item():
     (axis,) = plots.items(everything()).axes
     grid = axis.images[0].get_array()
-    assert grid.shape == (2, 20)
-    assert grid.sum(axis=1).tolist() == [2, 18]
+    assert grid.shape == (2, 10)
+    assert grid.sum(axis=1).tolist() == [2, 10]
 
 
 def test_pictures_are_written_twice_the_same(tmp_path):
@@ -73,3 +94,43 @@ def test_pictures_are_written_twice_the_same(tmp_path):
         assert (tmp_path / "a" / f"{name}.png").read_bytes() == png
         assert png.startswith(b"\x89PNG")
         assert int.from_bytes(png[16:20], "big") == 1920
+        assert int.from_bytes(png[20:24], "big") <= 1080, "a screen holds it"
+
+
+def test_losses_are_drawn_by_epoch_with_the_validation_loss_after_the_last():
+    made = everything()
+    made["variants"][1]["train"] = {**made["variants"][1]["train"], "losses": [4.0, 2.0, 1.0], "validation_loss": 3.0}
+    made["variants"].append({**made["variants"][1], "name": "shuffled", "config": {"adapter_of": "engram"}})
+    (axis,) = plots.losses(made).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+    assert drawn == {
+        "baseline": [[1, 2.0], [2, 1.0]],
+        "engram": [[1, 4.0], [2, 2.0], [3, 1.0]],
+        "engram, validation": [[3, 3.0]],
+    }
+
+
+def test_speed_and_what_it_costs_are_drawn_and_so_are_look_ups():
+    made = everything()
+    made["speed"][1]["overhead"] = 0.05
+    (axis,) = plots.speed(made).axes
+    assert [bar.get_width() for bar in axis.patches] == [20.0, 19.0]
+    assert [text.get_text() for text in axis.texts] == ["20.0 (+0%)", "19.0 (+5%)"]
+    (axis,) = plots.lookup(made).axes
+    assert axis.lines[0].get_xydata().tolist() == [[1000, pytest.approx(20)], [10**8, pytest.approx(20)]]
+
+
+def test_consistency_is_drawn_with_its_interval():
+    made = everything()
+    (axis,) = plots.consistency(made).axes
+    cells = {c["variant"]: c["consistency"] for c in made["cells"] if c["consistency"] and c["category"] == "all core"}
+    for bars in axis.containers:
+        cell = cells[bars.get_label()]
+        assert bars.lines[0].get_xdata() == pytest.approx([100 * cell["mean"]])
+        assert bars.lines[2][0].get_segments()[0][:, 0] == pytest.approx([100 * cell["low"], 100 * cell["high"]])
+
+
+def test_more_items_than_pixels_are_drawn_too():
+    many = [sample(v, f"i{n}", v == "engram", split="rephrased") for v in ("baseline", "engram") for n in range(2500)]
+    (axis,) = plots.items(report(many)).axes
+    assert axis.images[0].get_array().shape == (2, 2500)

@@ -84,7 +84,18 @@ def test_cells_and_contrasts_hold_the_numbers():
 def test_a_loss_is_told_as_one():
     made = report([{**s, "variant": "engram"} for s in BEFORE] + [{**s, "variant": "baseline"} for s in AFTER])
     assert made["contrasts"][0]["verdict"] == "regressed"
-    assert "regressed" in render(made, [])
+    unfolded = re.sub("<details>.*?</details>", "", render(made, []), flags=re.DOTALL)
+    assert "Worse than the baseline: engram on facts, seen, exact, by -80.0 points." in unfolded
+
+
+def test_a_missed_threshold_and_a_run_broken_off_are_told_as_such():
+    missed = {"id": "x", "requirement": "more", "measured": 0.5, "low": 0.4, "passed": False}
+    made = report(BEFORE + AFTER, thresholds=[missed, {**missed, "id": "y", "passed": True}])
+    made["run"]["complete"] = False
+    unfolded = re.sub("<details>.*?</details>", "", render(made, []), flags=re.DOTALL)
+    assert "Missed: x: more; 0.5." in unfolded
+    assert "Missed: y" not in unfolded
+    assert "This run did not finish" in unfolded
 
 
 def test_a_greedy_answer_that_changes_when_asked_again_is_counted():
@@ -149,6 +160,7 @@ def test_every_part_of_the_report_is_there():
     text = render(report(BEFORE + AFTER), BEFORE + AFTER)
     for title in ("What was run", "Seen", "Contrasts", "Training", "Published figures"):
         assert f"## {title}" in text
+    assert "Broken off" not in text
     assert "90.0% [70–97]" in text
     assert "2.000 → 1.000" in text
 

@@ -13,6 +13,8 @@ def test_wilson_is_scipys_and_survives_no_observation():
         found = stats.wilson(k, n)
         assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
     assert stats.wilson(0, 0) == stats.Interval(0.0, 0.0, 1.0)
+    assert stats.wilson(0, 100).low == 0.0
+    assert stats.wilson(100, 100).high == 1.0
 
 
 def coverage(interval, n, rates):
@@ -80,6 +82,7 @@ def test_a_constant_difference_keeps_its_doubt():
     assert few.difference.low < 0.2 < many.difference.low < 2 / 3
     assert stats.mean([1.0] * 5).low < 0.7
     assert stats.compare([0.5] * 5, [0.5] * 5).mde > 0.5
+    assert many.mde > 0.1, "rounding is no spread"
 
 
 def test_the_comparison_holds_its_false_positive_rate():

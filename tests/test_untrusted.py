@@ -13,7 +13,9 @@ from engram_bench.memory import weights
 from engram_bench.options import ROOT
 from engram_bench.report import gate
 from engram_bench.report.gate_text import section
+from engram_bench.report.markdown import section as as_markdown
 from engram_bench.report.terminal import write_gate
+from engram_bench.report.text import safe
 from tests.conftest import ENGRAM, LORA, PATTERNS
 from tests.test_gate import a_report
 
@@ -94,7 +96,7 @@ def test_a_report_is_compared_or_refused(tmp_path, path, value):
         for pair in ((other, REPORT), (REPORT, other)):
             found = gate.compare(*pair, {"exact": 0.02, "consistency": 0.05})
             write_gate(lines.append, found)
-            section(found).encode()
+            as_markdown(section(found, safe)).encode()
     except UsageError as error:
         lines.append(str(error))
     assert all(re.fullmatch(r"[^\x00-\x1f\x7f-\x9f]*", line) for line in lines), "nothing that steers a terminal"
@@ -131,8 +133,8 @@ def test_a_report_cannot_steer_a_terminal_or_break_out_of_markdown():
     lines = []
     write_gate(lines.append, found)
     assert lines[0].startswith("regressed: ")
-    assert "\x1b" not in "".join(lines) + section(found)
-    assert "<script" not in section(found)
+    assert "\x1b" not in "".join(lines) + as_markdown(section(found, safe))
+    assert "<script" not in as_markdown(section(found, safe))
 
 
 def test_nothing_here_unpickles_or_runs_code_of_a_model():

@@ -1,10 +1,10 @@
-"""The gate's comparison in words: a line for the terminal, a section for report.md."""
+"""The gate's comparison in words: a line for the terminal, a section for the report."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from engram_bench.report.text import p_value, percent, points, safe, table
+from engram_bench.report.text import Section, Show, p_value, percent, points
 
 Record = dict[str, Any]
 
@@ -23,42 +23,32 @@ def summary(gate: Record) -> str:
     return f"{len(gate['rows'])} comparisons with the baseline: {', '.join(told)}"
 
 
-def section(gate: Record) -> str:
-    """The part of report.md: the summary, warnings, and every row that is not plainly unchanged."""
+def section(gate: Record, show: Show) -> Section:
+    """The part of the report: the summary, warnings, and every row that is not plainly unchanged."""
     rows = [
         (
-            safe(row["variant"]),
-            safe(row["category"]),
+            show(row["variant"]),
+            show(row["category"]),
             row["split"],
             row["metric"],
-            row["n"],
+            str(row["n"]),
             f"{percent(row['before'])} → {percent(row['after'])}",
             f"{points(row['difference'])} [{points(row['low'])}, {points(row['high'])}]",
             p_value(row["p_holm"]),
-            f"**{row['verdict']}**" if row["verdict"] == "regressed" else row["verdict"],
+            row["verdict"],
             f"{100 * row['mde']:.0f}",
         )
         for row in gate["rows"]
         if row["verdict"] != "unchanged"
     ]
     fails = ", ".join(f"{metric} by more than {100 * margin:g} points" for metric, margin in gate["fail"].items())
-    parts = [
-        "## Against the gate's baseline",
-        f"{summary(gate)}. A cell fails where it is worse, with p Holm below 0.05, in {fails}.",
-        "\n".join(f"- {safe(warning, 200)}" for warning in gate["warnings"]),
-    ]
-    if rows:
-        headers = [
-            "variant",
-            "category",
-            "split",
-            "metric",
-            "n",
-            "before → after",
-            "points",
-            "p Holm",
-            "verdict",
-            "MDE",
-        ]
-        parts.append(table(rows, headers))
-    return "\n\n".join(part for part in parts if part)
+    return Section(
+        "Against the gate's baseline",
+        intro=f"{summary(gate)}. A cell fails where it is worse, with p Holm below 0.05, in {fails}.",
+        points=[show(warning, 200) for warning in gate["warnings"]],
+        headers=(
+            *("variant", "category", "split", "metric", "n"),
+            *("before → after", "points", "p Holm", "verdict", "MDE"),
+        ),
+        rows=rows,
+    )

@@ -13,12 +13,11 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from engram_bench.report import views
+from engram_bench.report import sections, views
 from engram_bench.report.plots import ALT
-from engram_bench.report.reading import reading, verdict
-from engram_bench.report.text import p_value, percent, points, rate
-
-Record = Mapping[str, Any]
+from engram_bench.report.reading import verdict
+from engram_bench.report.text import short, stands_out
+from engram_bench.report.views import Record
 
 
 def render(report: Record, samples: Sequence[Record], plots: Mapping[str, bytes]) -> str:
@@ -29,22 +28,12 @@ def render(report: Record, samples: Sequence[Record], plots: Mapping[str, bytes]
         samples: lines of samples.jsonl; the greedy answers of the first training seed are shown.
         plots: PNG by name, from `plots.write`.
     """
-    names = views.names(report)
-    tables = []
-    for split, title in views.SPLIT_TITLES.items():
-        cells = views.cells(report, split)
-        if cells:
-            mde = views.mde(report, split, "exact")
-            tables.append((title, [(c, mde.get(c, ""), cells) for c in views.categories(report, cells)]))
-    images = [(ALT[name], base64.b64encode(png).decode()) for name, png in plots.items()]
     return _template().render(
-        report=report,
-        names=names,
-        verdict=verdict(report),
-        reading=reading(report),
-        tables=tables,
-        images=images,
-        answers={"variants": names, "rows": _answers(report, samples)},
+        verdict=verdict(report, short),
+        results=sections.results(report, short),
+        images=[(ALT[name], base64.b64encode(png).decode()) for name, png in plots.items()],
+        answers={"variants": views.names(report), "rows": _answers(report, samples)},
+        details=sections.details(report, short),
     )
 
 
@@ -62,5 +51,5 @@ def _answers(report: Record, samples: Sequence[Record]) -> list[list[Any]]:
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "points": points, "p_value": p_value, "rate": rate}
+    environment.tests["standing_out"] = stands_out
     return environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))

@@ -27,8 +27,8 @@ def verdict(report: Record, name: Callable[[str], str] = str) -> list[str]:
     if new:
         better = sorted({name(c["b"]) for c in new if c["verdict"] == "improved"})
         told.append(
-            f"Items never trained: {', '.join(better) if better else 'no variant'} better than the baseline; "
-            "this is storage, not reasoning."
+            f"Items never trained: {', '.join(better) if better else 'no variant'} shown to be better than the "
+            "baseline; this is storage, not reasoning."
         )
     return told
 
@@ -57,16 +57,12 @@ def reading(report: Record, name: Callable[[str], str] = str) -> list[str]:
             "The baseline is asked as it comes and is never told to answer with the bare value, so most of its gap "
             "is form, not knowledge; exact counts both. Random pairs are the part that is knowledge alone."
         )
-    worse = sorted({f"{name(c['b'])} on {name(c['category'])}, {c['split']}" for c in report["contrasts"]
-                    if c["verdict"] == "regressed"})  # fmt: skip
-    if worse:
-        lines.append(f"Worse than the baseline: {'; '.join(worse)}.")
     if heldout:
         better = sorted({f"{name(c['b'])} on {name(c['category'])}" for c in report["contrasts"]
                          if c["split"] == "heldout" and c["verdict"] == "improved"})  # fmt: skip
         lines.append(
             "Items never trained: "
-            + (f"better than the baseline for {', '.join(better)}." if better else "no variant beats the baseline.")
+            + (f"better than the baseline: {', '.join(better)}." if better else "no variant is shown to be better.")
             + " What is measured here is storage and recall, not reasoning."
         )
     keyed = [name(v["name"]) for v in report["variants"] if (v["config"].get("config") or {}).get("span") == "key"]

@@ -1,0 +1,90 @@
+"""What a run took: training, speed, look-ups, and what it was run on and with."""
+
+from __future__ import annotations
+
+from engram_bench.report.text import Section, Show
+from engram_bench.report.views import Record
+
+
+def training(report: Record, show: Show) -> Section:
+    """How each adapter came to be."""
+    rows = []
+    for v in report["variants"]:
+        t = v["train"]
+        if t is None:
+            continue
+        elsewhere = t.get("backend", report["backend"]["name"]) != report["backend"]["name"]
+        rows.append(
+            (
+                show(v["name"]),
+                show(v["about"], 120),
+                f"{v['trainable_parameters']:,}",
+                str(t["examples"]),
+                str(t["epochs"]),
+                f"{t['seconds']:.0f} s" + (f" in {t['backend']}" if elsewhere else "") + " (cached)" * v["cached"],
+                " → ".join(f"{loss:.3f}" for loss in t["losses"]),
+                f"{t['validation_loss']:.3f}" if t.get("validation_loss") is not None else "",
+                v["adapter_sha256"][:12],
+            )
+        )
+    return Section(
+        "Training",
+        headers=(
+            *("variant", "what it is", "parameters", "examples", "epochs"),
+            *("training time", "loss by epoch", "validation", "SHA-256"),
+        ),
+        rows=rows,
+        note="Loss: mean over answer tokens, in nats; validation: of the trained items in phrasings neither trained "
+        "nor asked. Parameters of a memory count the rows that training touches.",
+    )
+
+
+def speed(report: Record, show: Show) -> Section:
+    """One prompt at a time, variants taking turns."""
+    rows = [
+        (
+            show(s["variant"]),
+            f"{1000 * s['ttft_s']:.0f}",
+            f"{s['prefill_tokens_s']:.0f}",
+            f"{s['decode_tokens_s']:.1f}",
+            f"{100 * s['overhead']:+.0f}%",
+        )
+        for s in report["speed"]
+    ]
+    return Section(
+        "Speed at batch 1",
+        headers=("variant", "first token, ms", "prompt tokens/s", "new tokens/s", "time a token against the baseline"),
+        rows=rows,
+        note="Medians of rounds in which the variants take turns; under a few percent it is the machine's noise.",
+    )
+
+
+def lookup(report: Record, show: Show) -> Section:
+    """What a larger table costs."""
+    return Section(
+        "Look-up time against table size",
+        headers=("rows of a table", "µs a token and layer"),
+        rows=[(f"{found['rows']:,}", f"{1e6 * found['seconds']:.1f}") for found in report.get("lookup", ())],
+        note="Hashing, and the search among the rows that training touched; medians.",
+    )
+
+
+def what_was_run(report: Record, show: Show) -> Section:
+    """Model, device, data, command."""
+    run, backend, model, data = (report[key] for key in ("run", "backend", "model", "dataset"))
+    evaluation = sum(run["evaluation_s"].values())
+    rows = [
+        ("started", f"{run['started']}, {run['duration_s']:.0f} s in all, {evaluation:.0f} s of it answering"),
+        ("command", show(" ".join(run["argv"]), 300)),
+        ("profile", f"{run['profile']}; seeds {', '.join(map(str, run['seeds']))}; {run['samples']} samples at 0.8"),
+        ("commit", run["git_commit"] or "not a git checkout"),
+        ("model", f"{show(model['id'])}, {model['parameters']:,} parameters, {show(model['source'])}"),
+        ("weights", f"SHA-256 {model['sha256'][:16]}"),
+        ("backend", f"{backend['name']} on {backend['device']}, {backend['dtype']} ({show(backend['dtype_reason'])})"),
+        ("batch", f"{backend['batch_size']} rows, at most {backend['max_new_tokens']} new tokens"),
+        ("speed", ", ".join(f"{show(name)} {rate:.0f}" for name, rate in run["tokens_s"].items()) + " new tokens/s"),
+        ("memory", f"{run['peak_memory_mb']:,} MiB at most"),
+        ("data", f"{data['items']} items in {len(data['categories'])} categories, SHA-256 {data['sha256'][:16]}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in backend["versions"].items())),
+    ]
+    return Section("What was run", headers=("", ""), rows=rows)
