@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     model = commands.add_parser("model", help="fetch and verify a model, print its folder")
-    model.add_argument("id", nargs="?", default="bundled", help="bundled (default), a hub id, or a local folder")
+    model.add_argument("id", nargs="?", default="bundled", help="bundled (default), a hub id or ID@REVISION, a folder")
     model.set_defaults(run=_model)
 
     data = commands.add_parser("data", help="write train, valid and test JSONL, as mlx_lm.lora reads them")

@@ -32,6 +32,7 @@ def meta(backend: Backend, model: Model, patterns: PatternSet, max_new_tokens: i
         "model": {
             "id": model.id,
             "source": model.source,
+            "revision": model.revision,
             "sha256": model.sha256,
             "parameters": backend.parameters,
             "prompt_sha256": prompt_sha256(backend.encoder),

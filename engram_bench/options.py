@@ -83,7 +83,7 @@ class Option:
 OPTIONS = (
     Option("profile", "default", f"how much to run: {', '.join(PROFILES)}"),
     Option("backend", "auto", f"where to run: {', '.join(BACKENDS)}; a -m marker of the same name chooses it too"),
-    Option("model", "bundled", "bundled, a hub id, or a local model folder"),
+    Option("model", "bundled", "bundled, a hub id or ID@REVISION, or a local model folder"),
     Option("variants", "", "built-in variants and YAML files, separated by commas (default: the profile's)"),
     Option("patterns", str(ROOT / "patterns"), "a pattern file, or a folder of them"),
     Option("samples", "", "answers drawn at temperature 0.8 for consistency (default: the profile's)"),

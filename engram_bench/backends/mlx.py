@@ -79,7 +79,7 @@ class MlxModel:
         dtype, self.dtype_reason = pick_dtype(device)
         self.dtype = str(dtype).removeprefix("mlx.core.")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             self.model, config = load_model(folder, model_config=_rope_fields(folder))
             self.encoder = PromptEncoder(tokenizer)
         except Exception as error:  # mlx-lm raises OSError, ValueError, KeyError, RuntimeError, TypeError, ...
