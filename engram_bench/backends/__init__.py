@@ -5,6 +5,7 @@ A framework's module has `pick_device(name)`, `pick_dtype(device)` and a class t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engram_bench.backends import gpus
 from engram_bench.errors import MissingBackendError, UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ def find(name: str) -> Target:
         UsageError: torch is not installed, or this machine has no such device.
     """
     framework = FRAMEWORKS.get(name, "torch")
+    if name in ("auto", "cuda"):
+        gpus.settle(os.environ)
     try:
         module: Any = import_module(f"{__name__}.{framework}")
     except ImportError as error:
