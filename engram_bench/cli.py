@@ -48,8 +48,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train and cache one adapter, print its folder")
     train.add_argument("variant", help="a built-in variant or a YAML file")
-    for name in ("profile", "backend", "model", "seeds", "patterns"):
-        train.add_argument(f"--{name}", dest=f"engram_{name}", metavar="VALUE", help=f"as pytest's --engram-{name}")
+    for name in ("profile", "backend", "model", "lora-engine", "seeds", "patterns"):
+        dest = f"engram_{name.replace('-', '_')}"
+        train.add_argument(f"--{name}", dest=dest, metavar="VALUE", help=f"as pytest's --engram-{name}")
     train.add_argument("--retrain", dest="engram_retrain", action="store_true", help="even where the cache has it")
     train.set_defaults(run=_train)
 

@@ -21,17 +21,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache
 
-from engram_bench.backends import decoding, torch_attention, torch_training
+from engram_bench.backends import decoding, torch_attention, torch_training, torch_unsloth
 from engram_bench.backends.base import Divergence, Progress, Text, Training
 from engram_bench.backends.torch_adapters import Adapter, create, load
 from engram_bench.backends.torch_cache import roomy_cache
 from engram_bench.backends.torch_decoding import Decoding
 from engram_bench.backends.torch_device import make_repeatable, uploaded
+from engram_bench.backends.torch_unsloth import pick_engine as pick_engine
 from engram_bench.backends.training import with_validation
 from engram_bench.errors import UsageError
 from engram_bench.patterns import Example
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows, shared_prefix
-from engram_bench.variants import Variant
+from engram_bench.variants import LoraConfig, Variant
 
 BATCH_SIZE = 256
 PREFILL_ROWS = 64
@@ -81,6 +82,7 @@ class TorchModel:
     Args:
         folder: local model folder, safetensors.
         device: "cpu", "cuda" or "mps".
+        lora_engine: from `pick_engine`.
 
     Raises:
         UsageError: transformers cannot read the folder.
@@ -89,8 +91,9 @@ class TorchModel:
     name = "torch"
     batch_size = BATCH_SIZE
 
-    def __init__(self, folder: Path, device: str) -> None:
-        self.device = device
+    def __init__(self, folder: Path, device: str, lora_engine: tuple[str, str] = ("peft", "as asked")) -> None:
+        self.device, self._folder = device, folder
+        self.lora_engine, self.lora_engine_reason = lora_engine
         make_repeatable(device)
         dtype, self.dtype_reason = pick_dtype(device)
         self.dtype = str(dtype).removeprefix("torch.")
@@ -119,7 +122,8 @@ class TorchModel:
         self._adapter: Adapter | None = None
 
     def versions(self) -> dict[str, str]:
-        return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "numpy")}
+        names = ["torch", "transformers", "peft", "numpy", *(["unsloth"] if self.lora_engine == "unsloth" else [])]
+        return {name: importlib.metadata.version(name) for name in names}
 
     def peak_memory(self) -> int:
         if self.device == "cuda":
@@ -138,6 +142,10 @@ class TorchModel:
     ) -> Training:
         assert variant.training is not None, f"{variant.name} has nothing to train"
         pairs = [(self.encoder.prompt(e.prompt, e.key), self.encoder.answer(e.answer)) for e in examples]
+        if isinstance(variant.config, LoraConfig) and self.lora_engine == "unsloth":
+            training = torch_unsloth.train(self._folder, self.dtype, variant, pairs, seed, folder, progress)
+            with self.attached(self.load_adapter(variant, folder)):
+                return with_validation(training, self, validation)
         torch.manual_seed(seed)
         adapter = create(self.model, variant, self.encoder, pairs)
         with self.attached(adapter):
