@@ -116,6 +116,7 @@ def folder_of(
         "validation": [asdict(example) for example in validation],
         "variant": [variant.kind, *(asdict(part) for part in (variant.config, variant.training) if part)],
         "seed": seed,
+        "engine": backend.lora_engine if variant.kind == "lora" else None,
         "backend": [backend.name, backend.device.split(":")[0], backend.dtype],
         "code": _code_sha256(),
         "versions": backend.versions(),

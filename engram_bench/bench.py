@@ -19,12 +19,13 @@ from typing import Any
 from engram_bench import adapters, backends, describe, evaluate, models, speed
 from engram_bench.backends.base import Backend, Divergence, Progress, Text
 from engram_bench.beside import Beside
+from engram_bench.errors import UsageError
 from engram_bench.evaluate import Question, Sample
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.options import Settings
 from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir
 from engram_bench.speed import Speed
-from engram_bench.variants import BESIDE, EngramConfig, Variant
+from engram_bench.variants import BESIDE, EngramConfig, LoraConfig, Variant
 
 ANSWER_MARGIN = 1  # tokens beyond the longest canonical answer: what has not ended by then is wrong already
 
@@ -52,7 +53,11 @@ class Bench:
         self._run_id = uuid.uuid4().hex
 
         started = time.perf_counter()
-        target = backends.find(settings.backend)
+        target = backends.find(settings.backend, settings.lora_engine)
+        for variant in settings.variants:
+            if isinstance(variant.config, LoraConfig) and variant.config.four_bit and target.lora_engine != "unsloth":
+                why = f"{target.lora_engine} trains a LoRA here ({target.lora_engine_reason})"
+                raise UsageError(f"variant {variant.name}: Unsloth alone trains in 4 bits, and {why}; drop four_bit")
         progress(f"model {settings.model}", 0, 1)
         self.model = models.resolve(settings.model)
         self.backend: Backend = target.load(self.model.folder)
@@ -229,9 +234,9 @@ class Bench:
             )
             self._loaded[key] = self.backend.load_adapter(variant, trained.folder)
             self._trained[key] = trained
-            backend = self._trainer(variant).name
             parameters = self.backend.trainable_parameters(self._loaded[key])
-            self._emit({"type": "variant", "data": describe.trained(variant, trained, seed, backend, parameters)})
+            data = describe.trained(variant, trained, seed, self._trainer(variant), parameters)
+            self._emit({"type": "variant", "data": data})
         return self._loaded[key]
 
     def _folder(self, variant: Variant, seed: int) -> Path:

@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     model = commands.add_parser("model", help="fetch and verify a model, print its folder")
-    model.add_argument("id", nargs="?", default="bundled", help="bundled (default), a hub id, or a local folder")
+    model.add_argument("id", nargs="?", default="bundled", help="bundled (default), a hub id or ID@REVISION, a folder")
     model.set_defaults(run=_model)
 
     data = commands.add_parser("data", help="write train, valid and test JSONL, as mlx_lm.lora reads them")
@@ -49,8 +49,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train and cache one adapter, print its folder")
     train.add_argument("variant", help="a built-in variant or a YAML file")
-    for name in ("profile", "backend", "model", "seeds", "patterns"):
-        train.add_argument(f"--{name}", dest=f"engram_{name}", metavar="VALUE", help=f"as pytest's --engram-{name}")
+    for name in ("profile", "backend", "model", "lora-engine", "seeds", "patterns"):
+        dest = f"engram_{name.replace('-', '_')}"
+        train.add_argument(f"--{name}", dest=dest, metavar="VALUE", help=f"as pytest's --engram-{name}")
     train.add_argument("--out", type=Path, metavar="DIR", help="put a copy there, to be used or written into")
     train.add_argument("--retrain", dest="engram_retrain", action="store_true", help="even where the cache has it")
     train.set_defaults(run=_train)

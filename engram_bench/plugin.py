@@ -120,6 +120,7 @@ class Collector:
 
     def _open(self, record: dict[str, Any]) -> None:
         """The first process of the run has its model loaded: say what it runs on."""
+        from engram_bench.backends import gpus
         from engram_bench.report import terminal
         from engram_bench.rundir import RunDir
         from engram_bench.session import Session
@@ -130,7 +131,11 @@ class Collector:
         if self.config.pluginmanager.hasplugin("dsession"):
             reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
             reporter.write("\n")  # letters of tests may stand on this line
-            reporter.write_line(terminal.header(settings, record["meta"]["backend"]))
+            backend = record["meta"]["backend"]
+            reporter.write_line(terminal.header(settings, backend))
+            count = max(1, len(gpus.available(os.environ)))  # Apple's is one, and not in NVIDIA's list
+            if told := gpus.note(backend["device"], len(self.config.option.tx), count):
+                reporter.write_line(told)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:

@@ -221,7 +221,7 @@ def test_an_untouched_row_adds_exactly_nothing_even_beside_one_that_does(model, 
     silent = ~(slots(memory.hasher, memory.layer, memory.row_ids, windows) > 0).any(-1)[0]
     assert 0 < silent.sum() < 200, "random n-grams: most miss, some collide with a trained row"
     hidden = torch.randn(1, 200, 32)
-    memory.look_up(windows[..., 0], windows)
+    memory.take(torch.from_numpy(memory.look_up(windows[..., 0], windows)))
     assert torch.equal(memory(hidden)[:, silent], hidden[:, silent])
     assert not torch.equal(memory(hidden)[:, ~silent], hidden[:, ~silent])
 

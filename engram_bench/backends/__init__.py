@@ -1,10 +1,12 @@
 """Which backend a name stands for. Nothing is imported before it is asked for: a framework takes seconds to load.
 
-A framework's module has `pick_device(name)`, `pick_dtype(device)` and a class that implements `base.Backend`.
+A framework's module has `pick_device(name)`, `pick_dtype(device)`, `pick_engine(wanted, device)` and a class that
+implements `base.Backend`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engram_bench.backends import gpus
 from engram_bench.errors import MissingBackendError, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 FRAMEWORKS = {"cpu": "torch", "cuda": "torch", "mps": "torch", "mlx": "mlx"}
 MODELS = {"torch": "TorchModel", "mlx": "MlxModel"}
 NAMES = tuple(FRAMEWORKS)
+LORA_ENGINES = ("auto", "peft", "unsloth")
 
 
 @dataclass(frozen=True)
@@ -30,17 +34,25 @@ class Target:
     device: str
     dtype: str
     dtype_reason: str
+    lora_engine: str
+    lora_engine_reason: str
     load: Callable[[Path], Backend]
 
 
-def find(name: str) -> Target:
+def find(name: str, lora_engine: str = "auto") -> Target:
     """What stands behind a backend name; auto is torch on cuda, mps or cpu, the first there is.
+
+    Args:
+        name: auto, or one of `NAMES`.
+        lora_engine: one of `LORA_ENGINES`.
 
     Raises:
         MissingBackendError: MLX is not installed, which not every machine can have.
-        UsageError: torch is not installed, or this machine has no such device.
+        UsageError: torch is not installed, or this machine has no such device or engine.
     """
     framework = FRAMEWORKS.get(name, "torch")
+    if name in ("auto", "cuda"):
+        gpus.settle(os.environ)
     try:
         module: Any = import_module(f"{__name__}.{framework}")
     except ImportError as error:
@@ -49,5 +61,6 @@ def find(name: str) -> Target:
         raise kind(f"--engram-backend: {framework} is not installed ({error}); {mend}") from error
     device = module.pick_device(name)
     dtype, reason = module.pick_dtype(device)
-    load = partial(getattr(module, MODELS[framework]), device=device)
-    return Target(framework, device, str(dtype).rpartition(".")[2], reason, load)
+    engine, why = module.pick_engine(lora_engine, device)
+    load = partial(getattr(module, MODELS[framework]), device=device, lora_engine=(engine, why))
+    return Target(framework, device, str(dtype).rpartition(".")[2], reason, engine, why, load)

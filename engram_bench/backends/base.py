@@ -73,6 +73,8 @@ class Backend(Protocol):
         batch_size: rows decoded together.
         encoder: the model's tokenizer and template.
         parameters: number of backbone parameters.
+        lora_engine: the library that trains a LoRA.
+        lora_engine_reason: why this one, for the header line.
     """
 
     name: str
@@ -82,6 +84,8 @@ class Backend(Protocol):
     batch_size: int
     encoder: PromptEncoder
     parameters: int
+    lora_engine: str
+    lora_engine_reason: str
 
     def versions(self) -> dict[str, str]:
         """Versions of the libraries that can change a result."""

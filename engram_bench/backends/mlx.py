@@ -60,12 +60,26 @@ def pick_dtype(device: str) -> tuple[mx.Dtype, str]:
     return mx.bfloat16, "a GPU"
 
 
+def pick_engine(wanted: str, _: str) -> tuple[str, str]:
+    """What trains a LoRA, and why.
+
+    Raises:
+        UsageError: one of torch's engines is wanted.
+    """
+    if wanted != "auto":
+        raise UsageError(
+            "--engram-lora-engine: on MLX, mlx-lm trains a LoRA; leave the option out, or take a torch backend"
+        )
+    return "mlx-lm", "on MLX"
+
+
 class MlxModel:
     """A `Backend` (see base.py for the contract of its public methods).
 
     Args:
         folder: local model folder, safetensors.
         device: from `pick_device`.
+        lora_engine: from `pick_engine`.
 
     Raises:
         UsageError: mlx-lm cannot read the folder.
@@ -74,12 +88,13 @@ class MlxModel:
     name = "mlx"
     batch_size = BATCH_SIZE
 
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str, lora_engine: tuple[str, str] = ("mlx-lm", "on MLX")) -> None:
         self.device = device
+        self.lora_engine, self.lora_engine_reason = lora_engine
         dtype, self.dtype_reason = pick_dtype(device)
         self.dtype = str(dtype).removeprefix("mlx.core.")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             self.model, config = load_model(folder, model_config=_rope_fields(folder))
             self.encoder = PromptEncoder(tokenizer)
         except Exception as error:  # mlx-lm raises OSError, ValueError, KeyError, RuntimeError, TypeError, ...

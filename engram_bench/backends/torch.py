@@ -21,18 +21,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache
 
-from engram_bench.backends import decoding, torch_attention, torch_training, torch_writing
+from engram_bench.backends import decoding, torch_attention, torch_training, torch_unsloth, torch_writing
 from engram_bench.backends.base import Divergence, Progress, Text, Training
 from engram_bench.backends.torch_adapters import Adapter, EngramAdapter, create, load
 from engram_bench.backends.torch_cache import roomy_cache
 from engram_bench.backends.torch_decoding import Decoding
+from engram_bench.backends.torch_device import make_repeatable, uploaded
+from engram_bench.backends.torch_unsloth import pick_engine as pick_engine
 from engram_bench.backends.torch_writing import Written
 from engram_bench.backends.training import with_validation
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.patterns import Example
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows, shared_prefix
-from engram_bench.variants import Variant
+from engram_bench.variants import LoraConfig, Variant
 
 BATCH_SIZE = 256
 PREFILL_ROWS = 64
@@ -82,6 +84,7 @@ class TorchModel:
     Args:
         folder: local model folder, safetensors.
         device: "cpu", "cuda" or "mps".
+        lora_engine: from `pick_engine`.
 
     Raises:
         UsageError: transformers cannot read the folder.
@@ -90,14 +93,16 @@ class TorchModel:
     name = "torch"
     batch_size = BATCH_SIZE
 
-    def __init__(self, folder: Path, device: str) -> None:
-        self.device = device
+    def __init__(self, folder: Path, device: str, lora_engine: tuple[str, str] = ("peft", "as asked")) -> None:
+        self.device, self._folder = device, folder
+        self.lora_engine, self.lora_engine_reason = lora_engine
+        make_repeatable(device)
         dtype, self.dtype_reason = pick_dtype(device)
         self.dtype = str(dtype).removeprefix("torch.")
-        options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+        options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
         transformers.logging.disable_progress_bar()
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
             self.encoder = PromptEncoder(tokenizer)
         except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...
@@ -107,7 +112,9 @@ class TorchModel:
             raise UsageError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; fetch them whole")
         self._grouped = device == "cpu" and not getattr(model.config, "attn_logit_softcapping", None)
         if self._grouped:
-            model.set_attn_implementation(torch_attention.NAME)
+            model.set_attn_implementation(torch_attention.GROUPED)
+        elif model.config._attn_implementation == "sdpa":
+            model.set_attn_implementation(torch_attention.MASKED)
         self.model = model.to(device).eval().requires_grad_(False)
         self._wanted: Tensor | None = None
         self.model.get_output_embeddings().register_forward_pre_hook(self._before_head)
@@ -117,7 +124,8 @@ class TorchModel:
         self._adapter: Adapter | None = None
 
     def versions(self) -> dict[str, str]:
-        return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "numpy")}
+        names = ["torch", "transformers", "peft", "numpy", *(["unsloth"] if self.lora_engine == "unsloth" else [])]
+        return {name: importlib.metadata.version(name) for name in names}
 
     def peak_memory(self) -> int:
         if self.device == "cuda":
@@ -136,6 +144,10 @@ class TorchModel:
     ) -> Training:
         assert variant.training is not None, f"{variant.name} has nothing to train"
         pairs = [(self.encoder.prompt(e.prompt, e.key), self.encoder.answer(e.answer)) for e in examples]
+        if isinstance(variant.config, LoraConfig) and self.lora_engine == "unsloth":
+            training = torch_unsloth.train(self._folder, self.dtype, variant, pairs, seed, folder, progress)
+            with self.attached(self.load_adapter(variant, folder)):
+                return with_validation(training, self, validation)
         torch.manual_seed(seed)
         adapter = create(self.model, variant, self.encoder, pairs)
         with self.attached(adapter):
@@ -198,9 +210,9 @@ class TorchModel:
             return []
         ids = np.array([prompt.ids[:prefix]])
         size = self._adapter.ngram_size if self._adapter else 1
-        self._look_up(ids, np.full((1, prefix, size), ABSENT))
+        (input_ids,) = self._uploaded(ids, np.full((1, prefix, size), ABSENT))
         cache = DynamicCache()
-        self.model(input_ids=self._tensor(ids), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def forward(self, state: Prefix, rows: Rows, keep: int, wanted: Tensor | None = None) -> tuple[Tensor, Cache]:
@@ -248,20 +260,27 @@ class TorchModel:
         cache: Cache,
         keep: int,
     ) -> Tensor:
-        self._look_up(ids, windows)
+        input_ids, attention_mask, position_ids = self._uploaded(ids, windows, mask, positions)
         logits: Tensor = self.model(
-            input_ids=self._tensor(ids),
-            attention_mask=self._tensor(mask),
-            position_ids=self._tensor(positions),
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=keep,
         ).logits
         return logits
 
-    def _look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
-        for memory in self._adapter.memories() if self._adapter else ():
-            memory.look_up(ids, windows)
+    def _uploaded(
+        self, ids: NDArray[np.int64], windows: NDArray[np.int64], *more: NDArray[np.int64]
+    ) -> Sequence[Tensor]:
+        """`ids` and `more` on the device, and with them what the attached memories will add to the next forward."""
+        memories = self._adapter.memories() if self._adapter else ()
+        found = [memory.look_up(ids, windows) for memory in memories]
+        tensors = uploaded(self.device, [ids, *more, *found])
+        for memory, slots in zip(memories, tensors[1 + len(more) :], strict=True):
+            memory.take(slots)
+        return tensors[: 1 + len(more)]
 
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self.device)

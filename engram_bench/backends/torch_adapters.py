@@ -142,10 +142,15 @@ class LoraAdapter:
 
     def save(self, folder: Path) -> None:
         self._peft.save_pretrained(folder)
-        file = folder / "adapter_config.json"
-        config = json.loads(file.read_text(encoding="utf-8"))
-        config["target_modules"] = sorted(config["target_modules"])  # a set: its order is not the same in every process
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        sort_config(folder)
+
+
+def sort_config(folder: Path) -> None:
+    """Put peft's config of a saved adapter in one order; its set of modules has another in every process."""
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 class EngramAdapter:

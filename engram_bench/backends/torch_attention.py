@@ -1,8 +1,11 @@
-"""Attention for short rows on a CPU: plain matrix products, with the query heads of a group taken together.
+"""Attention as short rows want it: by plain matrix products on a CPU, by transformers' fused kernel elsewhere.
 
-transformers offers two ways. Its fused kernel takes ten times as long as products on rows of some 50 tokens, and its
-eager way copies keys and values once per query head. Here a group's query heads are stacked along the tokens instead,
-so nothing is copied and each product is larger.
+On a CPU, on rows of some 50 tokens, the fused kernel takes ten times as long as products, and transformers' eager way
+copies keys and values once per query head. `GROUPED` stacks a group's query heads along the tokens instead, so nothing
+is copied and each product is larger.
+
+On an accelerator the fused kernel is right, but transformers asks at every forward whether the mask can be left out,
+which waits for the device at every token. `MASKED` always has a mask.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, softmax
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask, sdpa_mask
 
-NAME = "grouped"
+GROUPED, MASKED = "grouped", "masked"
 
 
 def grouped_attention(
@@ -53,5 +57,13 @@ def grouped_attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, grouped_attention)
-AttentionMaskInterface.register(NAME, eager_mask)
+def always_a_mask(*args: Any, **kwargs: Any) -> Tensor:
+    """transformers' boolean mask, [rows, 1, tokens, all tokens], made without a look at what is in it."""
+    mask: Tensor = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+    return mask
+
+
+AttentionInterface.register(GROUPED, grouped_attention)
+AttentionMaskInterface.register(GROUPED, eager_mask)
+AttentionInterface.register(MASKED, sdpa_attention_forward)
+AttentionMaskInterface.register(MASKED, always_a_mask)

@@ -40,13 +40,15 @@ class Decoding:
 
 def _choose(logits: Tensor, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
     """See `decoding.Batch.choose`; logits [rows, vocabulary]."""
-    chosen: NDArray[np.int64] = logits.max(-1).indices.cpu().numpy()  # argmax of bfloat16 takes 5 times as long
+    chosen = logits.max(-1).indices  # argmax of bfloat16 takes 5 times as long
     sampled = np.flatnonzero(~np.isnan(draws))
     if len(sampled):
-        rows = logits[torch.from_numpy(sampled).to(logits.device)]
-        cumulative = (rows.float() / temperature).softmax(-1).cumsum(-1)
+        # Together, as each copy to a device waits for it; float32 has room for any number of rows.
+        both = torch.from_numpy(np.stack([sampled, draws[sampled]]).astype(np.float32)).to(logits.device)
+        rows, points = both[0].long(), both[1].unsqueeze(-1)
+        cumulative = (logits[rows].float() / temperature).softmax(-1).cumsum(-1)
         # Scaled by the last entry, which rounding leaves a little off 1, so that a draw never falls past the end.
-        points = torch.from_numpy(draws[sampled]).to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
-        found = torch.searchsorted(cumulative, points).squeeze(-1).cpu().numpy()
-        chosen[sampled] = found.clip(max=logits.shape[-1] - 1)
-    return chosen
+        found = torch.searchsorted(cumulative, points * cumulative[:, -1:]).squeeze(-1)
+        chosen[rows] = found.clamp(max=logits.shape[-1] - 1)
+    on_host: NDArray[np.int64] = chosen.cpu().numpy()
+    return on_host

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from engram_bench.backends.torch_adapters import EngramAdapter
+from engram_bench.backends.torch_device import uploaded
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.prompts import ABSENT, PromptEncoder, extend_windows, ngram_windows
@@ -87,13 +88,15 @@ class EngramMemory:
         ids = args[0] if args else kwargs.get("input_ids")
         if ids is None:
             raise ValueError("an n-gram memory needs input_ids; it cannot read inputs_embeds")
-        seen = _seen(kwargs.get("past_key_values"))
+        tokens, seen = ids.cpu().numpy(), _seen(kwargs.get("past_key_values"))
         if seen is None or seen.get_seq_length() == 0:
-            self._windows = self._of_prompts(ids.cpu().numpy(), kwargs.get("attention_mask"))
+            self._windows = self._of_prompts(tokens, kwargs.get("attention_mask"))
         else:
-            self._windows = _of_answers(ids.cpu().numpy(), seen.keys[:, 0, -1].cpu().numpy())
-        for memory in self.adapter.memories():
-            memory.look_up(ids.cpu().numpy(), self._windows)
+            self._windows = _of_answers(tokens, seen.keys[:, 0, -1].cpu().numpy())
+        memories = self.adapter.memories()
+        found = [memory.look_up(tokens, self._windows) for memory in memories]
+        for memory, slots in zip(memories, uploaded(str(ids.device), found), strict=True):
+            memory.take(slots)
 
     def _after(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         cache = getattr(output, "past_key_values", None)

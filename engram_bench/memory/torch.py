@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,9 +23,13 @@ from engram_bench.variants import EngramConfig
 
 
 class MemoryLayer(Protocol):
-    """What one layer's memory is to the injector: windows in, then hidden states through."""
+    """What one layer's memory is to the injector: windows in, slots out and back on its device, hidden states through.
 
-    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None: ...
+    The way by the caller is there so that the slots of all layers reach the device in one copy.
+    """
+
+    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]: ...
+    def take(self, slots: Tensor) -> None: ...
     def __call__(self, hidden: Tensor) -> Tensor: ...
 
 
@@ -69,10 +73,22 @@ class EngramLayer(nn.Module):
         table[torch.from_numpy(there)] = self.table[torch.from_numpy(kept).to(table.device)]
         self.row_ids, self.table = row_ids, nn.Parameter(table)
 
-    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
-        """Fix what the next forward adds: its token ids [batch, tokens] and their windows [batch, tokens, N]."""
+    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the table keeps what the n-grams of a forward hash to, for `take`.
+
+        Args:
+            ids: [batch, tokens] token ids.
+            windows: [batch, tokens, N], see `prompts.ngram_windows`.
+
+        Returns:
+            int64 [batch, tokens, columns], see `addresses.slots`; of size 0 where nothing at all is found.
+        """
         found = slots(self.hasher, self.layer, self.row_ids, windows)
-        self._slots = torch.from_numpy(found).to(self.table.device) if found.any() else None
+        return found if found.any() else found[..., :0]
+
+    def take(self, slots: Tensor) -> None:
+        """Fix what the next forward adds: what `look_up` gave for it, on this layer's device."""
+        self._slots = slots if slots.numel() else None
         self.gate = None
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -128,15 +144,18 @@ class UnigramLayer(nn.Module):
         for linear in (self.gate_in, self.gate_out, self.merge):
             linear.to(dtype)
 
-    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
-        """As `EngramLayer.look_up`; the current token alone counts, and template tokens like any other."""
-        tokens = torch.from_numpy(ids[..., None]).to(self.table.device)
-        multipliers = torch.tensor(self.MULTIPLIERS, device=self.table.device)
-        self._slots = (tokens * multipliers) % len(self.table)
+    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of each token, int64 [batch, tokens, heads]; the token alone counts, a template's like any other."""
+        rows: NDArray[np.int64] = ids[..., None] * np.array(self.MULTIPLIERS) % len(self.table)
+        return rows
+
+    def take(self, slots: Tensor) -> None:
+        """As `EngramLayer.take`."""
+        self._slots = slots
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [batch, tokens, d] -> the same plus the gated, merged mean of the token's rows."""
-        assert self._slots is not None, "look_up comes first"
+        assert self._slots is not None, "take comes first"
         memory = embedding(self._slots, self.table).mean(dim=-2)
         with low_precision(hidden.device, hidden.dtype):
             gate_in = torch.cat([hidden.float(), memory], dim=-1)
@@ -147,7 +166,7 @@ class UnigramLayer(nn.Module):
 
 def low_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """Products of float32 weights in `dtype`; nothing where that is float32. Casts are not kept: weights train."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype, cache_enabled=False)
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:

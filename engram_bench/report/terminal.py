@@ -40,10 +40,12 @@ def write_summary(reporter: Any, folder: Path | None, report: dict[str, Any] | N
 
 
 def header(settings: Settings, backend: dict[str, Any]) -> str:
-    """What a run is on: backend, dtype and why, model, profile, variants."""
+    """What a run is on: backend, dtype and why, model, profile, variants, and what trains a LoRA if any and why."""
+    lora = f"; LoRA by {backend['lora_engine']} ({backend['lora_engine_reason']})"
     return (
         f"engram_bench: {backend['name']} on {backend['device']}, {backend['dtype']} ({backend['dtype_reason']}); "
         f"model {settings.model}; profile {settings.profile}; variants {', '.join(v.name for v in settings.variants)}"
+        + (lora if any(v.kind == "lora" for v in settings.variants) else "")
     )
 
 

@@ -55,6 +55,7 @@ class LoraConfig:
 
     rank: int
     alpha: float
+    four_bit: bool = False  # train against a backbone of 4 bits, which Unsloth alone can; the whole one answers
 
 
 @dataclass(frozen=True)

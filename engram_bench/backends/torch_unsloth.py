@@ -1,0 +1,245 @@
+"""LoRA trained by Unsloth, in a process of its own.
+
+Importing Unsloth changes transformers' classes for good, so a process that did could not measure the untouched model
+any more. The adapter comes back in peft's format and is loaded as one that peft trained. A training has the same
+course as every other; only the forward, its loss and the backward are Unsloth's.
+
+Written to the interface of Unsloth 2026.10. `_load` has never been run, as that takes a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from engram_bench.backends.base import Progress, Training
+from engram_bench.backends.training import run
+from engram_bench.errors import UsageError
+from engram_bench.prompts import Pair, Prompt
+from engram_bench.variants import LoraConfig, TrainingConfig, Variant
+
+REQUEST = "request.json"
+NO_LABEL = -100  # what transformers leaves out of the loss
+
+Request = Mapping[str, Any]
+
+
+def pick_engine(wanted: str, device: str) -> tuple[str, str]:
+    """What trains a LoRA on a device, peft or unsloth, and why.
+
+    Args:
+        wanted: auto, which is Unsloth where it can run, or one of the two.
+        device: a torch device.
+
+    Raises:
+        UsageError: Unsloth is wanted where it cannot run.
+    """
+    missing = "" if wanted == "peft" else _missing(device)
+    if wanted == "unsloth" and missing:
+        raise UsageError(f"--engram-lora-engine: {missing}; use auto or peft")
+    return ("peft", missing or "as asked") if wanted == "peft" or missing else ("unsloth", "it is installed")
+
+
+@cache
+def _missing(device: str) -> str:
+    """Why Unsloth cannot run here; empty where it can. Asked of a process of its own, as the import leaves its mark."""
+    if device != "cuda":
+        return "Unsloth needs a CUDA device"
+    if importlib.util.find_spec("unsloth") is None:
+        return "Unsloth is not installed"
+    result = subprocess.run([sys.executable, "-c", "import unsloth"], capture_output=True, text=True)
+    return f"Unsloth cannot be imported ({_last_line(result.stderr)})" if result.returncode else ""
+
+
+def train(
+    model: Path, dtype: str, variant: Variant, pairs: Sequence[Pair], seed: int, folder: Path, progress: Progress
+) -> Training:
+    """Train a LoRA in a new process and have it saved, in peft's format.
+
+    Args:
+        model: local model folder.
+        dtype: of the backbone; with `four_bit`, of its products.
+        variant: of kind lora.
+        pairs: prompts and answers, the answer's end-of-text included.
+        seed: drives the first numbers and the order of the examples; Unsloth's kernels may round in any order.
+        folder: takes the adapter.
+        progress: called after every step.
+
+    Raises:
+        UsageError: the process failed; the line ends with its last words.
+    """
+    assert isinstance(variant.config, LoraConfig)
+    assert variant.training is not None
+    request = {
+        "model": str(model.resolve()),
+        "folder": str(folder.resolve()),
+        "dtype": dtype,
+        "lora": asdict(variant.config),
+        "training": asdict(variant.training),
+        "pairs": [(prompt.ids, answer) for prompt, answer in pairs],
+        "seed": seed,
+    }
+    package = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    environ = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}
+    with tempfile.TemporaryDirectory() as scratch:  # Unsloth keeps what it compiles in the current folder
+        log = Path(scratch) / "log.txt"
+        (Path(scratch) / REQUEST).write_text(json.dumps(request), encoding="utf-8")
+        command = [sys.executable, "-m", __name__]
+        with (
+            log.open("w", encoding="utf-8") as errors,
+            subprocess.Popen(command, cwd=scratch, env=environ, stdout=subprocess.PIPE, stderr=errors) as process,
+        ):
+            assert process.stdout is not None
+            told: list[Any] = []
+            for line in process.stdout:
+                told = json.loads(line)
+                if len(told) == len(("what", "done", "total")):
+                    progress(*told)
+        if process.returncode:
+            words = _last_line(log.read_text(encoding="utf-8", errors="replace"))
+            raise UsageError(f"Unsloth could not train {variant.name} ({words}); use --engram-lora-engine peft")
+    (record,) = told
+    return Training(**{**record, "losses": tuple(record["losses"])})
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].strip()[:200] if lines else "no reason given"
+
+
+# --- in the process of its own ----------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Do what the request in the current folder says; print a line of JSON a step, and the training's record last."""
+    told = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print goes to the log
+    request = json.loads(Path(REQUEST).read_text(encoding="utf-8"))
+
+    def tell(*message: Any) -> None:
+        print(json.dumps(message), file=told, flush=True)
+
+    model = _load(request)
+    training = fit(model, request, tell)
+    save(model, request)
+    tell(asdict(training))
+
+
+def _load(request: Request) -> Any:
+    """The model as Unsloth loads it, with its LoRA on every linear layer but the head."""
+    from unsloth import FastLanguageModel  # first of all, as it changes the others
+
+    longest = max(len(prompt) + len(answer) for prompt, answer in request["pairs"])
+    import torch
+
+    model, _ = FastLanguageModel.from_pretrained(
+        model_name=request["model"],
+        max_seq_length=longest,
+        dtype=getattr(torch, request["dtype"]),
+        load_in_4bit=request["lora"]["four_bit"],
+        trust_remote_code=False,
+        use_exact_model_name=True,
+        use_gradient_checkpointing=False,
+        random_state=request["seed"],
+    )
+    return FastLanguageModel.get_peft_model(
+        model,
+        r=request["lora"]["rank"],
+        lora_alpha=request["lora"]["alpha"],
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=_linear_layers(model),
+        use_gradient_checkpointing=False,
+        random_state=request["seed"],
+    )
+
+
+def _linear_layers(model: Any) -> list[str]:
+    """The last part of the names of all linear layers but the head, sorted: what peft means by all-linear."""
+    import torch
+
+    head = model.get_output_embeddings()
+    named = ((name, module) for name, module in model.named_modules() if module is not head)
+    return sorted({name.rpartition(".")[2] for name, module in named if isinstance(module, torch.nn.Linear)})
+
+
+def fit(model: Any, request: Request, progress: Progress) -> Training:
+    """Train the LoRA of a peft model in place: `torch_training`'s step, on whole rows and by the model's own loss."""
+    import torch
+
+    from engram_bench.memory.torch import low_precision
+
+    config = TrainingConfig(**request["training"])
+    pairs = [(Prompt(tuple(prompt), ()), tuple(answer)) for prompt, answer in request["pairs"]]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.0, betas=(0.9, config.beta2), fused=True)
+    device, dtype = parameters[0].device, getattr(torch, request["dtype"])
+
+    def step(batch: Sequence[Pair], factor: float) -> tuple[float, int]:
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * factor
+        ids, labels = (torch.tensor(rows, device=device) for rows in _rows(batch))
+        with low_precision(device, dtype):
+            loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        if config.clip:
+            torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+        optimizer.step()
+        return loss.item(), sum(len(answer) for _, answer in batch)
+
+    model.train()
+    return run(step, config, pairs, request["seed"], progress)
+
+
+def _rows(batch: Sequence[Pair]) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids and labels, padded on the right, where nothing that counts can see it."""
+    ids = [[*prompt.ids, *answer] for prompt, answer in batch]
+    labels = [[NO_LABEL] * len(prompt.ids) + list(answer) for prompt, answer in batch]
+    longest = max(map(len, ids))
+    return (
+        [row + [0] * (longest - len(row)) for row in ids],
+        [row + [NO_LABEL] * (longest - len(row)) for row in labels],
+    )
+
+
+def save(model: Any, request: Request) -> None:
+    """Write the LoRA as peft does, without what Unsloth adds to a config."""
+    import peft
+    from safetensors.torch import save_file
+
+    from engram_bench.backends.torch_adapters import sort_config
+
+    folder = Path(request["folder"])
+    state = peft.get_peft_model_state_dict(model)
+    arrays = {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
+    save_file(arrays, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = peft.LoraConfig(
+        r=request["lora"]["rank"],
+        lora_alpha=request["lora"]["alpha"],
+        target_modules=_trained_layers(state),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=request["model"],
+        inference_mode=True,
+    )
+    config.save_pretrained(folder)
+    sort_config(folder)
+
+
+def _trained_layers(state: Mapping[str, Any]) -> list[str]:
+    """Names of the layers in a LoRA's state, as in ``base_model.model.…layers.0.self_attn.q_proj.lora_A.weight``."""
+    return sorted({name.partition(".lora_")[0].rpartition(".")[2] for name in state})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What goes between the host and an accelerator, counted on a device that pretends to be one."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from engram_bench import patterns, variants
+from engram_bench.backends.torch import TorchModel
+from engram_bench.backends.torch_device import make_repeatable, uploaded
+from tests.conftest import ENGRAM, LORA, PATTERNS, UNIGRAM
+from tests.pretend_device import NAME, PretendDevice, without_device
+
+KINDS = {"engram": ENGRAM, "lora": LORA, "unigram": UNIGRAM}
+pytestmark = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter:UserWarning")
+
+
+def quiet(*_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "colours.yaml"
+    file.write_text(PATTERNS)
+    return patterns.load(file).training_examples()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_float32():
+    """So that what has to be equal can be asked to be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engram_bench.backends.torch.pick_dtype", lambda device: (torch.float32, "for tests"))
+        yield
+
+
+@pytest.fixture
+def device(monkeypatch):
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", without_device(AutoModelForCausalLM.from_pretrained))
+    with PretendDevice() as device:
+        yield device
+
+
+@pytest.fixture(scope="module")
+def on_cpu(in_float32, checkpoint):
+    return TorchModel(checkpoint, "cpu")
+
+
+@pytest.fixture(scope="module", params=["baseline", *KINDS])
+def trained(request, on_cpu, examples, tmp_path_factory):
+    """A variant, its adapter's folder, and the answers with it on the CPU: greedy ones and drawn ones."""
+    variant = folder = adapter = None
+    if request.param != "baseline":
+        variant, folder = variants.parse(KINDS[request.param], "test"), tmp_path_factory.mktemp(request.param)
+        on_cpu.train(variant, examples, 0, folder, quiet)
+        adapter = on_cpu.load_adapter(variant, folder)
+    prompts = [on_cpu.encoder.prompt(example.prompt) for example in examples[:4]]
+    with on_cpu.attached(adapter):
+        return variant, folder, on_cpu.generate(prompts, 8), on_cpu.generate(prompts, 8, seeds=[0, 1, 2, None])
+
+
+def test_an_accelerator_gives_the_answers_of_the_cpu(device, checkpoint, trained, examples):
+    variant, folder, greedy, drawn = trained
+    model = TorchModel(checkpoint, NAME)
+    prompts = [model.encoder.prompt(example.prompt) for example in examples[:4]]
+    with model.attached(variant and model.load_adapter(variant, folder)):
+        assert model.generate(prompts, 8) == greedy
+        assert model.generate(prompts, 8, seeds=[0, 1, 2, None]) == drawn
+
+
+def test_a_decoded_token_costs_one_copy_each_way_whatever_is_attached(device, checkpoint, trained, examples):
+    variant, folder, *_ = trained
+    model = TorchModel(checkpoint, NAME)
+    prompt = model.encoder.prompt(examples[0].prompt)
+    counts = []
+    with model.attached(variant and model.load_adapter(variant, folder)):
+        for _ in model.stream(prompt, 8, ignore_eos=True):
+            counts.append((device.up, device.down))
+    assert np.diff(counts, axis=0).tolist() == [[1, 1]] * 7
+
+
+def test_a_drawn_token_costs_one_more_upload_for_its_draws(device, checkpoint, examples):
+    model = TorchModel(checkpoint, NAME)
+    prompts = [model.encoder.prompt(example.prompt) for example in examples[:4]]
+    costs = []
+    for tokens in (2, 3):
+        device.up = device.down = 0
+        model.generate(prompts, tokens, seeds=[0, 1, 2, None])
+        costs.append((device.up, device.down))
+    assert np.diff(costs, axis=0).tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_on_an_accelerator_mixes_no_devices(device, checkpoint, examples, kind, tmp_path, monkeypatch):
+    optimizer = sys.modules["torch.optim.optimizer"]
+    monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: [NAME])
+    model = TorchModel(checkpoint, NAME)
+    training = model.train(variants.parse(KINDS[kind], "test"), examples[:8], 0, tmp_path, quiet)
+    assert training.losses[-1] < training.losses[0]
+
+
+def test_arrays_of_any_shape_arrive_whole():
+    arrays = [np.arange(6).reshape(1, 2, 3), np.array([[-5]]), np.empty((2, 0), np.int64), np.arange(2)]
+    found = uploaded("cpu", arrays)
+    assert [tensor.shape for tensor in found] == [array.shape for array in arrays]
+    assert all(torch.equal(tensor, torch.from_numpy(array)) for tensor, array in zip(found, arrays, strict=True))
+
+
+def test_cuda_is_asked_for_the_same_numbers_in_every_run(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    make_repeatable("cpu")
+    assert not torch.are_deterministic_algorithms_enabled(), "a CPU is left at its fastest"
+    try:
+        make_repeatable("cuda")
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
