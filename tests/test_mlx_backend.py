@@ -250,7 +250,7 @@ def test_the_memory_recalls_what_it_was_trained_on_in_a_phrasing_it_was_not(mode
     prompts = [model.encoder.prompt(f"Under {e.prompt[slice(*e.key)]} what do you find?") for e in examples]
     for shuffle in (False, True):
         if shuffle:
-            adapter.shuffle()
+            adapter.damage("shuffle")
         with model.attached(adapter):
             answers = [model.encoder.decode(ids) for ids in model.generate(prompts, 8)]
         right = sum(a == e.answer for a, e in zip(answers, examples, strict=True)) / len(examples)
