@@ -55,7 +55,7 @@ def on_cpu(in_float32, checkpoint):
 
 @pytest.fixture(scope="module", params=["baseline", *KINDS])
 def trained(request, on_cpu, examples, tmp_path_factory):
-    """A variant, its adapter's folder, and the answers with it on the CPU: greedy ones and drawn ones."""
+    """A variant, its adapter's folder, and the answers with it on the CPU: greedy, drawn, and scores."""
     variant = folder = adapter = None
     if request.param != "baseline":
         variant, folder = variants.parse(KINDS[request.param], "test"), tmp_path_factory.mktemp(request.param)
@@ -63,16 +63,19 @@ def trained(request, on_cpu, examples, tmp_path_factory):
         adapter = on_cpu.load_adapter(variant, folder)
     prompts = [on_cpu.encoder.prompt(example.prompt) for example in examples[:4]]
     with on_cpu.attached(adapter):
-        return variant, folder, on_cpu.generate(prompts, 8), on_cpu.generate(prompts, 8, seeds=[0, 1, 2, None])
+        answers = on_cpu.generate(prompts, 8), on_cpu.generate(prompts, 8, seeds=[0, 1, 2, None])
+        return variant, folder, *answers, on_cpu.log_probabilities([(prompt, (5, 6, 7)) for prompt in prompts])
 
 
 def test_an_accelerator_gives_the_answers_of_the_cpu(device, checkpoint, trained, examples):
-    variant, folder, greedy, drawn = trained
+    variant, folder, greedy, drawn, scores = trained
     model = TorchModel(checkpoint, NAME)
     prompts = [model.encoder.prompt(example.prompt) for example in examples[:4]]
     with model.attached(variant and model.load_adapter(variant, folder)):
         assert model.generate(prompts, 8) == greedy
         assert model.generate(prompts, 8, seeds=[0, 1, 2, None]) == drawn
+        found = model.log_probabilities([(prompt, (5, 6, 7)) for prompt in prompts])
+    np.testing.assert_allclose(found, scores, atol=1e-5)
 
 
 def test_a_decoded_token_costs_one_copy_each_way_whatever_is_attached(device, checkpoint, trained, examples):
