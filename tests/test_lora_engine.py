@@ -90,7 +90,7 @@ def test_beside_a_gpu_unsloth_is_taken_where_it_can_be_imported(unsloth, package
     engine, why = torch_unsloth.pick_engine("auto", "cuda")
     assert engine == "peft"
     assert reason in why
-    with pytest.raises(UsageError, match=r"^--engram-lora-engine: Unsloth [^\n]*; use auto or peft$"):
+    with pytest.raises(UsageError, match=r"^--engram-lora-engine unsloth: Unsloth [^\n]*; use auto or peft$"):
         torch_unsloth.pick_engine("unsloth", "cuda")
 
 
@@ -155,7 +155,7 @@ def test_an_engine_has_adapters_of_its_own_and_shares_the_memories(checkpoint, o
         assert len(folders) == count, name
 
 
-def test_four_bits_without_unsloth_are_refused_in_one_line(checkpoint, tmp_path, capsys):
+def test_four_bits_without_unsloth_are_refused_in_one_line(checkpoint, own_cache, tmp_path, capsys):
     file = tmp_path / "small.yaml"
     file.write_text(LORA.replace("rank: 4", "rank: 4\nfour_bit: true"))
     assert cli.main(["train", str(file), "--model", str(checkpoint), "--backend", "cpu"]) == 2

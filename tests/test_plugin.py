@@ -77,6 +77,7 @@ def test_a_value_that_makes_no_sense_is_named_with_its_option(given, reason):
         ["--engram-model", "no/such/folder"],
         ["--engram-backend", "cuda" if sys.platform == "darwin" else "mps"],
         ["--engram-report", "/dev/null/x"],
+        ["--engram-lora-engine", "unsloth", "--engram-backend", "cpu"],
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(args):
@@ -133,6 +134,9 @@ def test_a_whole_run_leaves_a_report_of_the_published_schema(first):
     jsonschema.validate(report, SCHEMA)
     assert "report: " in result.stdout
     assert "engram_bench: torch on cpu" in result.stdout
+    assert "LoRA by peft (Unsloth needs a CUDA device)" in result.stdout
+    assert [v["train"]["engine"] for v in report["variants"][1:]] == [None, "peft"]
+    assert report["model"]["revision"] is None
     assert {p.name for p in latest.iterdir()} == {"plots", "report.html", "report.json", "report.md", "samples.jsonl"}
     assert [v["name"] for v in report["variants"]] == ["baseline", "tiny-engram", "tiny-lora"]
     assert {c["category"] for c in report["cells"]} == {"colours"}

@@ -1,5 +1,7 @@
 """What goes between the host and an accelerator, counted on a device that pretends to be one."""
 
+import json
+import subprocess
 import sys
 
 import numpy as np
@@ -7,9 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.memory_cost import OnHost, whole_memory
 from engram_bench import patterns, variants
 from engram_bench.backends.torch import TorchModel
 from engram_bench.backends.torch_device import make_repeatable, uploaded
+from engram_bench.memory.torch import EngramLayer
+from engram_bench.options import ROOT
 from tests.conftest import ENGRAM, LORA, PATTERNS, UNIGRAM
 from tests.pretend_device import NAME, PretendDevice, without_device
 
@@ -50,7 +55,7 @@ def on_cpu(in_float32, checkpoint):
 
 @pytest.fixture(scope="module", params=["baseline", *KINDS])
 def trained(request, on_cpu, examples, tmp_path_factory):
-    """A variant, its adapter's folder, and the answers with it on the CPU: greedy ones and drawn ones."""
+    """A variant, its adapter's folder, and the answers with it on the CPU: greedy, drawn, and scores."""
     variant = folder = adapter = None
     if request.param != "baseline":
         variant, folder = variants.parse(KINDS[request.param], "test"), tmp_path_factory.mktemp(request.param)
@@ -58,16 +63,19 @@ def trained(request, on_cpu, examples, tmp_path_factory):
         adapter = on_cpu.load_adapter(variant, folder)
     prompts = [on_cpu.encoder.prompt(example.prompt) for example in examples[:4]]
     with on_cpu.attached(adapter):
-        return variant, folder, on_cpu.generate(prompts, 8), on_cpu.generate(prompts, 8, seeds=[0, 1, 2, None])
+        answers = on_cpu.generate(prompts, 8), on_cpu.generate(prompts, 8, seeds=[0, 1, 2, None])
+        return variant, folder, *answers, on_cpu.log_probabilities([(prompt, (5, 6, 7)) for prompt in prompts])
 
 
 def test_an_accelerator_gives_the_answers_of_the_cpu(device, checkpoint, trained, examples):
-    variant, folder, greedy, drawn = trained
+    variant, folder, greedy, drawn, scores = trained
     model = TorchModel(checkpoint, NAME)
     prompts = [model.encoder.prompt(example.prompt) for example in examples[:4]]
     with model.attached(variant and model.load_adapter(variant, folder)):
         assert model.generate(prompts, 8) == greedy
         assert model.generate(prompts, 8, seeds=[0, 1, 2, None]) == drawn
+        found = model.log_probabilities([(prompt, (5, 6, 7)) for prompt in prompts])
+    np.testing.assert_allclose(found, scores, atol=1e-5)
 
 
 def test_a_decoded_token_costs_one_copy_each_way_whatever_is_attached(device, checkpoint, trained, examples):
@@ -90,6 +98,32 @@ def test_a_drawn_token_costs_one_more_upload_for_its_draws(device, checkpoint, e
         model.generate(prompts, tokens, seeds=[0, 1, 2, None])
         costs.append((device.up, device.down))
     assert np.diff(costs, axis=0).tolist() == [[2, 1]]
+
+
+def test_a_table_on_the_host_answers_as_one_on_the_device(device, checkpoint, examples):
+    model = TorchModel(checkpoint, NAME)
+    prompts = [model.encoder.prompt(example.prompt) for example in examples[:4]]
+    answers = {}
+    for kind in (EngramLayer, OnHost):
+        torch.manual_seed(0)
+        adapter = whole_memory(model, 3000, kind)
+        assert {memory.table.device.type for memory in adapter.memories()} == {"cpu" if kind is OnHost else NAME}
+        with model.attached(adapter):
+            answers[kind] = model.generate(prompts, 8)
+    assert answers[OnHost] == answers[EngramLayer] != model.generate(prompts, 8)
+
+
+def test_the_cost_of_a_memory_is_measured_for_each_batch_and_place(checkpoint, tmp_path):
+    out = tmp_path / "cost.json"
+    sizes = ["--rows", "3000", "--batches", "1,2", "--tokens", "2"]
+    script = [sys.executable, str(ROOT / "benchmarks" / "memory_cost.py"), "--model", str(checkpoint)]
+    result = subprocess.run([*script, "--device", "cpu", *sizes, "--out", str(out)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    steps = json.loads(out.read_text())["steps"]
+    places = ["none", "100,000 rows on the device", "3,000 rows on the device", "3,000 rows on the host"]
+    assert [(step["batch"], step["memory"]) for step in steps] == [
+        (batch, place) for batch in (1, 2) for place in places
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)

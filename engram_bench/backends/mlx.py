@@ -68,7 +68,7 @@ def pick_engine(wanted: str, _: str) -> tuple[str, str]:
     """
     if wanted != "auto":
         raise UsageError(
-            "--engram-lora-engine: on MLX, mlx-lm trains a LoRA; leave the option out, or take a torch backend"
+            f"--engram-lora-engine {wanted}: on MLX, mlx-lm trains a LoRA; leave it at auto, or take a torch backend"
         )
     return "mlx-lm", "on MLX"
 

@@ -332,7 +332,7 @@ class TorchModel:
         for batch in _chunks(texts, PREFILL_ROWS):
             prefix = shared_prefix([prompt for prompt, _ in batch])
             logits, tokens = self.answer_logits(batch, self.prefix_state(batch[0][0], prefix), prefix)
-            logs = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
+            logs = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].cpu().tolist()
             ends = np.cumsum([len(answer) for _, answer in batch]).tolist()
             found += [logs[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         return found

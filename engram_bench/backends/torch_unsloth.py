@@ -45,7 +45,7 @@ def pick_engine(wanted: str, device: str) -> tuple[str, str]:
     """
     missing = "" if wanted == "peft" else _missing(device)
     if wanted == "unsloth" and missing:
-        raise UsageError(f"--engram-lora-engine: {missing}; use auto or peft")
+        raise UsageError(f"--engram-lora-engine unsloth: {missing}; use auto or peft")
     return ("peft", missing or "as asked") if wanted == "peft" or missing else ("unsloth", "it is installed")
 
 

@@ -99,7 +99,7 @@ class EngramLayer(nn.Module):
         if self.training and self.order_dropout:
             hit = hit & self._kept(hit)
         # embedding, not indexing: its backward adds up rows in a fixed order, so training is repeatable
-        e = (embedding((self._slots - 1).clamp_min(0), self.table) * hit).flatten(-2)
+        e = (embedding((self._slots - 1).clamp_min(0), self.table) * hit).flatten(-2).to(hidden.device)
         score = (self.key_norm(self.key(e)) * self.query_norm(hidden.float())).sum(-1, keepdim=True) * self.scale
         gate = torch.sigmoid(score.sign() * score.abs().clamp_min(1e-6).sqrt())
         self.gate = gate.detach()
