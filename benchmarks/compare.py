@@ -85,7 +85,7 @@ def work_of(options: argparse.Namespace, encoder: PromptEncoder) -> Work:
 
 
 def measure(work: Work, ours: Side, lm_eval: Side, loop: Side, trl: Side, engram_peft: Side) -> tuple[Record, Record]:
-    """Everything: what is set against a peer (and the limit), and the overhead."""
+    """What is set against a peer, by the names of its ratios, with the limit among it; and the overhead."""
     raw = measures.evaluation(work, ours, lm_eval, loop)
     raw["training_vs_trl"] = measures.training(work, ours, trl, "lora")
     raw["training_vs_engram_peft"] = measures.training(work, ours, engram_peft, "engram")
@@ -93,7 +93,7 @@ def measure(work: Work, ours: Side, lm_eval: Side, loop: Side, trl: Side, engram
 
 
 def table(raw: Record, added: Record) -> str:
-    lines = [f"{'done a second':<28}{'ours':>10}{'theirs':>10}{'ratio':>8}"]
+    lines = [f"{'answers, examples a second':<28}{'ours':>10}{'theirs':>10}{'ratio':>8}"]
     for name, found in raw.items():
         if "ratio" in found:
             rates = found["per_second"]

@@ -18,7 +18,7 @@ SAMPLES, TEMPERATURE = 5, 0.8
 EPOCHS = 2
 LOOP_PROMPTS = 16  # of all prompts: at seconds each
 SAMPLED_PROMPTS = 64
-BATCH_SIZES = (16, 32, 64, 128)  # tried for lm-eval, on as many prompts as the largest
+BATCH_SIZES = (32, 64, 128, 256)  # tried for lm-eval, on as many prompts as the largest
 EXACT_PROMPTS = 48  # in float32
 OVERHEAD_PROMPTS = 128  # to find some with long answers among
 
@@ -77,7 +77,7 @@ def generation(work: Work, prompts: Sequence[str], samples: int = 0, new_tokens:
 
 def evaluation(work: Work, ours: Side, lm_eval: Side, loop: Side) -> Record:
     """Answers a second: all prompts greedily against both, some of them sampled against lm-eval; the limit too."""
-    tried = _try_batch_sizes(lm_eval, generation(work, spread(work.prompts, max(BATCH_SIZES))))
+    tried = _try_batch_sizes(work, lm_eval)
     size = {"batch_size": min(tried, key=lambda size: tried[size])}
     every, few = generation(work, work.prompts), generation(work, spread(work.prompts, LOOP_PROMPTS))
     ours.do(every)  # warm, as lm-eval is by now
@@ -98,9 +98,10 @@ def evaluation(work: Work, ours: Side, lm_eval: Side, loop: Side) -> Record:
     }
 
 
-def _try_batch_sizes(lm_eval: Side, job: Job) -> dict[int, float]:
+def _try_batch_sizes(work: Work, lm_eval: Side) -> dict[int, float]:
     """Seconds at each batch size."""
-    lm_eval.do({**job, "batch_size": BATCH_SIZES[0]})  # warm
+    lm_eval.do(generation(work, work.prompts[:8]) | {"batch_size": 8})  # warm
+    job = generation(work, spread(work.prompts, max(BATCH_SIZES)))
     return {size: lm_eval.do({**job, "batch_size": size})["seconds"] for size in BATCH_SIZES}
 
 

@@ -129,6 +129,7 @@ def memory_that_changes_nothing(job: Job) -> tuple[Any, list[Prompt]]:
     limit, candidates = job["max_new_tokens"], examples_of(job["asked"])
     prompts = [model.encoder.prompt(example.prompt) for example in candidates]
     long = [i for i, tokens in enumerate(model.generate(prompts, limit)) if len(tokens) == limit][:ROWS]
+    assert len(long) == ROWS, f"{len(long)} of {len(prompts)} answers are {limit} tokens long, {ROWS} are needed"
     asked = [prompts[i] for i in long]
     answers = model.generate(asked, limit)
     own = [replace(candidates[i], answer=model.encoder.decode(ids)) for i, ids in zip(long, answers, strict=True)]
