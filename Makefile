@@ -1,11 +1,13 @@
-# Two commands do all their own set-up: `make bench` and `make test`. They share one virtual environment, .venv.
+# Two commands do all their own set-up: `make bench` and `make test`. They share one virtual environment, .venv;
+# `make compare` keeps what it compares with in another, .venv-peers (Python 3.11 or newer).
 PYTHON ?= python3
 PROFILE ?= default
 BENCH_ARGS ?=
 DEMO_ARGS ?=
+COMPARE_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: bench demo test test-slow lint clean help
+.PHONY: bench demo compare test test-slow lint clean help
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -17,6 +19,10 @@ bench: .venv/installed ## train and measure on the real model, write the report 
 demo: .venv/installed ## a few prompts side by side, for a recording (DEMO_ARGS="--quick --no-pause")
 	$(BIN)/engram-bench model
 	$(BIN)/engram-bench demo $(DEMO_ARGS)
+
+compare: .venv/installed .venv-peers/installed ## measure this project against its peers (COMPARE_ARGS="--items 40 --repeats 1")
+	$(BIN)/engram-bench model
+	$(BIN)/python benchmarks/compare.py $(COMPARE_ARGS)
 
 # A tiny model gains nothing from threads, so each process has one.
 test: .venv/installed ## the package's own tests
@@ -36,5 +42,12 @@ lint: .venv/installed ## ruff and mypy
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-clean: ## remove the environment; models and adapters stay in the user's cache folder
-	rm -rf .venv
+.venv-peers/installed: benchmarks/peers/requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--requirement benchmarks/peers/requirements.txt
+	@touch $@
+
+clean: ## remove the environments; models and adapters stay in the user's cache folder
+	rm -rf .venv .venv-peers

@@ -1,0 +1,179 @@
+"""What is measured: each function has the sides do one kind of work and returns plain data for the results file."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from sides import Job, Result, Side, take_turns
+
+from engram_bench.patterns import Example
+from engram_bench.prompts import PromptEncoder
+from engram_bench.variants import select
+
+NEW_TOKENS = 32
+SAMPLES, TEMPERATURE = 5, 0.8
+EPOCHS = 2
+LOOP_PROMPTS = 16  # of all prompts: at seconds each
+SAMPLED_PROMPTS = 64
+BATCH_SIZES = (32, 64, 128, 256)  # tried for lm-eval, on as many prompts as the largest
+EXACT_PROMPTS = 48  # in float32
+OVERHEAD_PROMPTS = 128  # to find some with long answers among
+
+T = TypeVar("T")
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all sides are given, and how often."""
+
+    encoder: PromptEncoder
+    prompts: Sequence[str]
+    examples: Sequence[Example]
+    trained: int  # of the examples, how many the training is measured on
+    repeats: int
+
+
+def spread(rows: Sequence[T], count: int) -> list[T]:
+    """So many of them at even distances, or all."""
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
+
+
+def versus(found: Mapping[str, Sequence[Result]], ours: str, theirs: str) -> Record:
+    """Things done a second by two sides, medians, and their ratio; `found` as from `take_turns`."""
+    rates = {name: statistics.median(r["done"] / r["seconds"] for r in found[name]) for name in (ours, theirs)}
+    return {
+        "ratio": rates[ours] / rates[theirs],
+        "per_second": {"ours": rates[ours], "theirs": rates[theirs]},
+        "done": {"ours": found[ours][0]["done"], "theirs": found[theirs][0]["done"]},
+        "seconds": {"ours": _seconds(found[ours]), "theirs": _seconds(found[theirs])},
+    }
+
+
+def _seconds(results: Sequence[Result]) -> list[float]:
+    return [result["seconds"] for result in results]
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def generation(work: Work, prompts: Sequence[str], samples: int = 0, new_tokens: int = NEW_TOKENS) -> Job:
+    """Answers to prompts: greedy, or so many drawn for each."""
+    template = work.encoder.tokenizer.apply_chat_template
+    messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    return {
+        "kind": "generate",
+        "prompts": prompts,
+        "rendered": [template(message, add_generation_prompt=True, tokenize=False) for message in messages],
+        "max_new_tokens": new_tokens,
+        "samples": samples,
+        "temperature": TEMPERATURE,
+    }
+
+
+def evaluation(work: Work, ours: Side, lm_eval: Side, loop: Side) -> Record:
+    """Answers a second: all prompts greedily against both, some of them sampled against lm-eval; the limit too."""
+    tried = _try_batch_sizes(work, lm_eval)
+    size = {"batch_size": min(tried, key=lambda size: tried[size])}
+    every, few = generation(work, work.prompts), generation(work, spread(work.prompts, LOOP_PROMPTS))
+    ours.do(every)  # warm, as lm-eval is by now
+    loop.do(generation(work, work.prompts[:1]))
+    greedy = take_turns(
+        {"ours": lambda: ours.do(every), "lm-eval": lambda: lm_eval.do(every | size), "loop": lambda: loop.do(few)},
+        work.repeats,
+    )
+    drawn = generation(work, spread(work.prompts, SAMPLED_PROMPTS), SAMPLES)
+    sampled = take_turns({"ours": lambda: ours.do(drawn), "lm-eval": lambda: lm_eval.do(drawn | size)}, work.repeats)
+    texts = dict(zip(work.prompts, greedy["ours"][0]["texts"], strict=True))
+    return {
+        "evaluation_vs_lm_eval": versus(greedy, "ours", "lm-eval")
+        | {"same_text": _same(texts, every, greedy["lm-eval"][0]), **size, "batch_sizes_tried": tried},
+        "evaluation_vs_loop": versus(greedy, "ours", "loop") | {"same_text": _same(texts, few, greedy["loop"][0])},
+        "evaluation_k5_vs_lm_eval": versus(sampled, "ours", "lm-eval") | size,
+        "limit": _limit(work, ours, greedy["ours"]),
+    }
+
+
+def _try_batch_sizes(work: Work, lm_eval: Side) -> dict[int, float]:
+    """Seconds at each batch size."""
+    lm_eval.do(generation(work, work.prompts[:8]) | {"batch_size": 8})  # warm
+    job = generation(work, spread(work.prompts, max(BATCH_SIZES)))
+    return {size: lm_eval.do({**job, "batch_size": size})["seconds"] for size in BATCH_SIZES}
+
+
+def same_in_float32(work: Work, ours: Side, lm_eval: Side) -> dict[str, int]:
+    """As `_same`, of two sides that run in float32, where rounding does not decide an answer."""
+    job = generation(work, spread(work.prompts, EXACT_PROMPTS))
+    texts = dict(zip(job["prompts"], ours.do(job)["texts"], strict=True))
+    return _same(texts, job, lm_eval.do({**job, "batch_size": EXACT_PROMPTS}))
+
+
+def _same(texts: Mapping[str, str], job: Job, theirs: Result) -> dict[str, int]:
+    """How many answers of another side are ours, letter for letter. Rounding in bfloat16 can part the two."""
+    pairs = zip(job["prompts"], theirs["texts"], strict=True)
+    return {"same": sum(texts[prompt] == text for prompt, text in pairs), "of": len(theirs["texts"])}
+
+
+def _limit(work: Work, ours: Side, greedy: Sequence[Result]) -> Record:
+    """How much of the machine's matrix rate the evaluation uses.
+
+    Only products with weights count, of tokens that cannot but be computed: the tokens all prompts share once, each
+    other prompt token, and each answer token fed back. Attention and all else is left out.
+    """
+    rate = ours.do({"kind": "matrix_rate"})
+    first = generation(work, work.prompts, new_tokens=1)
+    prefill = statistics.median(ours.do(first)["seconds"] for _ in range(work.repeats))
+    decode = statistics.median(_seconds(greedy)) - prefill
+    prompt_tokens, decoded_tokens = greedy[0]["prompt_tokens"], greedy[0]["decoded_tokens"]
+    needed = {
+        "prefill": (2 * (rate["layers"] * prompt_tokens + rate["head"] * len(work.prompts)), prompt_tokens, prefill),
+        "decode": (2 * (rate["layers"] + rate["head"]) * decoded_tokens, decoded_tokens, decode),
+    }
+    return {
+        "matrix_gflops": rate["flops"] / 1e9,
+        **{
+            name: {"gflop": flop / 1e9, "tokens": tokens, "seconds": seconds, "share": flop / seconds / rate["flops"]}
+            for name, (flop, tokens, seconds) in needed.items()
+        },
+    }
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def training(work: Work, ours: Side, peer: Side, variant: str) -> Record:
+    """Examples a second of one variant's training, and the loss each side comes to."""
+    job = _training_job(work, variant)
+    found = take_turns({"ours": lambda: ours.do(job), peer.name: lambda: peer.do(job)}, work.repeats)
+    losses = {"ours": found["ours"][0]["loss"], "theirs": found[peer.name][0]["loss"]}
+    return versus(found, "ours", peer.name) | {"loss_of_last_epoch": losses}
+
+
+def _training_job(work: Work, name: str) -> Job:
+    variant = next(variant for variant in select(name) if variant.name == name)
+    assert variant.config is not None
+    assert variant.training is not None
+    examples = spread(work.examples, work.trained)
+    return {
+        "kind": "train",
+        "variant": name,
+        "config": asdict(variant.config),
+        "training": asdict(variant.training) | {"epochs": EPOCHS},
+        "examples": [[example.prompt, example.answer, example.key] for example in examples],
+        "tokens": [[work.encoder.prompt(e.prompt).ids, work.encoder.answer(e.answer)] for e in examples],
+    }
+
+
+# --- overhead ---------------------------------------------------------------------------------------------------------
+
+
+def overhead(work: Work, ours: Side) -> Record:
+    """What an attached n-gram memory adds to prefill and decoding; see `overhead` in peers/ours.py."""
+    rows = [[example.prompt, example.answer, example.key] for example in work.examples]
+    asked = spread(rows, OVERHEAD_PROMPTS)
+    job = {"kind": "overhead", "examples": rows, "asked": asked, "max_new_tokens": NEW_TOKENS, "repeats": work.repeats}
+    return ours.do(job)
