@@ -17,7 +17,8 @@ class OnDevice(torch.Tensor):
     @staticmethod
     def __new__(cls, host):
         layout = {"strides": host.stride(), "storage_offset": host.storage_offset(), "dtype": host.dtype}
-        return torch.Tensor._make_wrapper_subclass(cls, host.shape, device=NAME, **layout)
+        with torch.inference_mode(host.is_inference()):  # what is a view stays one
+            return torch.Tensor._make_wrapper_subclass(cls, host.shape, device=NAME, **layout)
 
     def __init__(self, host):
         self.host = host
