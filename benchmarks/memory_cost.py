@@ -48,7 +48,7 @@ def whole_memory(model: TorchModel, rows: int, kind: type[EngramLayer]) -> Engra
     """The shape of the `engram` variant with about that many rows over all its tables, every one of them filled."""
     (_, variant) = variants.select("engram")
     count = len(decoder_layers(model.model))
-    layers = [layer for layer in variant.config.layers if layer < count]
+    layers = sorted({min(layer, count - 1) for layer in variant.config.layers})
     tables = len(layers) * len(variant.config.orders) * variant.config.heads
     config = replace(variant.config, layers=layers, rows=rows // tables, span="text")
     hasher = make_hasher(config, compress_vocabulary(model.encoder.tokenizer), model.encoder.eos_id)

@@ -84,6 +84,16 @@ def test_a_detached_adapter_leaves_the_baseline_bit_for_bit(model, trained):
     assert all(torch.equal(weights[name], after[name]) for name in weights)
 
 
+def test_a_loaded_lora_is_cast_once_and_not_at_every_product(checkpoint, examples, tmp_path):
+    other = TorchModel(checkpoint, "cpu")
+    other.model.bfloat16()
+    variant = variants.parse(LORA, "test")
+    other.train(variant, examples[:8], 0, tmp_path, quiet)
+    with other.attached(other.load_adapter(variant, tmp_path)):
+        own = {p.dtype for name, p in other.model.named_parameters() if "lora_" in name}
+    assert own == {torch.bfloat16}
+
+
 def test_a_failure_while_attached_still_detaches(model, trained):
     variant, folder, _ = trained
     before = logits(model)

@@ -111,7 +111,7 @@ class LoraAdapter:
         try:
             if self._state is not None:
                 peft.set_peft_model_state_dict(self._peft, self._state)
-            for parameter in self._trainable():  # one that is loaded is cast once, not at every product
+            for parameter in self._own():  # one that is loaded is cast once, not at every product
                 parameter.data = parameter.data.to(torch.float32 if self._fresh else model.dtype)
             # Float32 weights, products in the backbone's dtype: what autocast does once peft casts nothing itself.
             with disable_input_dtype_casting(self._peft), low_precision(model.device, model.dtype):
@@ -123,8 +123,9 @@ class LoraAdapter:
             if hasattr(model, "peft_config"):
                 del model.peft_config
 
-    def _trainable(self) -> list[nn.Parameter]:
-        return [p for p in self._peft.parameters() if p.requires_grad]
+    def _own(self) -> list[nn.Parameter]:
+        """LoRA's parameters on the model; peft lets those that are loaded train no more."""
+        return [p for name, p in self._peft.named_parameters() if "lora_" in name]
 
     def memories(self) -> Sequence[MemoryLayer]:
         return ()
@@ -135,7 +136,7 @@ class LoraAdapter:
     def parameter_groups(self) -> list[dict[str, Any]]:
         if self._peft is None:  # counted while off the model
             return [{"params": list((self._state or {}).values()), "tables": False}]
-        return [{"params": self._trainable(), "tables": False}]
+        return [{"params": self._own(), "tables": False}]
 
     def training(self, on: bool) -> None:
         """LoRA without dropout is the same in training."""
