@@ -11,6 +11,7 @@ from engram_bench.report.build import outcomes
 from fixtures.cells import Cell, verdict_table
 
 MEASURES = "synthetic"
+CONTROLS = ("engram-shuffled", "engram-zeroed")
 
 
 def test_accuracy(cell: Cell) -> None:
@@ -22,16 +23,17 @@ def test_consistency(cell: Cell) -> None:
     cell.check_consistency()
 
 
-def test_the_tables_contents_carry_the_effect(bench: Bench) -> None:
-    """The same adapter with the rows of its tables shuffled has to fail: at most 1% exact."""
-    if "engram-shuffled" not in [variant.name for variant in bench.settings.variants]:
-        pytest.skip("engram-shuffled is not among the variants of this run")
+@pytest.mark.parametrize("control", CONTROLS)
+def test_the_tables_contents_carry_the_effect(bench: Bench, control: str) -> None:
+    """The same adapter with the rows of its tables shuffled, or emptied, has to fail: at most 1% exact."""
+    if control not in [variant.name for variant in bench.settings.variants]:
+        pytest.skip(f"{control} is not among the variants of this run")
     if MEASURES not in bench.settings.patterns.categories:
         pytest.skip("there are no random pairs among the patterns of this run")
-    found = outcomes(map(asdict, bench.samples("engram-shuffled", MEASURES, "seen")))
+    found = outcomes(map(asdict, bench.samples(control, MEASURES, "seen")))
     rate = stats.wilson(sum(found.values()), len(found))
-    requirement = "control: shuffled tables answer at most 1% of the random pairs"
-    bench.threshold("control/synthetic/engram-shuffled/seen", requirement, rate.value, rate.low, rate.value <= 0.01)
+    requirement = f"control: {control.removeprefix('engram-')} tables answer at most 1% of the random pairs"
+    bench.threshold(f"control/synthetic/{control}/seen", requirement, rate.value, rate.low, rate.value <= 0.01)
     assert rate.value <= 0.01 or not bench.settings.plan.asserted
 
 

@@ -1,0 +1,76 @@
+"""Facts written into a trained memory one after another: time of each, recall in other words, and what it costs others.
+
+``engram-bench train engram --out DIR; python benchmarks/writing.py DIR [--facts 100]``. Half of the facts are sentences
+(the locker code of Ada), half random keys; none is in any pattern file. The folder is read, not changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import statistics
+import string
+from pathlib import Path
+
+from recipes import LOOKUP_PHRASINGS, TEXTS
+
+from engram_bench import backends, metrics, models
+from engram_bench.items import fill
+
+OWNERS = ("Ada", "Bo", "Cleo", "Dov", "Esme", "Finn", "Greta", "Hugo", "Iris", "Jon", "Kit", "Lena", "Milo", "Nora")
+THINGS = ("locker code", "home town", "favourite tea", "boat's name")
+VALUES = ("Lisbon", "Oslo", "Quito", "sencha", "rooibos", "Earl Grey", "4711", "2093", "Sea Breeze", "Blue Heron")
+
+
+def invented(count: int) -> dict[str, str]:
+    """So many facts that nobody can know."""
+    rng = random.Random(0)
+    owned = [f"the {thing} of {owner}" for owner, thing in itertools.product(OWNERS, THINGS)][: count // 2]
+    facts = {key: rng.choice(VALUES) for key in owned}
+    while len(facts) < count:
+        key = "FACT:" + "".join(rng.choices(string.ascii_lowercase + string.digits, k=6))
+        facts[key] = "".join(rng.choice("bdfgklmnprst") + rng.choice("aeiou") for _ in range(3))
+    return facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("adapter", type=Path)
+    parser.add_argument("--facts", type=int, default=100)
+    args = parser.parse_args()
+    model = backends.find("cpu").load(models.resolve("bundled").folder)
+    memory, facts = model.load_memory(args.adapter), invented(args.facts)
+    prompts = [model.encoder.prompt(text) for text in TEXTS]
+    texts = list(zip(prompts, model.generate(prompts, 16), strict=True))
+
+    def recalled(phrasing: str) -> float:
+        with model.attached(memory):
+            answers = model.generate([model.encoder.prompt(fill(phrasing, key)) for key in facts], 16)
+        said = zip(map(model.encoder.decode, answers), facts.values(), strict=True)
+        return sum(metrics.exact(answer, value) for answer, value in said) / len(facts)
+
+    written = [model.write(memory, key, value) for key, value in facts.items()]
+    seconds = [each.seconds for each in written]
+    found = {phrasing: recalled(phrasing) for phrasing in ("{input}", *LOOKUP_PHRASINGS)}
+    apart = model.divergence(memory, texts)
+    for key in list(facts)[::2]:
+        model.forget(memory, key)
+    print(
+        json.dumps(
+            {
+                "facts": len(facts),
+                "seconds": {"median": round(statistics.median(seconds), 2), "most": round(max(seconds), 2)},
+                "steps": statistics.median(each.steps for each in written),
+                "recalled": found,
+                "recalled once every other one is forgotten": recalled("{input}"),
+                "kl_max": apart.kl_max,
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
