@@ -62,6 +62,7 @@ def main() -> None:
             {
                 "facts": len(facts),
                 "seconds": {"median": round(statistics.median(seconds), 2), "most": round(max(seconds), 2)},
+                "in less than a second": sum(each < 1 for each in seconds),
                 "steps": statistics.median(each.steps for each in written),
                 "recalled": found,
                 "recalled once every other one is forgotten": recalled("{input}"),

@@ -36,10 +36,11 @@ class Profile:
 # The default is what two CPU cores train in minutes; the full profile takes all items, and all categories.
 DEFAULT_SIZES = {"core": 50, "lookups": 28, "synthetic": 125}
 PROFILES = {
-    # That everything runs, in minutes even where MLX has no GPU: few answers, one epoch of LoRA, 20 of a small memory.
+    # That everything runs, in minutes even where MLX has no GPU: few answers, none drawn, one epoch of LoRA, 20 of a
+    # small memory.
     "smoke": Profile(
         2,
-        2,
+        0,
         None,
         "baseline,lora,engram,engram-routed,engram-shuffled",
         epochs={"lora": 1, "engram": 20},

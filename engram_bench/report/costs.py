@@ -61,12 +61,27 @@ def speed(report: Record, show: Show) -> Section:
 
 def lookup(report: Record, show: Show) -> Section:
     """What a larger table costs."""
+    rows = []
+    for found in report.get("lookup", ()):
+        row = [f"{found['rows']:,}", f"{1e6 * found['seconds']:.1f}"]
+        if "mapped_bytes" in found:
+            row += [f"{1e6 * found['mapped_seconds']:.1f}", size(found["mapped_bytes"])]
+        rows.append(row)
     return Section(
         "Look-up time against table size",
-        headers=("rows of a table", "µs a token and layer"),
-        rows=[(f"{found['rows']:,}", f"{1e6 * found['seconds']:.1f}") for found in report.get("lookup", ())],
-        note="Hashing, and the search among the rows that training touched; medians.",
+        headers=("rows of a table", "touched rows, µs", "all rows mapped, µs", "file")[: len(rows[0]) if rows else 0],
+        rows=rows,
+        note=(
+            "A token and layer, medians: hashing, and either the search among the rows that training touched, or the "
+            "reading of rows from a sparse file of all tables, mapped into memory, where each row is a page of its own "
+            "and what grows is the processor's search for the page."
+        ),
     )
+
+
+def size(count: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def what_was_run(report: Record, show: Show) -> Section:
