@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import statistics
 import tempfile
 import time
@@ -114,4 +115,7 @@ def mapped_table(hasher: NgramHasher, layer: int, width: int) -> Iterator[NDArra
     rows = sum(prime for heads in hasher.primes[layer] for prime in heads)
     with tempfile.TemporaryFile() as file:
         file.truncate(rows * width * 4)
-        yield np.memmap(file, np.float32, "r", shape=(rows, width))
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if hasattr(mmap, "MADV_RANDOM"):
+            mapped.madvise(mmap.MADV_RANDOM)  # rows lie anywhere: what the system would read ahead is never asked for
+        yield np.frombuffer(mapped, np.float32).reshape(rows, width)

@@ -73,8 +73,7 @@ def lookup(report: Record, show: Show) -> Section:
         rows=rows,
         note=(
             "A token and layer, medians: hashing, and either the search among the rows that training touched, or the "
-            "reading of rows from a sparse file of all tables, mapped into memory, where each row is a page of its own "
-            "and what grows is the processor's search for the page."
+            "reading of rows from a sparse file of all tables, mapped into memory."
         ),
     )
 
