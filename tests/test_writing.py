@@ -7,6 +7,7 @@ import torch
 from engram_bench import cli, patterns, variants
 from engram_bench.backends.torch import TorchModel
 from engram_bench.errors import UsageError
+from engram_bench.memory.addresses import fact_pairs
 from tests.conftest import ENGRAM, PATTERNS
 
 FACTS = {"NEW:uvw": "silver", "the owner of the boat": "Ada", "NEW:uvx": "copper", "NEW:w": "tin and lead"}
@@ -86,6 +87,16 @@ def test_forgetting_leaves_the_others_and_in_the_end_no_trace(model, memory):
     for layer, (rows, table) in before.items():
         assert np.array_equal(memory.layers[layer].row_ids, rows)
         assert torch.equal(memory.layers[layer].table, table)
+
+
+def test_forgetting_leaves_the_rows_that_another_fact_reads_too(model, memory):
+    for key in ("NEW:uvw", "NEW:uvx"):
+        model.write(memory, key, FACTS[key])
+    rest, end = fact_pairs("NEW:uvx", FACTS["NEW:uvx"], model.encoder), model.encoder.eos_id
+    needed = memory.addresses.touched(rest, end)
+    model.forget(memory, "NEW:uvw")
+    for layer, rows in needed.items():
+        assert np.isin(rows, memory.layers[layer].row_ids).all()
 
 
 def test_written_facts_are_saved_and_can_be_forgotten_after_loading(model, memory, tmp_path):
