@@ -49,7 +49,7 @@ def generated(parts, texts, **options):
     return [memory.encoder.decode(row.tolist()) for row in made]
 
 
-random_batches = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+random_batches = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @random_batches
