@@ -1,7 +1,7 @@
 """What needs no training: the trained pairs kept beside the untouched model and found by their exact keys.
 
 Two controls that a memory has to be seen against: a dictionary, which answers by itself, and retrieval, which puts the
-pair before the question and leaves the answer to the model. Where no key is found the model is asked as it is.
+answer into the prompt and leaves the reply to the model. Where no key is found the model is asked as it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from functools import cached_property
 
 from engram_bench.items import Item
 
-BEFORE = "{input} is answered by: {output}\n\n{prompt}"
+# Of five wordings the one after which the model said the answer most often, in sentences no suite asks.
+WITH_ANSWER = "{prompt}\n\nThe answer is: {output}\nRepeat the answer and nothing else."
 
 
 @dataclass(frozen=True)
@@ -44,4 +45,4 @@ class Beside:
     def prompt(self, prompt: str) -> str:
         """What the model is asked."""
         item = self.item(prompt) if self.kind == "retrieval" else None
-        return BEFORE.format(input=item.input, output=item.output, prompt=prompt) if item else prompt
+        return WITH_ANSWER.format(output=item.output, prompt=prompt) if item else prompt

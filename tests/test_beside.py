@@ -31,10 +31,10 @@ def test_no_pairs_know_nothing():
     assert Beside("dictionary", ()).answer("KEY:ab") is None
 
 
-def test_retrieval_puts_the_pair_before_the_question_and_leaves_others_alone():
+def test_retrieval_puts_the_answer_into_the_prompt_and_leaves_others_alone():
     beside = Beside("retrieval", ITEMS)
     asked = beside.prompt("Look up KEY:ab")
-    assert asked.endswith("Look up KEY:ab")
+    assert asked.startswith("Look up KEY:ab")
     assert "red" in asked
     assert "blue" not in asked
     assert beside.answer("Look up KEY:ab") is None
