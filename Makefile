@@ -26,7 +26,7 @@ compare: .venv/installed .venv-peers/installed ## measure this project against i
 
 # A tiny model gains nothing from threads, so each process has one.
 test: .venv/installed ## the package's own tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m "not slow" -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m "not slow" -n 2 --dist worksteal
 
 test-slow: .venv/installed ## whole runs killed and taken up again, simulations, fuzzing
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m slow

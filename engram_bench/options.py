@@ -86,7 +86,7 @@ OPTIONS = (
     Option("backend", "auto", f"where to run: {', '.join(BACKENDS)}; a -m marker of the same name chooses it too"),
     Option("model", "bundled", "bundled, a hub id or ID@REVISION, or a local model folder"),
     Option("lora-engine", "auto", f"what trains a LoRA on torch: {', '.join(backends.LORA_ENGINES)}"),
-    Option("variants", "", "built-in variants and YAML files, separated by commas (default: the profile's)"),
+    Option("variants", "", "built-in variants and YAML files, separated by commas, or all (default: the profile's)"),
     Option("patterns", str(ROOT / "patterns"), "a pattern file, or a folder of them"),
     Option("samples", "", "answers drawn at temperature 0.8 for consistency (default: the profile's)"),
     Option("seeds", "0", "training seeds, separated by commas"),

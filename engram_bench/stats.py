@@ -1,4 +1,7 @@
-"""Intervals, paired tests and power: thin, named calls of scipy and statsmodels, and one interval neither has."""
+"""Intervals, paired tests and power: thin, named calls of scipy and statsmodels, and one interval neither has.
+
+Suites import this to be collected, so statsmodels is imported where it is called: it takes a second.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize
-from scipy import stats as scipy_stats
-from statsmodels.regression.linear_model import OLS
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
+import scipy  # which imports its own modules when they are used
 
 LEVEL = 0.95
 POWER = 0.80
@@ -38,6 +36,8 @@ def wilson(k: float, n: int) -> Interval:
 
     `k` may be fractional: items averaged over training seeds first.
     """
+    from statsmodels.stats.proportion import proportion_confint
+
     if n == 0:
         return Interval(0.0, 0.0, 1.0)
     low, high = proportion_confint(k, n, alpha=1 - LEVEL, method="wilson")
@@ -47,7 +47,7 @@ def wilson(k: float, n: int) -> Interval:
 def clopper_pearson(k: int, n: int) -> Interval:
     """Rate k/n with its exact binomial interval, which covers at least 95% always: for bounds, where Wilson's covers
     95% on average."""
-    found = scipy_stats.binomtest(k, n).proportion_ci(LEVEL, method="exact")
+    found = scipy.stats.binomtest(k, n).proportion_ci(LEVEL, method="exact")
     return Interval(k / n, float(found.low), float(found.high))
 
 
@@ -63,6 +63,8 @@ def crossed(values: np.ndarray) -> tuple[Interval, float, float]:
     Returns:
         The interval, the p-value against zero, the standard error.
     """
+    from statsmodels.regression.linear_model import OLS
+
     seeds, items = values.shape
     groups = np.stack([index.ravel() for index in np.indices(values.shape)], axis=1)
     fits = [
@@ -70,7 +72,7 @@ def crossed(values: np.ndarray) -> tuple[Interval, float, float]:
         for g in (groups, groups[:, 0], groups[:, 1])
     ]
     error = max(float(np.sqrt(max(0.0, fit.cov_params()[0, 0]))) for fit in fits)  # two-way may come out below one-way
-    point, student = float(values.mean()), scipy_stats.t(min(seeds, items) - 1)
+    point, student = float(values.mean()), scipy.stats.t(min(seeds, items) - 1)
     reach = error * float(student.ppf((1 + LEVEL) / 2))
     p = float(2 * student.sf(abs(point) / error)) if error else float(point == 0)
     return Interval(point, point - reach, point + reach), p, error
@@ -91,7 +93,7 @@ def _bootstrap_mean(values: np.ndarray, low: float, high: float) -> Interval:
         same = clopper_pearson(len(values), len(values)).low
         point = float(values[0])
         return Interval(point, float(same * point + (1 - same) * low), float(same * point + (1 - same) * high))
-    result = scipy_stats.bootstrap(
+    result = scipy.stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=RESAMPLES, confidence_level=LEVEL, rng=SEED
     )
     found = result.confidence_interval
@@ -131,6 +133,8 @@ def compare(
     Raises:
         ValueError: the two are not of one length.
     """
+    from statsmodels.stats.contingency_tables import mcnemar
+
     if len(a) != len(b):
         raise ValueError(f"paired data of {len(a)} and {len(b)} items")
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
@@ -142,7 +146,7 @@ def compare(
     if by_seed is not None and np.ptp(by_seed):
         found, p, error = crossed(by_seed)
         interval = Interval(found.value, max(-reach, found.low), min(reach, found.high))
-        mde = float(scipy_stats.t(min(by_seed.shape) - 1).ppf(quantiles).sum()) * error
+        mde = float(scipy.stats.t(min(by_seed.shape) - 1).ppf(quantiles).sum()) * error
         return Comparison(n, interval, p, min(1.0, mde), identical)
     if np.isin(x, (0, 1)).all() and np.isin(y, (0, 1)).all():
         table = np.array([[np.sum((y == i) & (x == j)) for j in (1, 0)] for i in (1, 0)])
@@ -153,7 +157,7 @@ def compare(
     if n == 1:
         return Comparison(1, Interval(float(differences[0]), -1.0, 1.0), 1.0, 1.0, identical)
     spread = float(differences.std(ddof=1)) if np.ptp(differences) else 0.5  # none seen: as wide as a share can be
-    mde = float(scipy_stats.norm.ppf(quantiles).sum()) * spread / math.sqrt(n)
+    mde = float(scipy.stats.norm.ppf(quantiles).sum()) * spread / math.sqrt(n)
     interval = _bootstrap_mean(differences, -reach, reach)
     return Comparison(n, interval, _sign_flip(differences), min(1.0, mde), identical)
 
@@ -163,7 +167,7 @@ def _sign_flip(differences: np.ndarray) -> float:
     p = 1.0
     for resamples in (RESAMPLES, MORE_RESAMPLES):
         if np.any(differences) and (resamples == RESAMPLES or p < 10 / RESAMPLES):
-            result = scipy_stats.permutation_test(
+            result = scipy.stats.permutation_test(
                 (differences,), np.mean, permutation_type="samples", n_resamples=resamples, batch=1000, rng=SEED
             )
             p = float(result.pvalue)
@@ -207,18 +211,20 @@ def minimum_detectable(n: int, discordance: float, family: int = 1) -> float:
     difference could be found.
     """
     alpha, counts = (1 - LEVEL) / family, np.arange(n + 1)
-    least = scipy_stats.binom.isf(alpha / 2, counts, 0.5) + 1  # one-way items that make the test significant
+    least = scipy.stats.binom.isf(alpha / 2, counts, 0.5) + 1  # one-way items that make the test significant
 
     def lacking(delta: float) -> float:
         share = max(discordance, PLANNED_DISCORDANCE, delta)
-        found = scipy_stats.binom.sf(least - 1, counts, (share + delta) / (2 * share))
-        return POWER - float(scipy_stats.binom.pmf(counts, n, share) @ found)
+        found = scipy.stats.binom.sf(least - 1, counts, (share + delta) / (2 * share))
+        return POWER - float(scipy.stats.binom.pmf(counts, n, share) @ found)
 
-    return float(optimize.brentq(lacking, 0.0, 1.0, xtol=1e-4)) if lacking(1.0) < 0 else 1.0
+    return float(scipy.optimize.brentq(lacking, 0.0, 1.0, xtol=1e-4)) if lacking(1.0) < 0 else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm-adjusted p-values, in the order given."""
+    from statsmodels.stats.multitest import multipletests
+
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
 
 

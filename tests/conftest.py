@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from engram_bench import patterns
+
+if TYPE_CHECKING:
+    from engram_bench.backends.torch import TorchModel
 
 pytest_plugins = ["pytester"]
 
@@ -59,6 +65,10 @@ training: {epochs: 2, batch_size: 8, lr: 1.0e-2, table_lr: 1.0e-2, clip: 1.0}
 """
 
 
+def quiet(*_: Any) -> None:
+    """No progress."""
+
+
 def make_tokenizer(chat: bool = True) -> Any:
     """A byte-level BPE tokenizer of some 400 tokens, trained on the corpus above."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -107,6 +117,33 @@ def make_checkpoint(folder: Path, architecture: str = "Llama") -> Path:
     model.bfloat16().float().save_pretrained(folder)  # the same numbers in whatever dtype they are loaded
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def in_float32(folder: Path) -> TorchModel:
+    """float32 on any CPU, so that what has to be equal can be asked to be."""
+    from engram_bench.backends.torch import TorchModel
+
+    built = TorchModel(folder, "cpu")
+    built.model.float()
+    return built
+
+
+@pytest.fixture(scope="module")
+def all_in_float32() -> Iterator[None]:
+    """The same for every model that is loaded meanwhile, on whatever device."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engram_bench.backends.torch.pick_dtype", lambda device: (torch.float32, "for tests"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> list[patterns.Example]:
+    """The training examples of `PATTERNS`."""
+    file = tmp_path_factory.mktemp("data") / "colours.yaml"
+    file.write_text(PATTERNS)
+    return patterns.load(file).training_examples()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ MEMORY = """\
 name: small
 kind: engram
 about: a memory for a test
-layers: [2, 14, 24]
+layers: [16, 24]
 orders: [2, 3, 4]
 heads: 1
 rows: 20000

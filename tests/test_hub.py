@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.conftest import PATTERNS
-from tests.test_plugin import ROOT
+from tests.running import ROOT
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engram_bench import adapters, backends, cli, models, options, patterns, variants
+from engram_bench import adapters, backends, cli, models, options, variants
 from engram_bench.backends import torch_unsloth
 from engram_bench.backends.torch import TorchModel
 from engram_bench.errors import UsageError
-from tests.conftest import LORA, PATTERNS
+from tests.conftest import LORA, quiet
 
 # Loads and wraps by transformers and peft, and takes what Unsloth's FastLanguageModel takes of what is given to it.
 STAND_IN = """
@@ -37,10 +37,6 @@ class FastLanguageModel:
 """
 
 
-def quiet(*_):
-    pass
-
-
 @pytest.fixture(autouse=True)
 def asked_anew():
     torch_unsloth._missing.cache_clear()
@@ -59,13 +55,6 @@ def unsloth(tmp_path, monkeypatch):
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=":")
 
     return install
-
-
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory):
-    file = tmp_path_factory.mktemp("data") / "colours.yaml"
-    file.write_text(PATTERNS)
-    return patterns.load(file).training_examples()
 
 
 def test_without_a_gpu_peft_trains_and_the_reason_is_kept():
@@ -110,10 +99,8 @@ def test_the_option_follows_the_precedence_of_all_options(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def on_cpu(checkpoint):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engram_bench.backends.torch.pick_dtype", lambda device: (torch.float32, "for tests"))
-        return {engine: TorchModel(checkpoint, "cpu", (engine, "")) for engine in ("peft", "unsloth")}
+def on_cpu(all_in_float32, checkpoint):
+    return {engine: TorchModel(checkpoint, "cpu", (engine, "")) for engine in ("peft", "unsloth")}
 
 
 def test_its_adapter_is_plain_peft_and_that_of_peft_up_to_rounding(unsloth, on_cpu, examples, tmp_path):

@@ -11,23 +11,18 @@ pytest.importorskip("mlx.core", reason='MLX is not installed; run: pip install -
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from engram_bench import patterns, variants
+from engram_bench import variants
 from engram_bench.backends.mlx import MlxModel
 from engram_bench.errors import UsageError
 from engram_bench.memory.mlx import injected
 from engram_bench.memory.torch import decoder_layers
 from engram_bench.prompts import shared_prefix
-from tests.conftest import ENGRAM, LORA, PATTERNS, UNIGRAM, make_checkpoint
-from tests.test_plugin import run
-from tests.test_torch_backend import in_float32
+from tests.conftest import ENGRAM, LORA, PATTERNS, UNIGRAM, in_float32, make_checkpoint, quiet
+from tests.running import run
 
 KINDS = {"engram": ENGRAM, "lora": LORA, "unigram": UNIGRAM}
 SHARED = {"engram": ENGRAM, "unigram": UNIGRAM}  # one format for all backends; LoRA has its library's own
 TEXTS = ["KEY:abc", "Look up KEY:def please", "What is stored?", "x"]
-
-
-def quiet(*_):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +39,6 @@ def on_cpu(folder):
 @pytest.fixture(scope="module")
 def torch_model(checkpoint):
     return in_float32(checkpoint)
-
-
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory):
-    file = tmp_path_factory.mktemp("data") / "colours.yaml"
-    file.write_text(PATTERNS)
-    return patterns.load(file).training_examples()
 
 
 @pytest.fixture(scope="module", params=KINDS)

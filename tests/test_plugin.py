@@ -15,19 +15,12 @@ from engram_bench import cli, options
 from engram_bench.errors import UsageError
 from engram_bench.progress import Reporter
 from tests.conftest import ENGRAM, LORA, PATTERNS
+from tests.running import run, run_from_scratch
 from tests.test_report import SCHEMA
-
-ROOT = Path(__file__).parent.parent
 
 
 def no_ini(_):
     return ""
-
-
-def run(*args, **env):
-    """pytest on the suites in a process of its own."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(ROOT / "suites"), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **env})
 
 
 def test_importing_the_plugin_imports_no_framework_and_no_statistics():
@@ -243,7 +236,7 @@ def test_without_mlx_its_suites_are_skipped_and_say_which_extra_to_install(tiny,
     (tmp_path / "mlx").mkdir()
     (tmp_path / "mlx" / "__init__.py").write_text("raise ImportError('no such library here')\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    result = run(*args[:-1], "mlx", "-k", "own_categories", "-rs", **env, PYTHONPATH=path)
+    result = run_from_scratch(*args[:-1], "mlx", "-k", "own_categories", "-rs", **env, PYTHONPATH=path)
     assert result.returncode == 0, result.stdout
     assert "passed" not in result.stdout
     assert 'mlx is not installed (no such library here); run: pip install -e ".[mlx]"' in result.stdout

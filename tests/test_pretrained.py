@@ -6,11 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engram_bench import patterns, variants
-from engram_bench.backends.torch import TorchModel
+from engram_bench import variants
 from engram_bench.errors import UsageError
-from engram_bench.memory.pretrained import EngramMemory
-from tests.conftest import ENGRAM, PATTERNS, make_checkpoint, make_tokenizer
+from engram_bench.pretrained import EngramMemory
+from tests.conftest import ENGRAM, in_float32, make_checkpoint, make_tokenizer, quiet
 
 ARCHITECTURES = ["Llama", "Qwen2", "Phi", "Gemma"]
 TEXTS = ["KEY:abc", "Look up KEY:def please", "What is stored?", "x", "KEY:hij and KEY:jkl, which?", "hello KEY:zzz"]
@@ -19,15 +18,11 @@ prompts = st.lists(st.sampled_from(TEXTS), min_size=1, max_size=4)
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def parts(request, tmp_path_factory):
+def parts(request, examples, tmp_path_factory):
     """(transformers' model, its tokenizer, the memory on it, our backend, the memory in our backend)"""
     folder = make_checkpoint(tmp_path_factory.mktemp(request.param), request.param)
-    file = folder / "colours.yaml"
-    file.write_text(PATTERNS)
-    ours = TorchModel(folder, "cpu")
-    ours.model.float()
-    variant, saved = variants.parse(ENGRAM, "test"), tmp_path_factory.mktemp("memory")
-    ours.train(variant, patterns.load(file).training_examples(), 0, saved, lambda *_: None)
+    ours, saved = in_float32(folder), tmp_path_factory.mktemp("memory")
+    ours.train(variants.parse(ENGRAM, "test"), examples, 0, saved, quiet)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     memory = EngramMemory.from_pretrained(saved, model, tokenizer)

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from engram_bench import prompt_sets
 from engram_bench.adapters import TRAINING
 from tests.conftest import ENGRAM
-from tests.test_plugin import ROOT, run, tiny, without_times
+from tests.running import ROOT, arguments, run
+from tests.test_plugin import tiny, without_times
 
 __all__ = ["tiny"]  # a fixture
 
@@ -200,9 +201,9 @@ KILLS = int(os.environ.get("ENGRAM_TEST_KILLS", "3"))
 
 
 def start(*args, limit=None, **env):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(ROOT / "suites"), *map(str, args)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        [sys.executable, "-m", "pytest", *arguments(*args)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
         env={**os.environ, **env}, preexec_fn=limit,
     )  # fmt: skip
 

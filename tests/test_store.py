@@ -10,11 +10,7 @@ from engram_bench import adapters, models, patterns, variants
 from engram_bench.backends.torch import TorchModel
 from engram_bench.cache import build_once
 from engram_bench.errors import UsageError
-from tests.conftest import LORA, PATTERNS
-
-
-def quiet(*_):
-    pass
+from tests.conftest import LORA, PATTERNS, quiet
 
 
 def test_a_local_folder_is_a_model(checkpoint):

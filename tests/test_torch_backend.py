@@ -7,39 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from engram_bench import patterns, variants
+from engram_bench import variants
 from engram_bench.backends import torch_lower
 from engram_bench.backends.torch import TorchModel
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import slots
 from engram_bench.prompts import shared_prefix
-from tests.conftest import ENGRAM, LORA, PATTERNS, UNIGRAM, make_checkpoint
+from tests.conftest import ENGRAM, LORA, UNIGRAM, in_float32, make_checkpoint, quiet
 
 KINDS = {"engram": ENGRAM, "lora": LORA, "unigram": UNIGRAM}
 TEXTS = ["KEY:abc", "Look up KEY:def please", "What is stored?", "x"]
 
 
-def quiet(*_):
-    pass
-
-
 @pytest.fixture(scope="module")
 def model(checkpoint):
-    """float32 on any CPU, so that what has to be equal can be asked to be."""
     return in_float32(checkpoint)
-
-
-def in_float32(folder):
-    built = TorchModel(folder, "cpu")
-    built.model.float()
-    return built
-
-
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory):
-    file = tmp_path_factory.mktemp("data") / "colours.yaml"
-    file.write_text(PATTERNS)
-    return patterns.load(file).training_examples()
 
 
 @pytest.fixture(scope="module", params=KINDS)

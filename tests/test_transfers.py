@@ -10,35 +10,19 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.memory_cost import OnHost, whole_memory
-from engram_bench import patterns, variants
+from engram_bench import variants
 from engram_bench.backends.torch import TorchModel
 from engram_bench.backends.torch_device import make_repeatable, uploaded
 from engram_bench.memory.torch import EngramLayer
 from engram_bench.options import ROOT
-from tests.conftest import ENGRAM, LORA, PATTERNS, UNIGRAM
+from tests.conftest import ENGRAM, LORA, UNIGRAM, quiet
 from tests.pretend_device import NAME, PretendDevice, without_device
 
 KINDS = {"engram": ENGRAM, "lora": LORA, "unigram": UNIGRAM}
-pytestmark = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter:UserWarning")
-
-
-def quiet(*_):
-    pass
-
-
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory):
-    file = tmp_path_factory.mktemp("data") / "colours.yaml"
-    file.write_text(PATTERNS)
-    return patterns.load(file).training_examples()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_float32():
-    """So that what has to be equal can be asked to be."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engram_bench.backends.torch.pick_dtype", lambda device: (torch.float32, "for tests"))
-        yield
+pytestmark = [
+    pytest.mark.usefixtures("all_in_float32"),
+    pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter:UserWarning"),
+]
 
 
 @pytest.fixture
@@ -49,7 +33,7 @@ def device(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def on_cpu(in_float32, checkpoint):
+def on_cpu(all_in_float32, checkpoint):
     return TorchModel(checkpoint, "cpu")
 
 

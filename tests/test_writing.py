@@ -4,31 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from engram_bench import cli, patterns, variants
-from engram_bench.backends.torch import TorchModel
+from engram_bench import cli, variants
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import fact_pairs
-from tests.conftest import ENGRAM, PATTERNS
+from tests.conftest import ENGRAM, in_float32, quiet
 
 FACTS = {"NEW:uvw": "silver", "the owner of the boat": "Ada", "NEW:uvx": "copper", "NEW:w": "tin and lead"}
 
 
-def quiet(*_):
-    pass
-
-
 @pytest.fixture(scope="module")
 def model(checkpoint):
-    built = TorchModel(checkpoint, "cpu")
-    built.model.float()
-    return built
-
-
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory):
-    file = tmp_path_factory.mktemp("data") / "colours.yaml"
-    file.write_text(PATTERNS)
-    return patterns.load(file).training_examples()
+    return in_float32(checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +110,6 @@ def test_what_was_not_written_cannot_be_forgotten(model, memory):
 
 def test_the_commands_write_and_forget(model, saved, checkpoint, tmp_path, capsys):
     folder = tmp_path / "mine"
-    model.load_memory(saved)
     folder.mkdir()
     for file in saved.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())

@@ -21,24 +21,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache
 
-from engram_bench.backends import decoding, torch_attention, torch_training, torch_unsloth, torch_writing
+from engram_bench.backends import decoding, torch_attention, torch_scoring, torch_training, torch_unsloth, torch_writing
 from engram_bench.backends.base import Divergence, Progress, Text, Training
 from engram_bench.backends.torch_adapters import Adapter, EngramAdapter, create, load
 from engram_bench.backends.torch_cache import roomy_cache
 from engram_bench.backends.torch_decoding import Decoding
-from engram_bench.backends.torch_device import make_repeatable, uploaded
+from engram_bench.backends.torch_device import make_repeatable, pick_dtype, uploaded
+from engram_bench.backends.torch_device import pick_device as pick_device
 from engram_bench.backends.torch_unsloth import pick_engine as pick_engine
 from engram_bench.backends.torch_writing import Written
 from engram_bench.backends.training import with_validation
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.patterns import Example
-from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows, shared_prefix
+from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows
 from engram_bench.variants import LoraConfig, Variant
 
 BATCH_SIZE = 256
 PREFILL_ROWS = 64
-SCORING_BATCH_SIZE = 8  # a row of [tokens, vocabulary] float32 is some 10 MB
 
 
 @dataclass
@@ -51,31 +51,6 @@ class Rows:
 
 
 Prefix = list[tuple[Tensor, Tensor]]  # keys and values of the shared tokens, [1, heads, tokens, head size] a layer
-
-
-def pick_device(name: str) -> str:
-    """The device behind a backend name; auto takes cuda, then mps, then cpu.
-
-    Raises:
-        UsageError: torch has no such device here.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return next(device for device, found in there.items() if found)
-    if not there[name]:
-        raise UsageError(f"--engram-backend: torch finds no {name} device here; use cpu")
-    return name
-
-
-def pick_dtype(device: str) -> tuple[torch.dtype, str]:
-    """The backbone's dtype on a device, and why."""
-    if device == "cuda":
-        return torch.bfloat16, "CUDA device"
-    if device == "mps":
-        return torch.float32, "bfloat16 is incomplete on MPS"
-    if torch.cpu._is_avx512_bf16_supported():
-        return torch.bfloat16, "CPU has AVX512-BF16, about 4 times float32"
-    return torch.float32, "CPU has no AVX512-BF16"
 
 
 class TorchModel:
@@ -328,37 +303,8 @@ class TorchModel:
 
     @torch.inference_mode()
     def log_probabilities(self, texts: Sequence[Text]) -> list[list[float]]:
-        found: list[list[float]] = []
-        for batch in _chunks(texts, PREFILL_ROWS):
-            prefix = shared_prefix([prompt for prompt, _ in batch])
-            logits, tokens = self.answer_logits(batch, self.prefix_state(batch[0][0], prefix), prefix)
-            logs = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].cpu().tolist()
-            ends = np.cumsum([len(answer) for _, answer in batch]).tolist()
-            found += [logs[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        return found
+        return torch_scoring.log_probabilities(self, texts)
 
     @torch.inference_mode()
     def divergence(self, adapter: Adapter | None, texts: Sequence[Text]) -> Divergence:
-        kl: list[NDArray[np.float64]] = []
-        same: list[NDArray[np.bool_]] = []
-        # Batch by batch with and without the adapter: distributions over the vocabulary are too large to keep.
-        for batch in _chunks(texts, SCORING_BATCH_SIZE):
-            with self.attached(None):
-                base, mask = self._score(batch)
-            with self.attached(adapter):
-                variant, _ = self._score(batch)
-            kl.append((base.exp() * (base - variant)).sum(-1)[mask].cpu().numpy())
-            same.append((base.argmax(-1) == variant.argmax(-1))[mask].cpu().numpy())
-        return Divergence.over(kl, same)
-
-    def _score(self, batch: Sequence[Text]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [rows, tokens, vocabulary], float32, and which of them are no padding [rows, tokens]."""
-        prefix = shared_prefix([prompt for prompt, _ in batch])
-        rows = self.rows(batch, prefix)
-        logits, _ = self.forward(self.prefix_state(batch[0][0], prefix), rows, keep=0)
-        return logits.float().log_softmax(-1), self._tensor(rows.mask) > 0
-
-
-def _chunks(texts: Sequence[Text], size: int) -> Iterator[Sequence[Text]]:
-    for start in range(0, len(texts), size):
-        yield texts[start : start + size]
+        return torch_scoring.divergence(self, adapter, texts)

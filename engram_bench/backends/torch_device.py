@@ -1,4 +1,4 @@
-"""What an accelerator asks for: one copy for all that a forward needs, and the same numbers in every run."""
+"""Which device and dtype, one copy for all that a forward needs, and the same numbers in every run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,33 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from engram_bench.errors import UsageError
+
+
+def pick_device(name: str) -> str:
+    """The device behind a backend name; auto takes cuda, then mps, then cpu.
+
+    Raises:
+        UsageError: torch has no such device here.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(device for device, found in there.items() if found)
+    if not there[name]:
+        raise UsageError(f"--engram-backend: torch finds no {name} device here; use cpu")
+    return name
+
+
+def pick_dtype(device: str) -> tuple[torch.dtype, str]:
+    """The backbone's dtype on a device, and why."""
+    if device == "cuda":
+        return torch.bfloat16, "CUDA device"
+    if device == "mps":
+        return torch.float32, "bfloat16 is incomplete on MPS"
+    if torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16, "CPU has AVX512-BF16, about 4 times float32"
+    return torch.float32, "CPU has no AVX512-BF16"
 
 
 def uploaded(device: str, arrays: Sequence[NDArray[np.int64]]) -> list[Tensor]:

@@ -101,9 +101,7 @@ def _moved(
         if worst < ENOUGH or steps == MOST_STEPS:
             return steps, worst
         steps += 1
-        optimizer.zero_grad()
-        losses.mean().backward()  # type: ignore[no-untyped-call]
-        for layer, table in tables.items():
-            assert table.grad is not None
-            table.grad.mul_(fresh[layer].to(table.device))
+        gradients = torch.autograd.grad(losses.mean(), list(tables.values()))  # of the tables, and of nothing else
+        for (layer, table), gradient in zip(tables.items(), gradients, strict=True):
+            table.grad = gradient * fresh[layer].to(table.device)
         optimizer.step()

@@ -1,0 +1,61 @@
+"""Scoring given texts: how probable their tokens are, and how far an adapter moves the distributions over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engram_bench.backends.base import Divergence, Text
+from engram_bench.backends.torch_adapters import Adapter
+from engram_bench.prompts import shared_prefix
+
+if TYPE_CHECKING:
+    from engram_bench.backends.torch import TorchModel
+
+ANSWERS = 64  # rows scored together where only the answers' tokens are
+WHOLE_TEXTS = 8  # where every token is: a row of [tokens, vocabulary] float32 is some 10 MB
+
+
+def log_probabilities(model: TorchModel, texts: Sequence[Text]) -> list[list[float]]:
+    """See `Backend.log_probabilities`."""
+    found: list[list[float]] = []
+    for batch in _chunks(texts, ANSWERS):
+        prefix = shared_prefix([prompt for prompt, _ in batch])
+        logits, tokens = model.answer_logits(batch, model.prefix_state(batch[0][0], prefix), prefix)
+        logs = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].cpu().tolist()
+        ends = np.cumsum([len(answer) for _, answer in batch]).tolist()
+        found += [logs[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    return found
+
+
+def divergence(model: TorchModel, adapter: Adapter | None, texts: Sequence[Text]) -> Divergence:
+    """See `Backend.divergence`."""
+    kl: list[NDArray[np.float64]] = []
+    same: list[NDArray[np.bool_]] = []
+    # Batch by batch with and without the adapter: distributions over the vocabulary are too large to keep.
+    for batch in _chunks(texts, WHOLE_TEXTS):
+        with model.attached(None):
+            base, mask = _distributions(model, batch)
+        with model.attached(adapter):
+            variant, _ = _distributions(model, batch)
+        kl.append((base.exp() * (base - variant)).sum(-1)[mask].cpu().numpy())
+        same.append((base.argmax(-1) == variant.argmax(-1))[mask].cpu().numpy())
+    return Divergence.over(kl, same)
+
+
+def _distributions(model: TorchModel, batch: Sequence[Text]) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [rows, tokens, vocabulary], float32, and which of them are no padding [rows, tokens]."""
+    prefix = shared_prefix([prompt for prompt, _ in batch])
+    rows = model.rows(batch, prefix)
+    logits, _ = model.forward(model.prefix_state(batch[0][0], prefix), rows, keep=0)
+    return logits.float().log_softmax(-1), torch.from_numpy(rows.mask).to(logits.device) > 0
+
+
+def _chunks(texts: Sequence[Text], size: int) -> Iterator[Sequence[Text]]:
+    for start in range(0, len(texts), size):
+        yield texts[start : start + size]
