@@ -13,7 +13,7 @@ from engram_bench import patterns
 if TYPE_CHECKING:
     from engram_bench.backends.torch import TorchModel
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "_hypothesis_pytestplugin"]
 
 TEMPLATE = (
     "{{ '<|start|>system\nYou are tiny.<|end|>\n' }}"
