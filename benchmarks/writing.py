@@ -46,10 +46,11 @@ def main() -> None:
     texts = list(zip(prompts, model.generate(prompts, 16), strict=True))
 
     def recalled(phrasing: str) -> float:
+        keys = list(memory.addresses.facts)
         with model.attached(memory):
-            answers = model.generate([model.encoder.prompt(fill(phrasing, key)) for key in facts], 16)
-        said = zip(map(model.encoder.decode, answers), facts.values(), strict=True)
-        return sum(metrics.exact(answer, value) for answer, value in said) / len(facts)
+            answers = model.generate([model.encoder.prompt(fill(phrasing, key)) for key in keys], 16)
+        said = zip(map(model.encoder.decode, answers), keys, strict=True)
+        return sum(metrics.exact(answer, facts[key]) for answer, key in said) / len(keys)
 
     written = [model.write(memory, key, value) for key, value in facts.items()]
     seconds = [each.seconds for each in written]

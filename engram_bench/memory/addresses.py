@@ -96,7 +96,8 @@ def damaged(table: NDArray[Any], how: str) -> NDArray[Any]:
 class Addresses:
     """The hash functions of a memory, the keys it knows, and for each layer the rows it holds (sorted).
 
-    `facts` are those written after training, by key; `written` are the rows that only they brought, by layer.
+    `facts` are those written after training, by key. They lie in the last layer's table; `written` are the rows there
+    that only they brought.
     """
 
     config: EngramConfig
@@ -104,7 +105,12 @@ class Addresses:
     keys: KeyIndex
     rows: dict[int, Int64Array]
     facts: dict[str, str] = field(default_factory=dict)
-    written: dict[int, Int64Array] = field(default_factory=dict)
+    written: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def last(self) -> int:
+        """The last layer that has a memory."""
+        return max(self.config.layers)
 
     @classmethod
     def of_training(cls, config: EngramConfig, encoder: PromptEncoder, pairs: Sequence[Pair]) -> Addresses:
@@ -119,10 +125,8 @@ class Addresses:
         """From what `to_arrays` gave, taken out of `arrays`; a missing array stands for an empty one."""
         hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
         keys = KeyIndex.from_array(arrays.pop("keys", np.empty((0, max(config.orders)), np.int64)))
-        rows, written = (
-            {layer: arrays.pop(f"{layer}.{name}", np.empty(0, np.int64)) for layer in config.layers}
-            for name in ("row_ids", "written_ids")
-        )
+        rows = {layer: arrays.pop(f"{layer}.row_ids", np.empty(0, np.int64)) for layer in config.layers}
+        written = arrays.pop("written_ids", np.empty(0, np.int64))
         facts = json.loads(arrays.pop("facts", np.frombuffer(b"{}", np.uint8)).tobytes())
         return cls(config, hasher, keys, rows, facts, written)
 
@@ -131,7 +135,7 @@ class Addresses:
         arrays |= {f"{layer}.row_ids": rows for layer, rows in self.rows.items()}
         if self.facts:
             arrays["facts"] = np.frombuffer(json.dumps(self.facts).encode(), np.uint8)
-            arrays |= {f"{layer}.written_ids": rows for layer, rows in self.written.items()}
+            arrays["written_ids"] = self.written
         return arrays
 
     def touched(self, pairs: Sequence[Pair], mark: int) -> dict[int, Int64Array]:
@@ -154,12 +158,9 @@ class Addresses:
             raise UsageError(f"{key!r} is known already ({known}); forget it first, or choose another key")
         known_keys = KeyIndex([*self.keys.to_keys(), *tails], self.keys.size)
         more = replace(self, keys=known_keys, facts={**self.facts, key: value})
-        rows, written = dict(self.rows), dict(self.written)
-        for layer, touched in more.touched(pairs, encoder.eos_id).items():
-            new = np.setdiff1d(touched, rows[layer])
-            rows[layer] = np.union1d(rows[layer], new)
-            written[layer] = np.union1d(written.get(layer, new), new)
-        return replace(more, rows=rows, written=written)
+        new = np.setdiff1d(more.touched(pairs, encoder.eos_id)[self.last], self.rows[self.last])
+        rows = {**self.rows, self.last: np.union1d(self.rows[self.last], new)}
+        return replace(more, rows=rows, written=np.union1d(self.written, new))
 
     def without_fact(self, key: str, encoder: PromptEncoder) -> Addresses:
         """Those that know one written fact less: without the rows that no other fact and no trained item reads.
@@ -172,15 +173,13 @@ class Addresses:
             raise UsageError(f"{key!r} was not written into this memory; written are: {known}")
         pairs = fact_pairs(key, self.facts[key], encoder)
         others = {name: value for name, value in self.facts.items() if name != key}
-        needed = self.touched([p for fact in others.items() for p in fact_pairs(*fact, encoder)], encoder.eos_id)
-        rows, written = dict(self.rows), dict(self.written)
-        for layer, touched in self.touched(pairs, encoder.eos_id).items():
-            gone = np.setdiff1d(np.intersect1d(touched, self.written[layer]), needed[layer])
-            rows[layer] = np.setdiff1d(self.rows[layer], gone)
-            written[layer] = np.setdiff1d(self.written[layer], gone)
+        rest = [pair for fact in others.items() for pair in fact_pairs(*fact, encoder)]
+        own, needed = (self.touched(some, encoder.eos_id)[self.last] for some in (pairs, rest))
+        gone = np.setdiff1d(np.intersect1d(own, self.written), needed)
+        rows = {**self.rows, self.last: np.setdiff1d(self.rows[self.last], gone)}
         tails = {tuple(_key(self.hasher, prompt)[-self.keys.size :]) for prompt, _ in pairs}
         keys = KeyIndex(self.keys.to_keys() - tails, self.keys.size)
-        return replace(self, keys=keys, facts=others, rows=rows, written=written)
+        return replace(self, keys=keys, facts=others, rows=rows, written=np.setdiff1d(self.written, gone))
 
     def span(self, prompt: Prompt) -> tuple[int, int] | None:
         """The content tokens the memory looks at; see `EngramConfig.span`."""
@@ -190,12 +189,12 @@ class Addresses:
         return self.keys.find(self.hasher.compressed_ids[content].tolist(), prompt.joined)
 
     def found(self, prompt: Prompt, mark: int) -> list[list[int]]:
-        """Token ids of the n-grams, shortest first, whose rows the first answer token finds in every layer's tables.
+        """Token ids of the n-grams, shortest first, whose rows the first answer token finds in the last layer's table.
 
         `mark` stands for the start of a span, as in `ngram_windows`.
         """
         window = ngram_windows(prompt, (), max(self.config.orders), self.span(prompt), mark)[-1]
-        hit = np.stack([slots(self.hasher, layer, rows, window) > 0 for layer, rows in self.rows.items()]).all(axis=0)
+        hit = slots(self.hasher, self.last, self.rows[self.last], window) > 0
         by_order = hit.reshape(len(self.config.orders), -1)
         return [window[:n][::-1].tolist() for n, heads in zip(self.config.orders, by_order, strict=True) if heads.all()]
 
