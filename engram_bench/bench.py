@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Bench:
         self._samples: dict[tuple[str, str, str], list[Sample]] = {}
         self._trained: dict[tuple[str, int], adapters.Trained] = {}
         self._loaded: dict[tuple[str, int], Any] = {}
+        self._own: dict[str, Backend] = {}
         self._divergence: dict[str, Divergence] = {}
         self._controls: dict[tuple[str, ...], list[Text]] = {}
         self.run: RunDir | None = None
@@ -60,7 +61,8 @@ class Bench:
                 raise UsageError(f"variant {variant.name}: Unsloth alone trains in 4 bits, and {why}; drop four_bit")
         progress(f"model {settings.model}", 0, 1)
         self.model = models.resolve(settings.model)
-        self.backend: Backend = target.load(self.model.folder)
+        self._load = partial(target.load, self.model.folder)
+        self.backend = self._load()
         progress(f"model {settings.model}", 1, 1)
         categories = settings.patterns.categories.values()
         self._examples = settings.patterns.training_examples()
@@ -142,6 +144,12 @@ class Bench:
     def adapter(self, variant: str) -> Any | None:
         """The adapter of a variant and the first training seed, trained now if the cache has none."""
         return self._loaded_adapter(self.variant(variant), self.settings.seeds[0])
+
+    def backend_of(self, variant: str) -> Backend:
+        """A model of the variant's own, for what happens side by side; loaded when first asked for."""
+        if variant not in self._own:
+            self._own[variant] = self._load()
+        return self._own[variant]
 
     def is_trained(self, variant: str) -> bool:
         """Whether the cache has the adapter of a variant and the first training seed, or it needs none."""

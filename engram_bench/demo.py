@@ -10,8 +10,9 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -102,36 +103,40 @@ def show(bench: Bench, console: Console, shown: Sequence[Scene], pause: Callable
 
 
 def play(bench: Bench, console: Console, scene: Scene) -> dict[str, Take]:
-    """Every variant's answer to one scene, typed as it is made, one variant after the other."""
+    """Every variant's answer to one scene, typed as it is made, a token of each in turn."""
     takes = {name: Take() for name in VARIANTS}
-    steps = (None for name in VARIANTS for _ in _answer(bench, name, scene, takes[name]))
-    if console.is_terminal:
-        with Live(_picture(scene, takes), console=console, auto_refresh=False) as live:
-            for _ in steps:
-                live.update(_picture(scene, takes), refresh=True)
-    else:
-        list(steps)
-        console.print(_picture(scene, takes))
+    with ExitStack() as stack:
+        for name in VARIANTS:
+            stack.enter_context(bench.backend_of(name).attached(bench.adapter(name)))
+        steps = zip_longest(*(_answer(bench, name, scene, take) for name, take in takes.items()))
+        if console.is_terminal:
+            with Live(_picture(scene, takes), console=console, auto_refresh=False) as live:
+                for _ in steps:
+                    live.update(_picture(scene, takes), refresh=True)
+        else:
+            list(steps)
+            console.print(_picture(scene, takes))
     return takes
 
 
 def _answer(bench: Bench, name: str, scene: Scene, take: Take) -> Iterator[None]:
     """Fills `take`, a step each token."""
-    backend, adapter = bench.backend, bench.adapter(name)
+    backend, adapter = bench.backend_of(name), bench.adapter(name)
     prompt = backend.encoder.prompt(scene.prompt)
-    longest = LONGEST_UNRELATED if scene.item is None else bench.max_new_tokens
+    stream = backend.stream(prompt, LONGEST_UNRELATED if scene.item is None else bench.max_new_tokens)
     ids: list[int] = []
-    with backend.attached(adapter):
+    while not take.done:
         started = time.perf_counter()
-        for token in backend.stream(prompt, longest):
+        token = next(stream, None)
+        take.seconds += time.perf_counter() - started
+        if not ids and hasattr(adapter, "addresses"):
+            take.notes = _looked_up(bench, adapter, prompt)
+        if token is None:
+            take.done = True
+        else:
             ids.append(token)
-            take.tokens, take.seconds = len(ids), time.perf_counter() - started
-            take.text = backend.encoder.decode(ids)
-            if len(ids) == 1 and hasattr(adapter, "addresses"):
-                take.notes = _looked_up(bench, adapter, prompt)
-            yield
-    take.seconds, take.done = time.perf_counter() - started, True
-    yield
+            take.tokens, take.text = len(ids), backend.encoder.decode(ids)
+        yield
 
 
 def _looked_up(bench: Bench, adapter: Any, prompt: Any) -> list[str]:

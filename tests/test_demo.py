@@ -61,6 +61,16 @@ def test_another_seed_shows_another_item_and_the_same_seed_the_same(stage):
     assert first == again != other
 
 
+def test_answers_typed_side_by_side_are_the_decoded_ones(stage, screen):
+    scene = next(scene for scene in demo.scenes(stage.settings.patterns, seed=0, quick=True) if scene.item)
+    prompt, takes = stage.backend.encoder.prompt(scene.prompt), demo.play(stage, screen, scene)
+    for name, take in takes.items():
+        with stage.backend.attached(stage.adapter(name)):
+            (whole,) = stage.backend.generate([prompt], stage.max_new_tokens)
+        assert (take.text, take.tokens) == (stage.backend.encoder.decode(whole), len(whole))
+    assert len({take.text for take in takes.values()}) == 3
+
+
 def test_a_streamed_answer_is_the_decoded_one(stage):
     prompts = [stage.backend.encoder.prompt(e.prompt) for e in stage.settings.patterns.training_examples()[:6]]
     for name in demo.VARIANTS:
@@ -93,8 +103,11 @@ class Scripted:
     max_new_tokens = 9
 
     def __init__(self, **answers):
-        self.answers, self.on = answers, None
+        self.answers, self.on, self.own = answers, None, {}
         self.backend = self.encoder = self
+
+    def backend_of(self, name):
+        return self.own.setdefault(name, Scripted(**{name: self.answers[name]}))
 
     def is_trained(self, name):
         return name != "lora"
@@ -142,12 +155,12 @@ def test_right_wrong_changed_and_unchanged_are_told_apart_and_counted(screen):
     assert " ".join(demo.CAVEAT.split()) in " ".join(summary.split())
 
 
-def test_on_a_terminal_answers_are_typed_token_by_token():
+def test_on_a_terminal_all_answers_are_typed_at_once_token_by_token():
     terminal = Console(file=io.StringIO(), width=80, force_terminal=True)
     demo.play(Scripted(baseline="no", lora="yes", engram="abc"), terminal, ASKED)
     typed = re.findall(r"(\w*)▌", re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", terminal.file.getvalue()))
-    grown = [text for before, text in zip(["", *typed], typed, strict=False) if text and text != before]
-    assert grown == ["n", "no", "y", "ye", "yes", "a", "ab", "abc"]
+    grown = list(dict.fromkeys(filter(None, typed)))
+    assert grown == ["n", "y", "a", "no", "ye", "ab", "yes", "abc"], "side by side"
 
 
 def test_an_unrelated_answer_is_cut_and_another_is_not(screen):
@@ -187,7 +200,7 @@ def test_an_interrupt_while_answers_are_typed_ends_and_leaves_the_model_and_the_
     monkeypatch.setattr(terminal, "input", lambda *_: "hello")
     bench = Scripted(baseline="no", lora="y!", engram="no")
     demo.interact(bench, terminal)
-    assert bench.on is None
+    assert [backend.on for backend in bench.own.values()] == [None] * 3
     told = terminal.file.getvalue()
     assert told.rfind("\x1b[?25h") > told.rfind("\x1b[?25l") > 0, "the cursor is shown again"
 

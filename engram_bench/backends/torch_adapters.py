@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -114,7 +114,8 @@ class LoraAdapter:
             for parameter in self._own():  # one that is loaded is cast once, not at every product
                 parameter.data = parameter.data.to(torch.float32 if self._fresh else model.dtype)
             # Float32 weights, products in the backbone's dtype: what autocast does once peft casts nothing itself.
-            with disable_input_dtype_casting(self._peft), low_precision(model.device, model.dtype):
+            products = low_precision(model.device, model.dtype) if self._fresh else nullcontext()
+            with disable_input_dtype_casting(self._peft), products:
                 yield
         finally:
             self._state = {k: v.clone() for k, v in peft.get_peft_model_state_dict(self._peft).items()}
