@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ANSWERS = 64  # rows scored together where only the answers' tokens are
 WHOLE_TEXTS = 8  # where every token is: a row of [tokens, vocabulary] float32 is some 10 MB
+TURN = 4  # such batches without the adapter, then as many with it: putting a LoRA on takes as long as one of them
 
 
 def log_probabilities(model: TorchModel, texts: Sequence[Text]) -> list[list[float]]:
@@ -37,14 +38,17 @@ def divergence(model: TorchModel, adapter: Adapter | None, texts: Sequence[Text]
     """See `Backend.divergence`."""
     kl: list[NDArray[np.float64]] = []
     same: list[NDArray[np.bool_]] = []
-    # Batch by batch with and without the adapter: distributions over the vocabulary are too large to keep.
-    for batch in _chunks(texts, WHOLE_TEXTS):
+    # A few batches with and without the adapter in turn: all distributions over the vocabulary are too many to keep.
+    by_length = sorted(texts, key=lambda text: len(text[0].ids) + len(text[1]))  # to pad little
+    for few in _chunks(by_length, WHOLE_TEXTS * TURN):
+        batches = list(_chunks(few, WHOLE_TEXTS))
         with model.attached(None):
-            base, mask = _distributions(model, batch)
+            before = [_distributions(model, batch) for batch in batches]
         with model.attached(adapter):
-            variant, _ = _distributions(model, batch)
-        kl.append((base.exp() * (base - variant)).sum(-1)[mask].cpu().numpy())
-        same.append((base.argmax(-1) == variant.argmax(-1))[mask].cpu().numpy())
+            for batch, (base, mask) in zip(batches, before, strict=True):
+                variant, _ = _distributions(model, batch)
+                kl.append((base.exp() * (base - variant)).sum(-1)[mask].cpu().numpy())
+                same.append((base.max(-1).indices == variant.max(-1).indices)[mask].cpu().numpy())
     return Divergence.over(kl, same)
 
 
