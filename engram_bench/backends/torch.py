@@ -281,23 +281,28 @@ class TorchModel:
         self, prompts: Sequence[Prompt], which: NDArray[np.int64], state: Prefix, prefix: int, max_new_tokens: int
     ) -> Decoding:
         rows = self.rows([(prompt, ()) for prompt in prompts], prefix)
-        logits, cache = self._prefill(state, rows, which, max_new_tokens)
+        logits, cache = self._prefill(state, rows, which, prefix, max_new_tokens)
         mask = np.concatenate([np.ones((len(which), prefix), dtype=np.int64), rows.mask[which]], axis=1)
         return Decoding(self.step, logits, cache, mask, rows.windows[which, -1])
 
-    def _prefill(self, state: Prefix, rows: Rows, which: NDArray[np.int64], room: int) -> tuple[Tensor, Cache]:
+    def _prefill(
+        self, state: Prefix, rows: Rows, which: NDArray[np.int64], prefix: int, room: int
+    ) -> tuple[Tensor, Cache]:
         """Last logits and a cache for the rows `which` (ascending, repeats allowed), with room for decoding.
 
-        In pieces of `PREFILL_ROWS`: beyond some 1,000 tokens a product falls out of the processor's cache.
+        In pieces of `PREFILL_ROWS`, each as wide as its own longest row.
         """
         logits, caches, taken = [], [], []
         for start in range(0, len(rows.ids), PREFILL_ROWS):
             piece = slice(start, start + PREFILL_ROWS)
-            last, cache = self.forward(state, Rows(rows.ids[piece], rows.mask[piece], rows.windows[piece]), keep=1)
+            own = slice(int(rows.mask[piece].any(axis=0).argmax()), None)
+            read = Rows(*(array[piece, own] for array in (rows.ids, rows.mask, rows.windows)))
+            last, cache = self.forward(state, read, keep=1)
             logits.append(last)
             caches.append(cache)
             taken.append(self._tensor(which[(which >= start) & (which < piece.stop)] - start))
-        return torch.cat(logits)[self._tensor(which)], roomy_cache(caches, taken, room, whole=self._grouped)
+        found = roomy_cache(caches, taken, prefix, room, whole=self._grouped)
+        return torch.cat(logits)[self._tensor(which)], found
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
