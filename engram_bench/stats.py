@@ -18,6 +18,7 @@ PLANNED_DISCORDANCE = 0.2  # share of items on which two variants differ, where 
 RESAMPLES = 9999
 MORE_RESAMPLES = 99_999  # where the first ones leave p so small that a Holm adjustment could turn on its last digit
 SEED = 0
+BATCH = 1000  # resamples held at once: all of them would be 8 GB of 100,000 items
 ENOUGH_SEEDS = 5  # training seeds from which on their own spread can be estimated
 MARGIN = 0.02  # "no worse" means by less than this
 
@@ -94,7 +95,7 @@ def _bootstrap_mean(values: np.ndarray, low: float, high: float) -> Interval:
         point = float(values[0])
         return Interval(point, float(same * point + (1 - same) * low), float(same * point + (1 - same) * high))
     result = scipy.stats.bootstrap(
-        (values,), np.mean, method="percentile", n_resamples=RESAMPLES, confidence_level=LEVEL, rng=SEED
+        (values,), np.mean, method="percentile", n_resamples=RESAMPLES, confidence_level=LEVEL, rng=SEED, batch=BATCH
     )
     found = result.confidence_interval
     return Interval(float(values.mean()), float(found.low), float(found.high))
@@ -168,7 +169,7 @@ def _sign_flip(differences: np.ndarray) -> float:
     for resamples in (RESAMPLES, MORE_RESAMPLES):
         if np.any(differences) and (resamples == RESAMPLES or p < 10 / RESAMPLES):
             result = scipy.stats.permutation_test(
-                (differences,), np.mean, permutation_type="samples", n_resamples=resamples, batch=1000, rng=SEED
+                (differences,), np.mean, permutation_type="samples", n_resamples=resamples, batch=BATCH, rng=SEED
             )
             p = float(result.pvalue)
     return p
