@@ -88,7 +88,7 @@ def items(counts: tuple[int, ...], model: Path) -> list[Record]:
                 "items": count,
                 "seconds": round(seconds, 1),
                 "training": round(report["variants"][1]["train"]["seconds"], 2),
-                "answering": report["run"]["evaluation_s"],
+                "answering": round(sum(report["run"]["evaluation_s"].values()), 1),
                 "memory_mb": used.ru_maxrss // 1024,
                 "parameters": report["variants"][1]["trainable_parameters"],
                 "files_mb": {name: round(size / 2**20, 2) for name, size in files.items()},
