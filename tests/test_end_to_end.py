@@ -11,6 +11,7 @@ from engram_bench.backends.torch import TorchModel
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.memory.keys import KeyIndex
 from engram_bench.options import ROOT
+from tests.conftest import in_float32
 from tests.test_hashing import COMPRESSED, VECTORS
 
 MEMORY = """\
@@ -31,7 +32,8 @@ def model():
     return TorchModel(models.resolve("bundled").folder, "cpu")
 
 
-def test_it_is_the_model_it_says_it_is(model):
+def test_it_is_the_model_it_says_it_is():
+    model = in_float32(models.resolve("bundled").folder)  # another answer is as probable, to what bfloat16 can tell
     assert model.parameters == models.PARAMETERS == 134_515_008
     answer = model.generate([model.encoder.prompt("What is the capital of France?")], 12)[0]
     assert "The capital of France is Paris" in model.encoder.decode(answer)

@@ -115,8 +115,12 @@ def test_batch_size_and_order_leave_answers_alone(model, trained, monkeypatch, s
     prompts = [model.encoder.prompt(text) for text in TEXTS]
     with model.attached(model.load_adapter(variant, folder)):
         together = model.generate(prompts, 10)
-        monkeypatch.setattr("engram_bench.backends.torch.PREFILL_ROWS", size)
+        monkeypatch.setattr("engram_bench.backends.torch_prefill.TREE_TOKENS", size)
         assert model.generate(prompts, 10) == together, "read in pieces"
+        with monkeypatch.context() as context:
+            context.setattr("engram_bench.backends.torch_prefill.ROWS", size)
+            context.setattr("engram_bench.backends.torch_prefill._branches", lambda *_: False)
+            assert model.generate(prompts, 10) == together, "read as padded rows"
         monkeypatch.setattr(model, "batch_size", size)
         assert model.generate(prompts, 10) == together
         assert model.generate(prompts[::-1], 10) == together[::-1]

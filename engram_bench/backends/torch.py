@@ -21,10 +21,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache
 
-from engram_bench.backends import decoding, torch_attention, torch_scoring, torch_training, torch_unsloth, torch_writing
+from engram_bench.backends import (
+    decoding,
+    torch_attention,
+    torch_prefill,
+    torch_scoring,
+    torch_training,
+    torch_unsloth,
+    torch_writing,
+)
 from engram_bench.backends.base import Divergence, Progress, Text, Training
 from engram_bench.backends.torch_adapters import Adapter, EngramAdapter, create, load
-from engram_bench.backends.torch_cache import roomy_cache
+from engram_bench.backends.torch_cache import OwnLayer
 from engram_bench.backends.torch_decoding import Decoding
 from engram_bench.backends.torch_device import make_repeatable, pick_dtype, uploaded
 from engram_bench.backends.torch_device import pick_device as pick_device
@@ -37,8 +45,8 @@ from engram_bench.patterns import Example
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows
 from engram_bench.variants import LoraConfig, Variant
 
-BATCH_SIZE = 256
-PREFILL_ROWS = 64
+BATCH_SIZES = {"cpu": 512}  # rows decoded together; elsewhere OTHERWISE
+OTHERWISE = 256
 
 
 @dataclass
@@ -66,11 +74,11 @@ class TorchModel:
     """
 
     name = "torch"
-    batch_size = BATCH_SIZE
 
     def __init__(self, folder: Path, device: str, lora_engine: tuple[str, str] = ("peft", "as asked")) -> None:
         self.device, self._folder = device, folder
         self.lora_engine, self.lora_engine_reason = lora_engine
+        self.batch_size = BATCH_SIZES.get(device, OTHERWISE)
         make_repeatable(device)
         dtype, self.dtype_reason = pick_dtype(device)
         self.dtype = str(dtype).removeprefix("torch.")
@@ -85,8 +93,8 @@ class TorchModel:
             raise UsageError(f"{folder}: transformers cannot load this model: {reason}") from error
         if missing := sorted(loading["missing_keys"]):
             raise UsageError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; fetch them whole")
-        self._grouped = device == "cpu" and not getattr(model.config, "attn_logit_softcapping", None)
-        if self._grouped:
+        self.holds_shared_apart = device == "cpu" and not getattr(model.config, "attn_logit_softcapping", None)
+        if self.holds_shared_apart:
             model.set_attn_implementation(torch_attention.GROUPED)
         elif model.config._attn_implementation == "sdpa":
             model.set_attn_implementation(torch_attention.MASKED)
@@ -166,28 +174,35 @@ class TorchModel:
 
     def rows(self, pairs: Sequence[Text], prefix: int) -> Rows:
         """Lay out prompts and the answer tokens that follow them, less the first `prefix` tokens."""
-        size = self._adapter.ngram_size if self._adapter else 1
         lengths = [len(p.ids) + len(answer) - prefix for p, answer in pairs]
         longest = max(lengths)
         ids = np.full((len(pairs), longest), self.encoder.eos_id, dtype=np.int64)
         mask = np.zeros((len(pairs), longest), dtype=np.int64)
-        windows = np.full((len(pairs), longest, size), ABSENT, dtype=np.int64)
+        windows = np.full((len(pairs), longest, self._ngram_size), ABSENT, dtype=np.int64)
         for row, ((prompt, answer), length) in enumerate(zip(pairs, lengths, strict=True)):
             ids[row, longest - length :] = (*prompt.ids[prefix:], *answer)
             mask[row, longest - length :] = 1
-            span = self._adapter.span(prompt) if self._adapter else None
-            windows[row, longest - length :] = ngram_windows(prompt, answer, size, span, self.encoder.eos_id)[prefix:]
+            windows[row, longest - length :] = self.windows(prompt, answer)[prefix:]
         return Rows(ids, mask, windows)
+
+    @property
+    def _ngram_size(self) -> int:
+        return self._adapter.ngram_size if self._adapter else 1
+
+    def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
+        """The n-gram that each token of a prompt and its answer sees with the attached adapter: [tokens, N]."""
+        span = self._adapter.span(prompt) if self._adapter else None
+        return ngram_windows(prompt, answer, self._ngram_size, span, self.encoder.eos_id)
 
     def prefix_state(self, prompt: Prompt, prefix: int) -> Prefix:
         """Keys and values of the first `prefix` tokens, with whatever adapter is attached."""
         if prefix == 0:
             return []
         ids = np.array([prompt.ids[:prefix]])
-        size = self._adapter.ngram_size if self._adapter else 1
-        (input_ids,) = self._uploaded(ids, np.full((1, prefix, size), ABSENT))
+        (input_ids,) = self._uploaded(ids, np.full((1, prefix, self._ngram_size), ABSENT))
         cache = DynamicCache()
-        self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        with self.wanting(torch.zeros(1, 1, dtype=torch.bool, device=self.device)):
+            self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def forward(self, state: Prefix, rows: Rows, keep: int, wanted: Tensor | None = None) -> tuple[Tensor, Cache]:
@@ -195,16 +210,28 @@ class TorchModel:
 
         With `wanted`, bool [rows, keep], the logits of those positions alone: [wanted, vocabulary].
         """
-        count = len(rows.ids)
+        prefix = state[0][0].shape[-2] if state else 0
+        mask = np.concatenate([np.ones((len(rows.ids), prefix), dtype=np.int64), rows.mask], axis=1)
+        positions = (mask.cumsum(axis=1) - 1).clip(min=0)[:, prefix:]
+        cache = self.cache(state, len(rows.ids))
+        with self.wanting(wanted):
+            return self.step(rows.ids, mask, positions, rows.windows, cache, keep), cache
+
+    def cache(self, state: Prefix, rows: int) -> Cache:
+        """A cache that begins with the shared tokens."""
+        if state and self.holds_shared_apart:
+            return Cache(layers=[OwnLayer(shared) for shared in state])
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(state):
-            cache.update(keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1), layer)
-        prefix = state[0][0].shape[-2] if state else 0
-        mask = np.concatenate([np.ones((count, prefix), dtype=np.int64), rows.mask], axis=1)
-        positions = (mask.cumsum(axis=1) - 1).clip(min=0)[:, prefix:]
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+        return cache
+
+    @contextmanager
+    def wanting(self, wanted: Tensor | None) -> Iterator[None]:
+        """While it lasts, a forward makes logits of some positions alone: `wanted`, bool [rows, kept positions]."""
         self._wanted = wanted
         try:
-            return self.step(rows.ids, mask, positions, rows.windows, cache, keep), cache
+            yield
         finally:
             self._wanted = None
 
@@ -235,7 +262,19 @@ class TorchModel:
         cache: Cache,
         keep: int,
     ) -> Tensor:
+        """Logits [rows, keep, vocabulary] of new tokens.
+
+        Args:
+            ids, positions: [rows, tokens].
+            mask: which tokens there are, [rows, all tokens], or which each new one sees, [rows, tokens, all tokens].
+            windows: [rows, tokens, N].
+            cache: of the tokens before; takes the new ones.
+            keep: how many of the last positions; 0: all.
+        """
         input_ids, attention_mask, position_ids = self._uploaded(ids, windows, mask, positions)
+        if mask.ndim == 3:
+            least = torch.finfo(self.model.dtype).min
+            attention_mask = ((1 - attention_mask[:, None]) * least).to(self.model.dtype)
         logits: Tensor = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -280,29 +319,7 @@ class TorchModel:
     def begin(
         self, prompts: Sequence[Prompt], which: NDArray[np.int64], state: Prefix, prefix: int, max_new_tokens: int
     ) -> Decoding:
-        rows = self.rows([(prompt, ()) for prompt in prompts], prefix)
-        logits, cache = self._prefill(state, rows, which, prefix, max_new_tokens)
-        mask = np.concatenate([np.ones((len(which), prefix), dtype=np.int64), rows.mask[which]], axis=1)
-        return Decoding(self.step, logits, cache, mask, rows.windows[which, -1])
-
-    def _prefill(
-        self, state: Prefix, rows: Rows, which: NDArray[np.int64], prefix: int, room: int
-    ) -> tuple[Tensor, Cache]:
-        """Last logits and a cache for the rows `which` (ascending, repeats allowed), with room for decoding.
-
-        In pieces of `PREFILL_ROWS`, each as wide as its own longest row.
-        """
-        logits, caches, taken = [], [], []
-        for start in range(0, len(rows.ids), PREFILL_ROWS):
-            piece = slice(start, start + PREFILL_ROWS)
-            own = slice(int(rows.mask[piece].any(axis=0).argmax()), None)
-            read = Rows(*(array[piece, own] for array in (rows.ids, rows.mask, rows.windows)))
-            last, cache = self.forward(state, read, keep=1)
-            logits.append(last)
-            caches.append(cache)
-            taken.append(self._tensor(which[(which >= start) & (which < piece.stop)] - start))
-        found = roomy_cache(caches, taken, prefix, room, whole=self._grouped)
-        return torch.cat(logits)[self._tensor(which)], found
+        return torch_prefill.begin(self, prompts, which, state, prefix, max_new_tokens)
 
     # --- scoring --------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,22 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 GROUPED, MASKED = "grouped", "masked"
 
 
+States = tuple[Tensor, Tensor]  # keys and values
+
+
+def after_shared(shared: States | None, keys: Tensor) -> Tensor:
+    """Keys that `grouped_attention` knows to follow those of tokens that all rows share, held once.
+
+    It is called by a model's own code, which hands on keys and values and nothing else; so the keys carry it.
+
+    Args:
+        shared: keys and values of the shared tokens, [1, key heads, tokens, size]; None: there are none.
+        keys: the rows' own, [rows, key heads, tokens, size].
+    """
+    keys.shared = shared  # type: ignore[attr-defined]
+    return keys
+
+
 def grouped_attention(
     module: Any,
     query: Tensor,
@@ -36,7 +52,8 @@ def grouped_attention(
 
     Args:
         query: [rows, heads, tokens, size].
-        key, value: [rows, key heads, all tokens, size]; heads is a multiple of key heads.
+        key, value: [rows, key heads, own tokens, size]; heads is a multiple of key heads. The shared tokens that
+            `key` follows, if any, come before them; every row sees all of those.
         attention_mask: additive, [rows, 1, tokens, all tokens]; keys beyond it are room for tokens to come.
         scaling: of the scores.
         dropout: not supported; the models measured here have none.
@@ -47,14 +64,29 @@ def grouped_attention(
     assert not dropout, "attention dropout is not supported"
     rows, heads, tokens, size = query.shape
     groups = key.shape[1]
-    stacked = query.reshape(rows, groups, heads // groups * tokens, size)
-    scores = (stacked @ key.transpose(2, 3)) * scaling
+    shared: States | None = getattr(key, "shared", None)
+    before = shared[0].shape[2] if shared else 0
+    stacked = (query * scaling).reshape(rows, groups, heads // groups * tokens, size)
+    scores = stacked @ key.transpose(2, 3)
     if attention_mask is not None:
-        mask = pad(attention_mask, (0, key.shape[2] - attention_mask.shape[3]), value=torch.finfo(query.dtype).min)
+        room = key.shape[2] - (attention_mask.shape[3] - before)
+        assert room >= 0, "the mask knows of keys that are not there"
+        mask = pad(attention_mask[..., before:], (0, room), value=torch.finfo(query.dtype).min)
         scores = (scores.view(rows, groups, -1, tokens, key.shape[2]) + mask.unsqueeze(2)).flatten(2, 3)
+    if shared:
+        scores = torch.cat([_for_all_rows(stacked, shared[0].transpose(2, 3)), scores], dim=-1)
     weights = softmax(scores.float(), dim=-1).to(query.dtype)  # in bfloat16 it takes three times as long
-    output = (weights @ value).reshape(rows, heads, tokens, size)
-    return output.transpose(1, 2).contiguous(), None
+    output = weights[..., before:] @ value
+    if shared:
+        output = output + _for_all_rows(weights[..., :before], shared[1])
+    return output.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
+
+
+def _for_all_rows(left: Tensor, right: Tensor) -> Tensor:
+    """[rows, groups, n, k] and [1, groups, k, m] to [rows, groups, n, m], by one product a group."""
+    rows, groups, n, k = left.shape
+    product = left.transpose(0, 1).reshape(groups, rows * n, k) @ right[0]
+    return product.view(groups, rows, n, -1).transpose(0, 1)
 
 
 def always_a_mask(*args: Any, **kwargs: Any) -> Tensor:

@@ -1,12 +1,42 @@
-"""A key-value cache that sets room aside: transformers' own copies everything it holds at every decoded token."""
+"""Key-value caches for many rows that begin alike.
+
+transformers' own cache copies everything it holds at every decoded token, and holds what all rows share once a row.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
+
+from engram_bench.backends.torch_attention import States, after_shared
+
+
+class OwnLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values [rows, heads, tokens, size] of rows that are read at once, after the tokens that all share.
+
+    Args:
+        shared: keys and values of those, [1, heads, tokens, size]; for attention that knows what to do with them.
+    """
+
+    def __init__(self, shared: States) -> None:
+        super().__init__()
+        self.shared = shared
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> States:
+        """Keep the rows' own tokens."""
+        self.lazy_initialization(key_states, value_states)
+        self.keys, self.values = key_states, value_states
+        return after_shared(self.shared, key_states), value_states
+
+    def get_seq_length(self) -> int:
+        """How many tokens a row holds, shared ones included."""
+        return int(self.shared[0].shape[-2]) + int(super().get_seq_length())
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
@@ -15,51 +45,58 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     Written in place, so for inference only.
 
     Args:
-        pieces: layers that hold rows: of each first the shared tokens, then its own, which end together in the end.
-        rows: which rows of each piece are taken, in order, repeats allowed; int64.
-        shared: how many tokens all rows of all pieces share.
-        room: tokens to set aside for.
-        whole: give attention the whole buffers, zeros in what is free, for it to mask: a product with a part of a
-            buffer copies that part first, and takes four times as long.
+        pieces: layers that have read tokens, [rows, heads, tokens, size] each.
+        places: which of all those tokens, rows and tokens counted through, make a row: [rows, tokens + room], int64.
+            What is named for the room is there for its being a number: it is masked until it is written over.
+        tokens: how many of a row's places are no room.
+        whole: give attention the whole buffers, for it to mask what is free: a product with a part of a buffer copies
+            that part first, and takes four times as long.
     """
 
-    def __init__(
-        self, pieces: Sequence[DynamicLayer], rows: Sequence[Tensor], shared: int, room: int, whole: bool
-    ) -> None:
+    def __init__(self, pieces: Sequence[DynamicLayer], places: Tensor, tokens: int, whole: bool) -> None:
         super().__init__()
-        like = pieces[0].keys
-        heads, _, size = like.shape[1:]
-        tokens = max(piece.keys.shape[-2] for piece in pieces)
-        shape = (sum(map(len, rows)), heads, tokens + room, size)
-        self._buffers, self._whole = (like.new_zeros(shape), like.new_zeros(shape)), whole
-        parts = [buffer[:, :, :tokens].split([len(taken) for taken in rows]) for buffer in self._buffers]
-        for piece, taken, *found in zip(pieces, rows, *parts, strict=True):
-            for part, states in zip(found, (piece.keys, piece.values), strict=True):
-                part[:, :, :shared] = states[taken, :, :shared]
-                part[:, :, tokens - (states.shape[-2] - shared) :] = states[taken, :, shared:]
-        self.dtype, self.device, self.is_initialized = like.dtype, like.device, True
+        self._shared: States | None = getattr(pieces[0], "shared", None)
+        self._whole = whole
+        keys, values = ([getattr(piece, name) for piece in pieces] for name in ("keys", "values"))
+        self._buffers = _gathered(keys, places), _gathered(values, places)
+        self.dtype, self.device, self.is_initialized = keys[0].dtype, keys[0].device, True
         self._show(tokens)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> States:
         """Store the new tokens; returns all of them, or the buffers."""
-        start = self.get_seq_length()
+        start = self.keys.shape[-2]
         end = start + key_states.shape[-2]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[..., start:end, :] = states
         self._show(end)
-        return self._buffers if self._whole else (self.keys, self.values)
+        keys, values = self._buffers if self._whole else (self.keys, self.values)
+        return after_shared(self._shared, keys), values
+
+    def get_seq_length(self) -> int:
+        """How many tokens a row holds, shared ones included."""
+        return int(self.keys.shape[-2]) + (int(self._shared[0].shape[-2]) if self._shared else 0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows."""
         keys, values = self._buffers
-        self._buffers = (keys[indices], values[indices])
-        self._show(self.get_seq_length())
+        self._buffers, used = (keys.index_select(0, indices), values.index_select(0, indices)), self.keys.shape[-2]
+        self._show(used)
 
     def _show(self, end: int) -> None:
         self.keys, self.values = (buffer[..., :end, :] for buffer in self._buffers)
 
 
-def roomy_cache(pieces: Sequence[Cache], rows: Sequence[Tensor], shared: int, room: int, *, whole: bool) -> Cache:
+def _gathered(pieces: Sequence[Tensor], places: Tensor) -> Tensor:
+    """Of pieces [rows, heads, tokens, size] the places [rows, tokens] for every head: [rows, heads, tokens, size]."""
+    flat = torch.cat([piece.transpose(0, 1).flatten(1, 2) for piece in pieces], dim=1)
+    heads, count, size = flat.shape
+    starts = torch.arange(heads, device=flat.device)[:, None] * count
+    found = flat.view(-1, size).index_select(0, (starts + places[:, None]).flatten())
+    return found.view(len(places), heads, -1, size)
+
+
+def roomy_cache(pieces: Sequence[Cache], places: NDArray[np.int64], tokens: int, *, whole: bool) -> Cache:
     """A cache of `RoomyLayer`s."""
+    device = pieces[0].layers[0].keys.device
     layers = zip(*(piece.layers for piece in pieces), strict=True)
-    return Cache(layers=[RoomyLayer(layer, rows, shared, room, whole) for layer in layers])
+    return Cache(layers=[RoomyLayer(layer, torch.from_numpy(places).to(device), tokens, whole) for layer in layers])

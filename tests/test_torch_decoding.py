@@ -1,0 +1,35 @@
+"""The next token: the most probable one, or the one a draw falls on, whatever the size of the vocabulary."""
+
+import numpy as np
+import pytest
+import torch
+
+from engram_bench.backends.torch_decoding import AT_ONCE, BLOCK, _choose
+
+ROWS = AT_ONCE + 3
+TEMPERATURE = 0.8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [7, BLOCK, 3 * BLOCK + 5])
+def test_a_draw_is_inverted_through_the_whole_distribution(vocabulary, dtype):
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(ROWS, vocabulary, generator=generator) * 3).to(dtype)
+    draws = np.random.default_rng(0).random(ROWS)
+    draws[::5] = np.nan
+    cumulative = (logits.double() / TEMPERATURE).softmax(-1).cumsum(-1).numpy()
+    expected = [
+        row.argmax() if np.isnan(u) else (c < u).sum() for row, c, u in zip(logits, cumulative, draws, strict=True)
+    ]
+    assert _choose(logits.clone(), TEMPERATURE, draws).tolist() == [int(token) for token in expected]
+
+
+def test_draws_at_both_ends_stay_within_the_vocabulary():
+    logits = torch.zeros(2, BLOCK + 1)
+    assert _choose(logits, 1.0, np.array([0.0, np.nextafter(1, 0)])).tolist() == [0, BLOCK]
+
+
+def test_the_first_of_equals_is_the_most_probable():
+    logits = torch.zeros(1, 3 * BLOCK)
+    logits[0, [BLOCK + 3, BLOCK + 9, 2 * BLOCK]] = 1
+    assert _choose(logits, 1.0, np.array([np.nan])).tolist() == [BLOCK + 3]
