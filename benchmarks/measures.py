@@ -15,7 +15,7 @@ from engram_bench.variants import select
 
 NEW_TOKENS = 32
 SAMPLES, TEMPERATURE = 5, 0.8
-EPOCHS = 2
+EPOCHS, MOST_EPOCHS = 2, 8
 LOOP_PROMPTS = 16  # of all prompts: at seconds each
 SAMPLED_PROMPTS = 64
 BATCH_SIZES = (32, 64, 128, 256)  # tried for lm-eval, on as many prompts as the largest
@@ -121,7 +121,7 @@ def _same(texts: Mapping[str, str], job: Job, theirs: Result) -> dict[str, int]:
 def _limit(work: Work, ours: Side, greedy: Sequence[Result]) -> Record:
     """How much of the machine's matrix rate the evaluation uses.
 
-    Only products with weights count, of tokens that cannot but be computed: the tokens all prompts share once, each
+    Only products with weights count, of tokens that cannot but be computed: what prompts begin with alike once, each
     other prompt token, and each answer token fed back. Attention and all else is left out.
     """
     rate = ours.do({"kind": "matrix_rate"})
@@ -146,14 +146,24 @@ def _limit(work: Work, ours: Side, greedy: Sequence[Result]) -> Record:
 
 
 def training(work: Work, ours: Side, peer: Side, variant: str) -> Record:
-    """Examples a second of one variant's training, and the loss each side comes to."""
-    job = _training_job(work, variant)
+    """Examples a second of one variant's training, the loss each side comes to, and the time to theirs."""
+    job = _training_job(work, variant, EPOCHS)
     found = take_turns({"ours": lambda: ours.do(job), peer.name: lambda: peer.do(job)}, work.repeats)
     losses = {"ours": found["ours"][0]["loss"], "theirs": found[peer.name][0]["loss"]}
-    return versus(found, "ours", peer.name) | {"loss_of_last_epoch": losses}
+    reached = to_their_loss(work, ours, variant, losses["theirs"], statistics.median(_seconds(found[peer.name])))
+    return versus(found, "ours", peer.name) | {"loss_of_last_epoch": losses} | reached
 
 
-def _training_job(work: Work, name: str) -> Job:
+def to_their_loss(work: Work, ours: Side, variant: str, loss: float, seconds: float) -> Record:
+    """How many times as fast we come to the loss of a peer, in as many epochs as that takes us; empty if too many."""
+    for epochs in range(1, MOST_EPOCHS + 1):
+        result = ours.do(_training_job(work, variant, epochs))
+        if result["loss"] <= loss:
+            return {"to_their_loss": {"ratio": seconds / result["seconds"], "epochs": epochs, "loss": result["loss"]}}
+    return {}
+
+
+def _training_job(work: Work, name: str, epochs: int) -> Job:
     variant = next(variant for variant in select(name) if variant.name == name)
     assert variant.config is not None
     assert variant.training is not None
@@ -162,7 +172,7 @@ def _training_job(work: Work, name: str) -> Job:
         "kind": "train",
         "variant": name,
         "config": asdict(variant.config),
-        "training": asdict(variant.training) | {"epochs": EPOCHS},
+        "training": asdict(variant.training) | {"epochs": epochs},
         "examples": [[example.prompt, example.answer, example.key] for example in examples],
         "tokens": [[work.encoder.prompt(e.prompt).ids, work.encoder.answer(e.answer)] for e in examples],
     }

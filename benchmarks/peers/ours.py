@@ -17,7 +17,7 @@ from serve import Job, Result, serve
 
 from engram_bench.backends.torch import TorchModel
 from engram_bench.patterns import Example
-from engram_bench.prompts import Prompt, shared_prefix
+from engram_bench.prompts import Prompt
 from engram_bench.variants import Variant, select
 
 MATRIX = 2048
@@ -47,12 +47,12 @@ def generate(job: Job) -> Result:
         return prompts, tokens, [model.encoder.decode(ids) for ids in tokens]
 
     seconds, (prompts, tokens, texts) = timed(answers)
-    prefix = shared_prefix(prompts)
+    beginnings = {prompt.ids[:length] for prompt in prompts for length in range(1, len(prompt.ids) + 1)}
     return {
         "seconds": seconds,
         "done": len(texts),
         "texts": texts,
-        "prompt_tokens": prefix + sum(len(prompt.ids) - prefix for prompt in prompts),
+        "prompt_tokens": len(beginnings),
         "decoded_tokens": sum(min(len(ids), limit - 1) for ids in tokens),
     }
 
