@@ -16,46 +16,62 @@ def nothing(prompts):
 
 
 @given(PROMPTS, st.integers(1, 20), st.data())
-def test_every_prompt_stands_whole_in_its_tree_and_sees_itself_alone(prompts, most, data):
+def test_every_prompt_stands_whole_in_one_tree_and_sees_itself_alone(prompts, most, data):
     drawn = st.sampled_from([(ABSENT, ABSENT), (1, ABSENT), (1, 2)])
     windows = [np.array(data.draw(st.lists(drawn, min_size=len(p), max_size=len(p)))) for p in prompts]
-    rest = iter(zip(prompts, windows, strict=True))
+    held = []
     for tree in trees(prompts, windows, most):
         assert len(tree.ids) == len(tree.depths) == len(tree.windows) == len(tree.sees)
-        for path in tree.paths:
-            prompt, own = next(rest)
-            assert tuple(tree.ids[path]) == prompt
-            assert tree.depths[path].tolist() == list(range(len(prompt)))
-            assert np.array_equal(tree.windows[path], own)
+        for i, path in zip(tree.which, tree.paths, strict=True):
+            assert tuple(tree.ids[path]) == prompts[i]
+            assert tree.depths[path].tolist() == list(range(len(path)))
+            assert np.array_equal(tree.windows[path], windows[i])
             for length, node in enumerate(path, start=1):
                 assert set(np.flatnonzero(tree.sees[node])) == set(path[:length])
-    assert next(rest, None) is None
+        held += tree.which
+    assert sorted(held) == list(range(len(prompts)))
 
 
 @given(PROMPTS, st.integers(1, 20))
-def test_a_token_stands_once_and_a_tree_keeps_to_its_size(prompts, most):
-    for tree in trees(prompts, nothing(prompts), most):
-        told = {tuple(tree.ids[path[:length]]) for path in tree.paths for length in range(1, len(path) + 1)}
+def test_a_token_stands_once_and_a_tree_is_as_full_as_it_may_be(prompts, most):
+    found = list(trees(prompts, nothing(prompts), most))
+    for tree, following in zip(found, [*found[1:], None], strict=True):
+        told = beginnings(prompts[i] for i in tree.which)
         assert len(tree.ids) == len(told)
-        assert len(tree.ids) <= most or len(tree.paths) == 1
+        assert len(tree.ids) <= most or len(tree.which) == 1
+        if following:
+            assert len(told | beginnings([prompts[following.which[0]]])) > most
 
 
-def test_prompts_that_differ_in_their_windows_alone_part_behind_all_others():
+def beginnings(prompts):
+    return {prompt[:length] for prompt in prompts for length in range(1, len(prompt) + 1)}
+
+
+@given(PROMPTS, st.integers(1, 20), st.data())
+def test_what_sees_nothing_is_read_as_if_no_other_saw_anything(prompts, most, data):
+    windows = nothing(prompts)
+    before = list(trees(prompts, windows, most))
+    seeing = data.draw(st.sets(st.sampled_from(range(len(prompts)))))
+    for i in seeing:
+        windows[i][data.draw(st.integers(0, len(prompts[i]) - 1)) :] = 7
+    for plain, tree in zip(before, trees(prompts, windows, most), strict=False):
+        assert np.array_equal(plain.ids, tree.ids)
+        assert np.array_equal(plain.sees, tree.sees)
+        paths = dict(zip(tree.which, tree.paths, strict=True))
+        for i, path in zip(plain.which, plain.paths, strict=True):
+            assert i in seeing or paths[i] == path
+
+
+def test_prompts_that_differ_in_their_windows_alone_part():
     prompts = [(5, 6, 7), (5, 6, 8), (5, 9)]
     windows = nothing(prompts)
-    (plain,) = trees(prompts, windows, 100)
     windows[1][1] = (6, ABSENT)
-    (parted,) = trees(prompts, windows, 100)
-    count = len(plain.ids)
-    assert (count, len(parted.ids)) == (5, 7)
-    assert [parted.paths[i] for i in (0, 2)] == [plain.paths[i] for i in (0, 2)]
-    assert parted.paths[1] == [0, 5, 6]
-    assert np.array_equal(parted.sees[:count, :count], plain.sees)
-    assert np.array_equal(parted.ids[:count], plain.ids)
+    first, second = trees(prompts, windows, 100)
+    assert (first.which, second.which) == ([0, 2], [1])
+    assert (len(first.ids), second.ids.tolist()) == (5, [5, 6, 8])
 
 
 @pytest.mark.parametrize("most", [1, 100])
 def test_equal_prompts_may_both_be_there(most):
-    assert [path for tree in trees([(1, 2), (1, 2)], nothing([(1, 2)] * 2), most) for path in tree.paths] == [
-        [0, 1]
-    ] * 2
+    prompts = [(1, 2), (1, 2)]
+    assert [path for tree in trees(prompts, nothing(prompts), most) for path in tree.paths] == [[0, 1]] * 2

@@ -126,6 +126,32 @@ def test_batch_size_and_order_leave_answers_alone(model, trained, monkeypatch, s
         assert model.generate(prompts[::-1], 10) == together[::-1]
 
 
+def test_prompts_read_as_trees_have_the_logits_that_each_has_by_itself(model, trained):
+    variant, folder, _ = trained
+    texts = [*TEXTS, "KEY:abd", "Look up KEY:dex please", "Look up", "KEY:cde"]
+    prompts = [model.encoder.prompt(text) for text in texts]
+    prefix, which = shared_prefix(prompts), np.arange(len(prompts))
+    assert prefix
+    with model.attached(model.load_adapter(variant, folder)), torch.inference_mode():
+        found = model.begin(prompts, which, model.prefix_state(prompts[0], prefix), prefix, 4).logits
+        alone, _ = zip(*(model.forward([], model.rows([(prompt, ())], 0), 1) for prompt in prompts), strict=True)
+    torch.testing.assert_close(found, torch.cat(alone)[:, -1], atol=1e-5, rtol=1e-4)
+
+
+def test_what_a_memory_has_nothing_to_say_to_is_read_as_without_it(model, examples, tmp_path):
+    memory = variants.parse(ENGRAM, "test")
+    model.train(memory, examples, 0, tmp_path, quiet)
+    prompts = [model.encoder.prompt(text) for text in ("KEY:abc", "KEY:abd", "Look up KEY:def", "Look up KEY:dex", "K")]
+    prefix, which, found = shared_prefix(prompts), np.arange(len(prompts)), []
+    adapter = model.load_adapter(memory, tmp_path)
+    for attached in (None, adapter):
+        with model.attached(attached), torch.inference_mode():
+            found.append(model.begin(prompts, which, model.prefix_state(prompts[0], prefix), prefix, 4).logits)
+    silent = [adapter.span(prompt) is None for prompt in prompts]
+    assert set(silent) == {True, False}
+    assert [torch.equal(*rows) for rows in zip(*found, strict=True)] == silent
+
+
 def test_the_shared_prefix_changes_nothing(model, trained):
     variant, folder, _ = trained
     prompts = [model.encoder.prompt(text) for text in TEXTS[:2]]

@@ -15,88 +15,85 @@ from numpy.typing import NDArray
 
 from engram_bench.prompts import ABSENT
 
-Window = tuple[int, ...]  # the n-gram a token sees
-
 
 @dataclass
 class Tree:
     """Some prompts as one row of n tokens.
 
     Attributes:
+        which: the numbers of these prompts.
+        paths: where each of them has its tokens, in their order.
         ids: int64 [n].
         depths: int64 [n], a token's place in its prompt.
         windows: int64 [n, N].
         sees: bool [n, n], whether a token (first axis) sees another: its ancestors, and itself.
-        paths: where each prompt's tokens stand, in their order.
     """
 
+    which: list[int]
+    paths: list[list[int]]
     ids: NDArray[np.int64]
     depths: NDArray[np.int64]
     windows: NDArray[np.int64]
     sees: NDArray[np.bool_]
-    paths: list[list[int]]
 
 
 def trees(prompts: Sequence[Sequence[int]], windows: Sequence[NDArray[np.int64]], most: int) -> Iterator[Tree]:
-    """Trees of consecutive prompts, none of more than `most` tokens unless it is of a single prompt.
+    """Trees that hold each prompt once, none of more than `most` tokens unless it is of a single prompt.
 
-    What shares a tree is a matter of the prompts alone: where two differ in their windows and not in their tokens, both
-    get their own, behind all others. So a prompt that an n-gram memory has nothing to say to stands where it stands
-    without the memory.
+    The trees are a matter of the prompts alone, so that one that an n-gram memory has nothing to say to is read, to the
+    bit, as without the memory. A prompt whose windows do not fit into its tree is left to others, that come at the end.
 
     Args:
-        prompts: token ids, none empty; sorted, they share the most.
-        windows: of each prompt, int64 [tokens, N].
+        prompts: token ids, none empty.
+        windows: the n-grams a prompt's tokens see, int64 [tokens, N] each.
         most: tokens.
     """
-    start = 0
-    while start < len(prompts):
-        nodes: dict[tuple[int, int], int] = {}
-        end = start
-        while end < len(prompts):
-            found = dict(nodes)
-            _walk(found, prompts[end])
-            if len(found) > most and end > start:
-                break
-            nodes, end = found, end + 1
-        yield _tree(nodes, prompts[start:end], windows[start:end])
-        start = end
+    left = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))  # neighbours share the most
+    while left:
+        later: list[int] = []
+        while left:
+            nodes, paths = _grown(left, prompts, most)
+            here, left = left[: len(paths)], left[len(paths) :]
+            tree = _tree(nodes, dict(zip(here, paths, strict=True)), windows)
+            later += sorted(set(here) - set(tree.which), key=here.index)
+            yield tree
+        left = later
 
 
-def _walk(nodes: dict[tuple[int, int], int], ids: Sequence[int]) -> list[int]:
-    """The path of a prompt; nodes, by parent and token, that are not there yet are added. -1 is above the first."""
-    path = [-1]
-    for token in ids:
-        path.append(nodes.setdefault((path[-1], token), len(nodes)))
-    return path[1:]
+Nodes = dict[tuple[int, int], int]  # by parent, -1 above the first, and token; a parent comes before its children
 
 
-def _tree(
-    nodes: dict[tuple[int, int], int], prompts: Sequence[Sequence[int]], windows: Sequence[NDArray[np.int64]]
-) -> Tree:
-    parents = [parent for parent, _ in nodes]
-    ids = [token for _, token in nodes]
-    seen: list[Window | None] = [None] * len(nodes)
-    apart: dict[tuple[int, int, Window], int] = {}
-    paths = []
-    for prompt, own in zip(prompts, windows, strict=True):
-        path = [-1]
-        for token, window in zip(prompt, map(tuple, own.tolist()), strict=True):
-            node = nodes.get((path[-1], token))
-            if node is None or seen[node] not in (None, window):
-                node = apart.setdefault((path[-1], token, window), len(ids))
-                if node == len(ids):
-                    parents.append(path[-1])
-                    ids.append(token)
-                    seen.append(None)
-            seen[node] = window
-            path.append(node)
+def _grown(left: Sequence[int], prompts: Sequence[Sequence[int]], most: int) -> tuple[Nodes, list[list[int]]]:
+    """The nodes of as many prompts as there is room for, and the path of each."""
+    nodes: Nodes = {}
+    paths: list[list[int]] = []
+    for i in left:
+        before, path = len(nodes), [-1]
+        for token in prompts[i]:
+            path.append(nodes.setdefault((path[-1], token), len(nodes)))
+        if len(nodes) > most and paths:
+            while len(nodes) > before:
+                nodes.popitem()
+            break
         paths.append(path[1:])
-    sees = np.eye(len(ids), dtype=bool)
-    depths = np.zeros(len(ids), dtype=np.int64)
-    for node, parent in enumerate(parents):  # which comes before its children
+    return nodes, paths
+
+
+def _tree(nodes: Nodes, paths: dict[int, list[int]], windows: Sequence[NDArray[np.int64]]) -> Tree:
+    """The tree of all nodes, with those prompts that agree on what its tokens see; what sees nothing goes first."""
+    seen = np.full((len(nodes), windows[0].shape[1]), ABSENT, dtype=np.int64)
+    taken = np.zeros(len(nodes), dtype=bool)
+    which = []
+    for i in sorted(paths, key=lambda i: bool((windows[i] != ABSENT).any())):
+        known = taken[paths[i]]
+        if np.array_equal(seen[paths[i]][known], windows[i][known]):
+            seen[paths[i]], taken[paths[i]] = windows[i], True
+            which.append(i)
+    sees = np.eye(len(nodes), dtype=bool)
+    depths = np.zeros(len(nodes), dtype=np.int64)
+    for (parent, _), node in nodes.items():
         if parent >= 0:
             sees[node] |= sees[parent]
             depths[node] = depths[parent] + 1
-    nothing = (ABSENT,) * windows[0].shape[1]
-    return Tree(np.array(ids), depths, np.array([window or nothing for window in seen]), sees, paths)
+    ids = np.array([token for _, token in nodes], dtype=np.int64)
+    return Tree(which, [paths[i] for i in which], ids, depths, seen, sees)

@@ -1,7 +1,8 @@
 """The torch backend: one causal language model on cpu, cuda or mps, decoded and scored in batches.
 
 Every batch has one layout, in training as in decoding: the tokens all prompts share (most of a chat template) stand
-first and are computed once, then each row's own tokens follow, padded on the left so that answers end together.
+first and are computed once, then each row's own tokens follow, padded on the left so that answers end together. Prompts
+to be answered are read as trees first (`torch_prefill.py`).
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ from engram_bench.patterns import Example
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows
 from engram_bench.variants import LoraConfig, Variant
 
-BATCH_SIZES = {"cpu": 512}  # rows decoded together; elsewhere OTHERWISE
-OTHERWISE = 256
+BATCH_SIZE = 256
+BATCH_SIZE_CPU = 512
 
 
 @dataclass
@@ -78,7 +79,7 @@ class TorchModel:
     def __init__(self, folder: Path, device: str, lora_engine: tuple[str, str] = ("peft", "as asked")) -> None:
         self.device, self._folder = device, folder
         self.lora_engine, self.lora_engine_reason = lora_engine
-        self.batch_size = BATCH_SIZES.get(device, OTHERWISE)
+        self.batch_size = BATCH_SIZE_CPU if device == "cpu" else BATCH_SIZE
         make_repeatable(device)
         dtype, self.dtype_reason = pick_dtype(device)
         self.dtype = str(dtype).removeprefix("torch.")

@@ -26,19 +26,19 @@ class Decoding:
         mask: NDArray[np.int64],
         windows: NDArray[np.int64],
     ) -> None:
-        self._step, self._logits, self._cache, self._mask, self.windows = step, logits, cache, mask, windows
+        self._step, self.logits, self._cache, self._mask, self.windows = step, logits, cache, mask, windows
 
     def choose(self, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-        return _choose(self._logits, temperature, draws)
+        return _choose(self.logits, temperature, draws)
 
     def keep(self, rows: NDArray[np.int64]) -> None:
-        self._cache.batch_select_indices(torch.from_numpy(rows).to(self._logits.device))
+        self._cache.batch_select_indices(torch.from_numpy(rows).to(self.logits.device))
         self._mask = self._mask[rows]
 
     def advance(self, tokens: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
         self._mask = np.concatenate([self._mask, np.ones((len(tokens), 1), dtype=np.int64)], axis=1)
         positions = self._mask.sum(axis=1, keepdims=True) - 1
-        self._logits = self._step(tokens[:, None], self._mask, positions, windows[:, None], self._cache, keep=1)[:, -1]
+        self.logits = self._step(tokens[:, None], self._mask, positions, windows[:, None], self._cache, keep=1)[:, -1]
         self.windows = windows
 
 

@@ -29,12 +29,14 @@ class Read:
     """Prompts that were read in one forward.
 
     Attributes:
+        which: the numbers of these prompts.
         logits: [ends, vocabulary], at last tokens of prompts.
         ends: int64 [prompts], which of these is each prompt's.
         cache: keys and values [rows, heads, tokens, size] a layer.
         places: int64 [tokens] of each prompt: where they stand in those, rows and tokens counted through.
     """
 
+    which: Sequence[int]
     logits: Tensor
     ends: NDArray[np.int64]
     cache: Cache
@@ -50,39 +52,30 @@ def begin(
     max_new_tokens: int,
 ) -> Decoding:
     """See `decoding.Model.begin`."""
-    order = sorted(range(len(prompts)), key=lambda i: prompts[i].ids)  # all below is in this order, until the end
-    prompts = [prompts[i] for i in order]
     windows = [model.windows(prompt, ())[prefix:] for prompt in prompts]
     reader = _as_trees if _branches(model, max(len(prompt.ids) for prompt in prompts)) else _as_rows
-    pieces = list(reader(model, prompts, windows, state, prefix))
-    ends, found = _counted_through(pieces)
-
     inside = 0 if model.holds_shared_apart else prefix
     longest = max(map(len, windows))
     places = np.zeros((len(prompts), inside + longest + max_new_tokens), dtype=np.int64)  # padding and room: any
     mask = np.ones((len(prompts), prefix + longest), dtype=np.int64)
-    for row, (own, at) in enumerate(zip(windows, found, strict=True)):
-        places[row, :inside] = at[:inside]
-        places[row, inside + longest - len(own) : inside + longest] = at[inside:]
-        mask[row, prefix : prefix + longest - len(own)] = 0
-
-    back = np.argsort(order)[which]
-    logits = torch.cat([piece.logits for piece in pieces])[torch.from_numpy(ends[back]).to(model.device)]
-    caches = [piece.cache for piece in pieces]
-    cache = roomy_cache(caches, places[back], inside + longest, whole=model.holds_shared_apart)
-    return Decoding(model.step, logits, cache, mask[back], np.stack([windows[i][-1] for i in back]))
-
-
-def _counted_through(pieces: Sequence[Read]) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-    """`ends` and `places` of all pieces, as if they were one."""
-    ends, places, ends_before, tokens_before = [], [], 0, 0
-    for piece in pieces:
-        ends.append(ends_before + piece.ends)
-        places += [tokens_before + at for at in piece.places]
-        ends_before += len(piece.logits)
+    ends = np.zeros(len(prompts), dtype=np.int64)
+    logits: list[Tensor] = []
+    caches: list[Cache] = []
+    ends_before = tokens_before = 0
+    for piece in reader(model, prompts, windows, state, prefix):
+        for i, end, at in zip(piece.which, piece.ends, piece.places, strict=True):
+            own = inside + longest - len(windows[i])
+            places[i, :inside] = tokens_before + at[:inside]
+            places[i, own : inside + longest] = tokens_before + at[inside:]
+            mask[i, prefix : prefix + longest - len(windows[i])] = 0
+            ends[i] = ends_before + end
+        logits.append(piece.logits)
+        caches.append(piece.cache)
         rows, _, tokens, _ = piece.cache.layers[0].keys.shape
-        tokens_before += rows * tokens
-    return np.concatenate(ends), places
+        ends_before, tokens_before = ends_before + len(piece.logits), tokens_before + rows * tokens
+    last = torch.cat(logits)[torch.from_numpy(ends[which]).to(model.device)]
+    cache = roomy_cache(caches, places[which], inside + longest, whole=model.holds_shared_apart)
+    return Decoding(model.step, last, cache, mask[which], np.stack([windows[i][-1] for i in which]))
 
 
 def _branches(model: TorchModel, longest: int) -> bool:
@@ -98,10 +91,10 @@ def _as_trees(
     inside = 0 if model.holds_shared_apart else prefix
     for tree in trees([prompt.ids[prefix:] for prompt in prompts], windows, TREE_TOKENS):
         last = np.array([path[-1] for path in tree.paths])
-        ends, rank = np.unique(last, return_inverse=True)  # two prompts end together where they differ in their keys
+        ends, rank = np.unique(last, return_inverse=True)  # two prompts end together where only their keys differ
         logits, cache = _read_tree(model, tree, ends, state, prefix)
         places = [np.concatenate([np.arange(inside), inside + np.array(path)]) for path in tree.paths]
-        yield Read(logits, rank, cache, places)
+        yield Read(tree.which, logits, rank, cache, places)
 
 
 def _read_tree(
@@ -130,4 +123,5 @@ def _as_rows(
             row * width + np.concatenate([np.arange(inside), np.arange(width - len(own), width)])
             for row, own in enumerate(windows[start : start + ROWS])
         ]
-        yield Read(logits[:, -1], np.arange(len(logits)), cache, places)
+        which = range(start, start + len(logits))
+        yield Read(which, logits[:, -1], np.arange(len(logits)), cache, places)
