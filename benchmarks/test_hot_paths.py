@@ -53,7 +53,7 @@ def test_memory_layer(benchmark, hasher, rows, tokens):
 
 def test_windows_of_a_prompt(benchmark):
     prompt = Prompt(tuple(range(40)), tuple(24 <= i < 35 for i in range(40)))
-    benchmark(ngram_windows, prompt, (1, 2, 3), 8, (2, 9), 0)
+    benchmark(ngram_windows, prompt, (1, 2, 3), 8, (2, 9), 0, on_text=True)
 
 
 def test_windows_of_a_decoding_step(benchmark):

@@ -115,8 +115,9 @@ class EngramMemory:
         there = np.ones(ids.shape, bool) if mask is None else mask.cpu().numpy()[:, -ids.shape[1] :] > 0
         for row, (tokens, real) in enumerate(zip(ids, there, strict=True)):
             if pair := self.encoder.parse(tokens[real].tolist()):
-                span = self.adapter.span(pair[0])
-                windows[row, real] = ngram_windows(*pair, self.adapter.ngram_size, span, self.encoder.eos_id)
+                span, size = self.adapter.span(pair[0]), self.adapter.ngram_size
+                on_text = self.adapter.acts_on_text
+                windows[row, real] = ngram_windows(*pair, size, span, self.encoder.eos_id, on_text=on_text)
         return windows
 
 

@@ -123,13 +123,13 @@ def shared_prefix(prompts: Sequence[Prompt]) -> int:
 
 
 def ngram_windows(
-    prompt: Prompt, answer: Sequence[int], size: int, span: tuple[int, int] | None, mark: int
+    prompt: Prompt, answer: Sequence[int], size: int, span: tuple[int, int] | None, mark: int, *, on_text: bool
 ) -> NDArray[np.int64]:
     """The n-gram each token sees: itself and what was before it in the span of the user's text and in the answer.
 
-    All else sees nothing, template tokens above all, with one exception: the last token of the prompt, which predicts
-    the first answer token, sees the n-gram that ends the span, and the answer goes on from there. So a memory can act
-    where the answer is made, and an n-gram never mixes a question with the sentence around it.
+    The last token of the prompt, which predicts the first answer token, sees the n-gram that ends the span, and the
+    answer goes on from there. So a memory acts where the answer is made, and an n-gram never mixes a question with the
+    sentence around it.
 
     Args:
         prompt: the prompt.
@@ -137,6 +137,8 @@ def ngram_windows(
         size: N, the longest n-gram.
         span: first and last + 1 of the content tokens that matter; None: nothing sees anything.
         mark: token id that stands for the start of the span, so that a span of one token still makes a bigram.
+        on_text: whether the span's own tokens see something too, as in the paper. All others see nothing, the
+            template's above all.
 
     Returns:
         int64 [len(prompt.ids) + len(answer), size]: ``[t, 0]`` is the current token, ``[t, k]`` the one k back;
@@ -146,7 +148,8 @@ def ngram_windows(
     if span is not None:
         key = prompt.content_ids()[slice(*span)]
         seen = _windows(np.array([mark, *key, *answer], dtype=np.int64), size)[1:]
-        windows[np.flatnonzero(prompt.content)[slice(*span)]] = seen[: len(key)]
+        if on_text:
+            windows[np.flatnonzero(prompt.content)[slice(*span)]] = seen[: len(key)]
         windows[len(prompt.ids) - 1 :] = seen[len(key) - 1 :]
     return windows
 

@@ -52,7 +52,7 @@ def test_a_prompt_that_is_all_prefix_keeps_a_token():
 
 
 def test_windows_look_back_over_the_span_and_the_answer_and_skip_all_else():
-    windows = ngram_windows(TEMPLATED, (20, 21), 3, (1, 4), MARK)
+    windows = ngram_windows(TEMPLATED, (20, 21), 3, (1, 4), MARK, on_text=True)
     blank = [ABSENT] * 3
     assert windows.tolist() == [
         blank,
@@ -66,21 +66,23 @@ def test_windows_look_back_over_the_span_and_the_answer_and_skip_all_else():
         [20, 13, 12],
         [21, 20, 13],
     ]
+    answering = ngram_windows(TEMPLATED, (20, 21), 3, (1, 4), MARK, on_text=False)
+    assert answering.tolist() == [blank] * 7 + windows[7:].tolist()
 
 
 def test_a_span_of_one_token_makes_a_bigram_with_the_mark():
-    windows = ngram_windows(TEMPLATED, (20,), 4, (1, 2), MARK)
+    windows = ngram_windows(TEMPLATED, (20,), 4, (1, 2), MARK, on_text=False)
     assert windows[-2:].tolist() == [[11, MARK, ABSENT, ABSENT], [20, 11, MARK, ABSENT]]
 
 
 def test_without_a_span_nothing_sees_anything():
-    assert (ngram_windows(TEMPLATED, (20, 21), 3, None, MARK) == ABSENT).all()
+    assert (ngram_windows(TEMPLATED, (20, 21), 3, None, MARK, on_text=True) == ABSENT).all()
 
 
 @pytest.mark.parametrize("span", [(0, 4), (1, 3), None])
 def test_extending_step_by_step_gives_the_windows_of_the_whole(span):
-    whole = ngram_windows(TEMPLATED, (20, 21, 22), 4, span, MARK)
-    step = ngram_windows(TEMPLATED, (), 4, span, MARK)[-1:]
+    whole = ngram_windows(TEMPLATED, (20, 21, 22), 4, span, MARK, on_text=True)
+    step = ngram_windows(TEMPLATED, (), 4, span, MARK, on_text=False)[-1:]
     for position, token in enumerate((20, 21, 22)):
         step = extend_windows(step, np.array([token]))
         assert np.array_equal(step[0], whole[len(TEMPLATED.ids) + position])

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from engram_bench import variants
-from engram_bench.backends import torch_lower
 from engram_bench.backends.torch import TorchModel
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import slots
@@ -119,7 +118,7 @@ def test_batch_size_and_order_leave_answers_alone(model, trained, monkeypatch, s
         assert model.generate(prompts, 10) == together, "read in pieces"
         with monkeypatch.context() as context:
             context.setattr("engram_bench.backends.torch_prefill.ROWS", size)
-            context.setattr("engram_bench.backends.torch_prefill._branches", lambda *_: False)
+            context.setattr(TorchModel, "takes_any_layout", lambda *_: False)
             assert model.generate(prompts, 10) == together, "read as padded rows"
         monkeypatch.setattr(model, "batch_size", size)
         assert model.generate(prompts, 10) == together
@@ -193,30 +192,6 @@ def test_the_memory_recalls_what_it_was_trained_on_in_a_phrasing_it_was_not(mode
     with model.attached(adapter):
         answers = [model.encoder.decode(ids) for ids in model.generate(prompts, 8)]
     assert sum(a == e.answer for a, e in zip(answers, examples, strict=True)) < len(examples) / 3
-
-
-@pytest.mark.parametrize("architecture", ["Llama", "Qwen2", "Phi", "Gemma"])
-def test_lower_layers_run_once_train_what_layers_run_every_time_do(architecture, examples, tmp_path, monkeypatch):
-    other = in_float32(make_checkpoint(tmp_path / "model", architecture))
-    variant = variants.parse(ENGRAM.replace("[0, 1]", "[1]"), "test")
-    losses, counts = [], []
-    monkeypatch.setattr(torch_lower.LowerLayers, "_replaced", counted(torch_lower.LowerLayers._replaced, counts))
-    for most in (0, torch_lower.MOST_BYTES):
-        monkeypatch.setattr(torch_lower, "MOST_BYTES", most)
-        losses.append(other.train(variant, examples, 0, tmp_path, quiet).losses)
-        counts.append("end")
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    assert counts.index("end") == 0, "nothing kept, nothing skipped"
-    steps = -(-len(examples) // 8)
-    assert len(counts) - 2 == 11 * steps, "every step after the first of twelve epochs"
-
-
-def counted(method, counts):
-    def inner(self, hidden):
-        counts.append("skipped")
-        return method(self, hidden)
-
-    return inner
 
 
 def test_zeroed_tables_leave_the_baseline(model, examples, tmp_path):

@@ -152,6 +152,7 @@ class MlxModel:
     def rows(self, pairs: Sequence[Text], prefix: int) -> Rows:
         """Lay out prompts and the answer tokens that follow them, less the first `prefix` tokens."""
         size = self._adapter.ngram_size if self._adapter else 1
+        on_text = self._adapter is not None and self._adapter.acts_on_text
         lengths = np.array([len(p.ids) + len(answer) - prefix for p, answer in pairs])
         mask = np.arange(lengths.max())[None] < lengths[:, None]
         ids = np.full(mask.shape, self.encoder.eos_id, dtype=np.int64)
@@ -159,7 +160,8 @@ class MlxModel:
         for row, ((prompt, answer), length) in enumerate(zip(pairs, lengths, strict=True)):
             ids[row, :length] = (*prompt.ids[prefix:], *answer)
             span = self._adapter.span(prompt) if self._adapter else None
-            windows[row, :length] = ngram_windows(prompt, answer, size, span, self.encoder.eos_id)[prefix:]
+            seen = ngram_windows(prompt, answer, size, span, self.encoder.eos_id, on_text=on_text)
+            windows[row, :length] = seen[prefix:]
         return Rows(ids, mask, windows)
 
     def prefix_state(self, prompt: Prompt, prefix: int) -> Caches:

@@ -37,11 +37,13 @@ class Adapter(Protocol):
     Attributes:
         ngram_size: how many tokens the windows it is given hold.
         acts_on_template: whether it changes the tokens all prompts share.
+        acts_on_text: whether it changes the user's, and not just the prompt's last token and the answer.
         trained: the module whose parameters train; LoRA's is the model itself, and only while attached.
     """
 
     ngram_size: int
     acts_on_template: bool
+    acts_on_text: bool
     trained: nn.Module
 
     def on(self, model: nn.Module) -> AbstractContextManager[None]: ...
@@ -90,7 +92,7 @@ class LoraAdapter:
     """
 
     ngram_size = 1
-    acts_on_template = True
+    acts_on_template = acts_on_text = True
 
     def __init__(self, config: dict[str, Any], state: dict[str, mx.array] | None) -> None:
         self._config, self._state = config, state
@@ -155,7 +157,7 @@ class EngramAdapter:
         if max(config.layers) >= len(model.layers):
             last = len(model.layers) - 1
             raise UsageError(f"layer {max(config.layers)} does not exist: the model has layers 0 to {last}")
-        self.addresses, self.ngram_size = addresses, max(config.orders)
+        self.addresses, self.ngram_size, self.acts_on_text = addresses, max(config.orders), config.acts_on_text
         self.span: Spans = addresses.span
         size = model.args.hidden_size
         self.layers = {layer: EngramLayer(config, layer, hasher, rows, size) for layer, rows in addresses.rows.items()}
@@ -187,7 +189,7 @@ class UnigramAdapter:
     """`UnigramLayer`s on the outputs of all layers. They act on every token, so on the template too."""
 
     ngram_size = 1
-    acts_on_template = True
+    acts_on_template = acts_on_text = True
 
     def __init__(self, model: nn.Module, config: UnigramConfig) -> None:
         self.config = config

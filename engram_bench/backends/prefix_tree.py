@@ -7,13 +7,11 @@ prompt what it would get by itself, as long as a token sees its own line of ance
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from engram_bench.prompts import ABSENT
 
 
 @dataclass
@@ -37,11 +35,10 @@ class Tree:
     sees: NDArray[np.bool_]
 
 
-def trees(prompts: Sequence[Sequence[int]], windows: Sequence[NDArray[np.int64]], most: int) -> Iterator[Tree]:
+def trees(prompts: Sequence[Sequence[int]], windows: Sequence[NDArray[np.int64]], most: int) -> list[Tree]:
     """Trees that hold each prompt once, none of more than `most` tokens unless it is of a single prompt.
 
-    The trees are a matter of the prompts alone, so that one that an n-gram memory has nothing to say to is read, to the
-    bit, as without the memory. A prompt whose windows do not fit into its tree is left to others, that come at the end.
+    Tokens that are the same and yet see different n-grams stand beside each other.
 
     Args:
         prompts: token ids, none empty.
@@ -49,28 +46,27 @@ def trees(prompts: Sequence[Sequence[int]], windows: Sequence[NDArray[np.int64]]
         most: tokens.
     """
     left = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))  # neighbours share the most
+    found = []
     while left:
-        later: list[int] = []
-        while left:
-            nodes, paths = _grown(left, prompts, most)
-            here, left = left[: len(paths)], left[len(paths) :]
-            tree = _tree(nodes, dict(zip(here, paths, strict=True)), windows)
-            later += sorted(set(here) - set(tree.which), key=here.index)
-            yield tree
-        left = later
+        nodes, paths = _grown(left, prompts, windows, most)
+        found.append(_tree(left[: len(paths)], paths, nodes))
+        left = left[len(paths) :]
+    return found
 
 
-Nodes = dict[tuple[int, int], int]  # by parent, -1 above the first, and token; a parent comes before its children
+Nodes = dict[tuple[int, ...], int]  # by parent, -1 above the first, token, and window; a parent is before its children
 
 
-def _grown(left: Sequence[int], prompts: Sequence[Sequence[int]], most: int) -> tuple[Nodes, list[list[int]]]:
+def _grown(
+    left: Sequence[int], prompts: Sequence[Sequence[int]], windows: Sequence[NDArray[np.int64]], most: int
+) -> tuple[Nodes, list[list[int]]]:
     """The nodes of as many prompts as there is room for, and the path of each."""
     nodes: Nodes = {}
     paths: list[list[int]] = []
     for i in left:
         before, path = len(nodes), [-1]
-        for token in prompts[i]:
-            path.append(nodes.setdefault((path[-1], token), len(nodes)))
+        for token, window in zip(prompts[i], windows[i].tolist(), strict=True):
+            path.append(nodes.setdefault((path[-1], token, *window), len(nodes)))
         if len(nodes) > most and paths:
             while len(nodes) > before:
                 nodes.popitem()
@@ -79,21 +75,12 @@ def _grown(left: Sequence[int], prompts: Sequence[Sequence[int]], most: int) -> 
     return nodes, paths
 
 
-def _tree(nodes: Nodes, paths: dict[int, list[int]], windows: Sequence[NDArray[np.int64]]) -> Tree:
-    """The tree of all nodes, with those prompts that agree on what its tokens see; what sees nothing goes first."""
-    seen = np.full((len(nodes), windows[0].shape[1]), ABSENT, dtype=np.int64)
-    taken = np.zeros(len(nodes), dtype=bool)
-    which = []
-    for i in sorted(paths, key=lambda i: bool((windows[i] != ABSENT).any())):
-        known = taken[paths[i]]
-        if np.array_equal(seen[paths[i]][known], windows[i][known]):
-            seen[paths[i]], taken[paths[i]] = windows[i], True
-            which.append(i)
+def _tree(which: list[int], paths: list[list[int]], nodes: Nodes) -> Tree:
     sees = np.eye(len(nodes), dtype=bool)
     depths = np.zeros(len(nodes), dtype=np.int64)
-    for (parent, _), node in nodes.items():
+    for (parent, *_), node in nodes.items():
         if parent >= 0:
             sees[node] |= sees[parent]
             depths[node] = depths[parent] + 1
-    ids = np.array([token for _, token in nodes], dtype=np.int64)
-    return Tree(which, [paths[i] for i in which], ids, depths, seen, sees)
+    told = np.array([node[1:] for node in nodes], dtype=np.int64)
+    return Tree(which, paths, told[:, 0], depths, told[:, 1:], sees)

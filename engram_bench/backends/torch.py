@@ -193,7 +193,8 @@ class TorchModel:
     def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
         """The n-gram that each token of a prompt and its answer sees with the attached adapter: [tokens, N]."""
         span = self._adapter.span(prompt) if self._adapter else None
-        return ngram_windows(prompt, answer, self._ngram_size, span, self.encoder.eos_id)
+        on_text = self._adapter is not None and self._adapter.acts_on_text
+        return ngram_windows(prompt, answer, self._ngram_size, span, self.encoder.eos_id, on_text=on_text)
 
     def prefix_state(self, prompt: Prompt, prefix: int) -> Prefix:
         """Keys and values of the first `prefix` tokens, with whatever adapter is attached."""
@@ -227,6 +228,14 @@ class TorchModel:
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
         return cache
 
+    def takes_any_layout(self, longest: int) -> bool:
+        """Whether tokens of texts this long may stand anywhere in a row, and a mask tells them apart.
+
+        Positions have to be given, by rotation, and no layer may have a mask of its own.
+        """
+        window = getattr(self.model.config, "sliding_window", None)
+        return hasattr(self.model.config, "rope_parameters") and (window is None or longest <= window)
+
     @contextmanager
     def wanting(self, wanted: Tensor | None) -> Iterator[None]:
         """While it lasts, a forward makes logits of some positions alone: `wanted`, bool [rows, kept positions]."""
@@ -238,14 +247,24 @@ class TorchModel:
 
     def answer_logits(self, pairs: Sequence[Text], state: Prefix, prefix: int) -> tuple[Tensor, Tensor]:
         """Logits [answer tokens, vocabulary] for the tokens of all answers, row by row, and those tokens' ids."""
+        keep, wanted, tokens = self.answer_places(pairs)
+        rows = self.rows([(prompt, answer[:-1]) for prompt, answer in pairs], prefix)
+        logits, _ = self.forward(state, rows, keep, wanted)
+        return logits, tokens
+
+    def answer_places(self, pairs: Sequence[Text]) -> tuple[int, Tensor, Tensor]:
+        """Where rows that end at their last token but one predict an answer's tokens.
+
+        Returns:
+            How many positions at the end of the rows hold them all; bool [rows, positions], which ones do; and the
+            tokens there, int64 [answer tokens].
+        """
         keep = max(1, *(len(answer) for _, answer in pairs))
         wanted = torch.zeros(len(pairs), keep, dtype=torch.bool)
         for row, (_, answer) in enumerate(pairs):  # all rows end together; a token is predicted at the one before it
             wanted[row, keep - len(answer) :] = True
-        rows = self.rows([(prompt, answer[:-1]) for prompt, answer in pairs], prefix)
-        logits, _ = self.forward(state, rows, keep, wanted.to(self.device))
         tokens = torch.tensor([token for _, answer in pairs for token in answer], dtype=torch.int64)
-        return logits, tokens.to(self.device)
+        return keep, wanted.to(self.device), tokens.to(self.device)
 
     def _before_head(self, _: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         """Hidden states for the vocabulary matrix: rows of one matrix where only some are wanted.

@@ -30,11 +30,13 @@ class Adapter(Protocol):
     Attributes:
         ngram_size: how many tokens the windows it is given hold.
         acts_on_template: whether it changes the tokens all prompts share.
+        acts_on_text: whether it changes the user's, and not just the prompt's last token and the answer.
         first_layer: the lowest layer it acts on.
     """
 
     ngram_size: int
     acts_on_template: bool
+    acts_on_text: bool
     first_layer: int
 
     def on(self, model: nn.Module) -> AbstractContextManager[None]: ...
@@ -74,7 +76,7 @@ class LoraAdapter:
     """peft's LoRA on every linear layer but the head. Held as peft's wrapped model; `unload` gives the layers back."""
 
     ngram_size = 1
-    acts_on_template = True
+    acts_on_template = acts_on_text = True
     first_layer = 0
 
     def __init__(self, config: Any, state: dict[str, torch.Tensor] | None) -> None:
@@ -163,6 +165,7 @@ class EngramAdapter:
     def __init__(self, addresses: Addresses, layers: dict[int, EngramLayer]) -> None:
         self.config, self.addresses, self.layers = addresses.config, addresses, layers
         self.ngram_size, self.first_layer = max(self.config.orders), min(self.config.layers)
+        self.acts_on_text = self.config.acts_on_text
         self.span: Spans = addresses.span
 
     @classmethod
@@ -225,7 +228,7 @@ class UnigramAdapter:
     """`UnigramLayer`s on the outputs of all layers. They act on every token, so on the template too."""
 
     ngram_size = 1
-    acts_on_template = True
+    acts_on_template = acts_on_text = True
     first_layer = 0
 
     def __init__(self, config: UnigramConfig, layers: dict[int, UnigramLayer]) -> None:

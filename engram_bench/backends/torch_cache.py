@@ -29,9 +29,12 @@ class OwnLayer(DynamicLayer):  # type: ignore[misc]
         self.shared = shared
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> States:
-        """Keep the rows' own tokens."""
-        self.lazy_initialization(key_states, value_states)
-        self.keys, self.values = key_states, value_states
+        """Keep the rows' own tokens, behind those that are there already."""
+        if self.is_initialized:
+            key_states, value_states = super().update(key_states, value_states)
+        else:  # without a copy
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
         return after_shared(self.shared, key_states), value_states
 
     def get_seq_length(self) -> int:
@@ -95,8 +98,8 @@ def _gathered(pieces: Sequence[Tensor], places: Tensor) -> Tensor:
     return found.view(len(places), heads, -1, size)
 
 
-def roomy_cache(pieces: Sequence[Cache], places: NDArray[np.int64], tokens: int, *, whole: bool) -> Cache:
+def roomy_cache(pieces: Sequence[Cache], places: NDArray[np.int64], tokens: int, whole: bool) -> Cache:
     """A cache of `RoomyLayer`s."""
-    device = pieces[0].layers[0].keys.device
+    at = torch.from_numpy(places).to(pieces[0].layers[0].keys.device)
     layers = zip(*(piece.layers for piece in pieces), strict=True)
-    return Cache(layers=[RoomyLayer(layer, torch.from_numpy(places).to(device), tokens, whole) for layer in layers])
+    return Cache(layers=[RoomyLayer(layer, at, tokens, whole) for layer in layers])

@@ -1,4 +1,4 @@
-"""Reading prompts before they are answered: as trees where a model's positions allow it, elsewhere as padded rows."""
+"""Reading many texts that begin alike: as trees where a model's positions allow it, elsewhere as padded rows."""
 
 from __future__ import annotations
 
@@ -12,35 +12,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Cache
 
+from engram_bench.backends.base import Text
 from engram_bench.backends.prefix_tree import Tree, trees
 from engram_bench.backends.torch_cache import roomy_cache
 from engram_bench.backends.torch_decoding import Decoding
-from engram_bench.prompts import Prompt
+from engram_bench.prompts import ABSENT, Prompt
 
 if TYPE_CHECKING:
     from engram_bench.backends.torch import Prefix, TorchModel
 
-TREE_TOKENS = 256  # more make wider products, but ever more attention among tokens that do not see each other
+TREE_TOKENS = 128  # more save few tokens, and attention is among all of a tree's, most of which do not see each other
+TREES = 4  # read at once: wide products
 ROWS = 64
 
 
 @dataclass
 class Read:
-    """Prompts that were read in one forward.
+    """Texts that were read in one forward.
 
     Attributes:
-        which: the numbers of these prompts.
-        logits: [ends, vocabulary], at last tokens of prompts.
-        ends: int64 [prompts], which of these is each prompt's.
-        cache: keys and values [rows, heads, tokens, size] a layer.
-        places: int64 [tokens] of each prompt: where they stand in those, rows and tokens counted through.
+        which: the numbers of these texts.
+        rows: the row each of them stands in.
+        paths: int64 [tokens] each, which tokens of that row are its own.
+        ends: which of the logits are at the last token of each.
+        logits: [ends, vocabulary].
+        cache: keys and values [rows, heads, tokens, size] a layer; what all texts share comes first, where it is there.
     """
 
     which: Sequence[int]
+    rows: Sequence[int]
+    paths: Sequence[NDArray[np.int64]]
+    ends: Sequence[int]
     logits: Tensor
-    ends: NDArray[np.int64]
     cache: Cache
-    places: list[NDArray[np.int64]]
 
 
 def begin(
@@ -53,75 +57,83 @@ def begin(
 ) -> Decoding:
     """See `decoding.Model.begin`."""
     windows = [model.windows(prompt, ())[prefix:] for prompt in prompts]
-    reader = _as_trees if _branches(model, max(len(prompt.ids) for prompt in prompts)) else _as_rows
-    inside = 0 if model.holds_shared_apart else prefix
-    longest = max(map(len, windows))
+    inside, longest = 0 if model.holds_shared_apart else prefix, max(map(len, windows))
     places = np.zeros((len(prompts), inside + longest + max_new_tokens), dtype=np.int64)  # padding and room: any
     mask = np.ones((len(prompts), prefix + longest), dtype=np.int64)
     ends = np.zeros(len(prompts), dtype=np.int64)
-    logits: list[Tensor] = []
-    caches: list[Cache] = []
+    pieces = []
     ends_before = tokens_before = 0
-    for piece in reader(model, prompts, windows, state, prefix):
-        for i, end, at in zip(piece.which, piece.ends, piece.places, strict=True):
-            own = inside + longest - len(windows[i])
-            places[i, :inside] = tokens_before + at[:inside]
-            places[i, own : inside + longest] = tokens_before + at[inside:]
-            mask[i, prefix : prefix + longest - len(windows[i])] = 0
+    for piece in read(model, [(prompt, ()) for prompt in prompts], state, prefix):
+        count, _, tokens, _ = piece.cache.layers[0].keys.shape
+        for i, row, path, end in zip(piece.which, piece.rows, piece.paths, piece.ends, strict=True):
+            start, padding = tokens_before + row * tokens, longest - len(path)
+            places[i, :inside] = start + np.arange(inside)
+            places[i, inside + padding : inside + longest] = start + inside + path
+            mask[i, prefix : prefix + padding] = 0
             ends[i] = ends_before + end
-        logits.append(piece.logits)
-        caches.append(piece.cache)
-        rows, _, tokens, _ = piece.cache.layers[0].keys.shape
-        ends_before, tokens_before = ends_before + len(piece.logits), tokens_before + rows * tokens
-    last = torch.cat(logits)[torch.from_numpy(ends[which]).to(model.device)]
-    cache = roomy_cache(caches, places[which], inside + longest, whole=model.holds_shared_apart)
-    return Decoding(model.step, last, cache, mask[which], np.stack([windows[i][-1] for i in which]))
+        ends_before, tokens_before = ends_before + len(piece.logits), tokens_before + count * tokens
+        pieces.append(piece)
+    logits = torch.cat([piece.logits for piece in pieces])[torch.from_numpy(ends[which]).to(model.device)]
+    cache = roomy_cache([piece.cache for piece in pieces], places[which], inside + longest, model.holds_shared_apart)
+    return Decoding(model.step, logits, cache, mask[which], np.stack([windows[i][-1] for i in which]))
 
 
-def _branches(model: TorchModel, longest: int) -> bool:
-    """Whether tokens may stand anywhere in a row: positions are given, by rotation, and no layer has its own mask."""
-    config = model.model.config
-    window = getattr(config, "sliding_window", None)
-    return hasattr(config, "rope_parameters") and (window is None or longest <= window)
+def read(model: TorchModel, texts: Sequence[Text], state: Prefix, prefix: int) -> Iterator[Read]:
+    """Read the tokens of distinct texts that come after the `prefix` shared ones, whose `state` is given."""
+    longest = max(len(prompt.ids) + len(answer) for prompt, answer in texts)
+    return (_as_trees if model.takes_any_layout(longest) else _as_rows)(model, texts, state, prefix)
 
 
-def _as_trees(
-    model: TorchModel, prompts: Sequence[Prompt], windows: Sequence[NDArray[np.int64]], state: Prefix, prefix: int
-) -> Iterator[Read]:
-    inside = 0 if model.holds_shared_apart else prefix
-    for tree in trees([prompt.ids[prefix:] for prompt in prompts], windows, TREE_TOKENS):
-        last = np.array([path[-1] for path in tree.paths])
-        ends, rank = np.unique(last, return_inverse=True)  # two prompts end together where only their keys differ
-        logits, cache = _read_tree(model, tree, ends, state, prefix)
-        places = [np.concatenate([np.arange(inside), inside + np.array(path)]) for path in tree.paths]
-        yield Read(tree.which, logits, rank, cache, places)
-
-
-def _read_tree(
-    model: TorchModel, tree: Tree, ends: NDArray[np.int64], state: Prefix, prefix: int
-) -> tuple[Tensor, Cache]:
-    """Logits [ends, vocabulary], and the cache [1, heads, tokens, size]."""
-    count = len(tree.ids)
-    sees = np.concatenate([np.ones((count, prefix), dtype=bool), tree.sees], axis=1).astype(np.int64)
-    wanted = torch.zeros(1, count, dtype=torch.bool)
-    wanted[0, ends] = True
-    cache = model.cache(state, 1)
-    at = prefix + tree.depths[None]
-    with model.wanting(wanted.to(model.device)):
-        return model.step(tree.ids[None], sees[None], at, tree.windows[None], cache, keep=0), cache
-
-
-def _as_rows(
-    model: TorchModel, prompts: Sequence[Prompt], windows: Sequence[NDArray[np.int64]], state: Prefix, prefix: int
-) -> Iterator[Read]:
-    inside = 0 if model.holds_shared_apart else prefix
-    for start in range(0, len(prompts), ROWS):
-        rows = model.rows([(prompt, ()) for prompt in prompts[start : start + ROWS]], prefix)
-        logits, cache = model.forward(state, rows, keep=1)
-        width = inside + rows.ids.shape[1]
-        places = [
-            row * width + np.concatenate([np.arange(inside), np.arange(width - len(own), width)])
-            for row, own in enumerate(windows[start : start + ROWS])
+def _as_trees(model: TorchModel, texts: Sequence[Text], state: Prefix, prefix: int) -> Iterator[Read]:
+    ids = [(*prompt.ids[prefix:], *answer) for prompt, answer in texts]
+    windows = [model.windows(*text)[prefix:] for text in texts]
+    for few in _alike(trees(ids, windows, TREE_TOKENS)):
+        wanted = np.zeros((len(few), max(len(tree.ids) for tree in few)), dtype=bool)
+        for row, tree in enumerate(few):
+            wanted[row, [path[-1] for path in tree.paths]] = True
+        logits, cache = _read_trees(model, few, wanted, state, prefix)
+        ends = wanted.cumsum().reshape(wanted.shape) - 1  # equal texts end together
+        each = [
+            (row, i, np.array(path))
+            for row, tree in enumerate(few)
+            for i, path in zip(tree.which, tree.paths, strict=True)
         ]
-        which = range(start, start + len(logits))
-        yield Read(which, logits[:, -1], np.arange(len(logits)), cache, places)
+        rows, which, paths = zip(*each, strict=True)
+        yield Read(which, rows, paths, [int(ends[row, path[-1]]) for row, _, path in each], logits, cache)
+
+
+def _alike(found: Sequence[Tree]) -> Iterator[list[Tree]]:
+    """Up to `TREES` of like size each: what is short of the largest is padding."""
+    few: list[Tree] = []
+    for tree in sorted(found, key=lambda tree: -len(tree.ids)):
+        if few and (len(few) == TREES or len(tree.ids) < 0.75 * len(few[0].ids)):
+            yield few
+            few = []
+        few.append(tree)
+    yield few
+
+
+def _read_trees(
+    model: TorchModel, few: Sequence[Tree], wanted: NDArray[np.bool_], state: Prefix, prefix: int
+) -> tuple[Tensor, Cache]:
+    """Logits [ends, vocabulary] where `wanted` [trees, tokens], and the cache [trees, heads, tokens, size]."""
+    ids, positions = np.zeros((2, *wanted.shape), dtype=np.int64)
+    windows = np.full((*wanted.shape, few[0].windows.shape[1]), ABSENT, dtype=np.int64)
+    sees = np.zeros((*wanted.shape, prefix + wanted.shape[1]), dtype=np.int64)
+    sees[..., :prefix] = 1
+    for row, tree in enumerate(few):
+        size = len(tree.ids)
+        ids[row, :size], positions[row, :size], windows[row, :size] = tree.ids, prefix + tree.depths, tree.windows
+        sees[row, :size, prefix : prefix + size] = tree.sees
+    cache = model.cache(state, len(few))
+    with model.wanting(torch.from_numpy(wanted).to(model.device)):
+        return model.step(ids, sees, positions, windows, cache, keep=0), cache
+
+
+def _as_rows(model: TorchModel, texts: Sequence[Text], state: Prefix, prefix: int) -> Iterator[Read]:
+    for start in range(0, len(texts), ROWS):
+        rows = model.rows(texts[start : start + ROWS], prefix)
+        logits, cache = model.forward(state, rows, keep=1)
+        count, width = rows.ids.shape
+        paths = [np.arange(width - own, width) for own in rows.mask.sum(axis=1)]
+        yield Read(range(start, start + count), range(count), paths, range(count), logits[:, -1], cache)

@@ -2,7 +2,7 @@
 
 The tokens all prompts share are run once a step with batch size 1 and expanded to the rows, gradients included, which
 is exact for a causal model and a third of the arithmetic. A memory that never fires on them needs them only once, and
-of all that is below its first layer every example only once.
+of an example's tokens and layers only those it acts on (`torch_frozen.py`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from torch.nn.functional import cross_entropy
 
 from engram_bench.backends.base import Progress, Training
 from engram_bench.backends.torch_adapters import Adapter
-from engram_bench.backends.torch_lower import LowerLayers
+from engram_bench.backends.torch_frozen import FrozenParts
 from engram_bench.backends.training import run
-from engram_bench.memory.torch import decoder_layers
 from engram_bench.prompts import Pair, shared_prefix
 from engram_bench.variants import TrainingConfig
 
 if TYPE_CHECKING:
-    from engram_bench.backends.torch import Prefix, TorchModel
+    from engram_bench.backends.torch import TorchModel
 
 
 def train(
@@ -41,18 +40,19 @@ def train(
     rates = [config.table_lr if group["tables"] else config.lr for group in groups]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, config.beta2), fused=True)
     prefix = shared_prefix([prompt for prompt, _ in pairs])
-    fixed: Prefix | None = None
+    frozen: FrozenParts | None = None
     if not adapter.acts_on_template:
         with torch.no_grad():
-            fixed = model.prefix_state(pairs[0][0], prefix)
-    lower = LowerLayers(decoder_layers(model.model), adapter.first_layer)
+            state = model.prefix_state(pairs[0][0], prefix)
+        frozen = FrozenParts(model, adapter.first_layer, adapter.acts_on_text, state, prefix, pairs)
 
     def step(batch: Sequence[Pair], factor: float) -> tuple[float, int]:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
-        state = fixed if fixed is not None else model.prefix_state(batch[0][0], prefix)
-        with lower.skipped(batch, prefix):
-            logits, tokens = model.answer_logits(batch, state, prefix)
+        if frozen:
+            logits, tokens = frozen.answer_logits(batch)
+        else:
+            logits, tokens = model.answer_logits(batch, model.prefix_state(batch[0][0], prefix), prefix)
         loss = cross_entropy(logits.float(), tokens)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from engram_bench.backends.torch_adapters import EngramAdapter
-from engram_bench.backends.torch_lower import LowerLayers
+from engram_bench.backends.torch_frozen import FrozenParts
 from engram_bench.memory.addresses import fact_pairs
 from engram_bench.memory.hashing import Int64Array
-from engram_bench.memory.torch import EngramLayer, decoder_layers
+from engram_bench.memory.torch import EngramLayer
 from engram_bench.prompts import Pair, shared_prefix
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def write(model: TorchModel, adapter: EngramAdapter, key: str, value: str) -> Wr
     fresh = ~np.isin(touched, memory.row_ids)
     adapter.readdress(addresses)
     with _small(memory, touched), model.attached(adapter):
-        steps, log_odds = _moved(model, memory, pairs, torch.from_numpy(fresh)[:, None])
+        steps, log_odds = _moved(model, adapter, pairs, torch.from_numpy(fresh)[:, None])
     return Written(time.perf_counter() - started, steps, log_odds, int(fresh.sum()))
 
 
@@ -74,21 +74,21 @@ def _small(memory: EngramLayer, touched: Int64Array) -> Iterator[None]:
         memory.row_ids, memory.table = row_ids, Parameter(table)
 
 
-def _moved(model: TorchModel, memory: EngramLayer, pairs: Sequence[Pair], fresh: Tensor) -> tuple[int, float]:
+def _moved(model: TorchModel, adapter: EngramAdapter, pairs: Sequence[Pair], fresh: Tensor) -> tuple[int, float]:
     """Move the fresh rows, bool [rows, 1], until the answer is certain; steps taken and the worst token's log-odds.
 
     The loss is how far log-odds fall short, not cross-entropy: that hardly moves what is almost certain.
     """
+    memory = adapter.layers[adapter.addresses.last]
     optimizer = torch.optim.Adam([memory.table], lr=RATE, betas=BETAS)
     fresh = fresh.to(memory.table.device)
     prefix = shared_prefix([prompt for prompt, _ in pairs])
     with torch.no_grad():
         state = model.prefix_state(pairs[0][0], prefix)
-    lower = LowerLayers(decoder_layers(model.model), memory.layer)
+    frozen = FrozenParts(model, memory.layer, adapter.acts_on_text, state, prefix, pairs)
     steps = 0
     while True:
-        with lower.skipped(pairs, prefix):
-            logits, tokens = model.answer_logits(pairs, state, prefix)
+        logits, tokens = frozen.answer_logits(pairs)
         odds = _log_odds(logits.float(), tokens[:, None])
         worst = odds.min().item()
         if worst > ENOUGH or steps == MOST_STEPS:

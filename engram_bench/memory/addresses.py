@@ -140,7 +140,8 @@ class Addresses:
 
     def touched(self, pairs: Sequence[Pair], mark: int) -> dict[int, Int64Array]:
         """By layer, the rows that the n-grams of prompts and their answers hash to; `mark` as in `ngram_windows`."""
-        windows = [ngram_windows(p, a[:-1], max(self.config.orders), self.span(p), mark) for p, a in pairs]
+        size, on_text = max(self.config.orders), self.config.acts_on_text
+        windows = [ngram_windows(p, a[:-1], size, self.span(p), mark, on_text=on_text) for p, a in pairs]
         return {layer: touched_rows(self.hasher, layer, windows) for layer in self.config.layers}
 
     def with_fact(self, key: str, value: str, encoder: PromptEncoder) -> Addresses:
@@ -193,7 +194,7 @@ class Addresses:
 
         `mark` stands for the start of a span, as in `ngram_windows`.
         """
-        window = ngram_windows(prompt, (), max(self.config.orders), self.span(prompt), mark)[-1]
+        window = ngram_windows(prompt, (), max(self.config.orders), self.span(prompt), mark, on_text=False)[-1]
         hit = slots(self.hasher, self.last, self.rows[self.last], window) > 0
         by_order = hit.reshape(len(self.config.orders), -1)
         return [window[:n][::-1].tolist() for n, heads in zip(self.config.orders, by_order, strict=True) if heads.all()]

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from engram_bench.errors import UsageError
 from engram_bench.variants import EngramConfig
 
-FORMAT = 1
+FORMAT = 2  # 1: acted within a trained key, too
 WEIGHTS, CONFIG = "memory.safetensors", "memory.json"
 
 

@@ -68,8 +68,13 @@ class EngramConfig:
     rows: int  # least rows of one table; there is a table for each layer, order and head. 1: exactly one
     width: int  # numbers in a row
     order_dropout: float = 0.0  # share of (token, order) pairs a training step leaves out; beyond the paper
-    span: str = "key"  # of the user's text, what the memory looks at: all of it, or (beyond the paper) a trained key
+    span: str = "key"  # what the memory looks at: "text", the user's; "key", a trained key in it, beyond the paper
     hash_seed: int = 0
+
+    @property
+    def acts_on_text(self) -> bool:
+        """Whether it acts on each token it looks at, as the paper's, and not just where the answer is made."""
+        return self.span == "text"
 
 
 @dataclass(frozen=True)

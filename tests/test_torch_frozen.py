@@ -1,0 +1,70 @@
+"""Training a memory on what it acts on alone: logits and gradients of the whole model, from far less work."""
+
+import pytest
+import torch
+
+from engram_bench import variants
+from engram_bench.backends import torch_frozen
+from engram_bench.backends.torch_adapters import EngramAdapter
+from engram_bench.backends.torch_frozen import FrozenParts
+from engram_bench.prompts import shared_prefix
+from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
+
+
+@pytest.fixture(params=["Llama", "Qwen2", "Phi", "Gemma", "sliding"])
+def model(request, tmp_path):
+    own = in_float32(make_checkpoint(tmp_path, "Llama" if request.param == "sliding" else request.param))
+    if request.param == "sliding":
+        own.model.config.sliding_window = 4  # where one is, tokens have to stand side by side
+    return own
+
+
+def pairs_of(model, examples):
+    return [(model.encoder.prompt(e.prompt, e.key), model.encoder.answer(e.answer)) for e in examples]
+
+
+def with_numbers(model, span, layers, pairs):
+    """A memory that adds something wherever it looks."""
+    variant = variants.parse(ENGRAM.replace("[0, 1]", layers) + f"span: {span}\n", "test")
+    torch.manual_seed(0)
+    adapter = EngramAdapter.create(model.model, variant.config, model.encoder, pairs)
+    for memory in adapter.layers.values():
+        torch.nn.init.normal_(memory.table)
+    return adapter
+
+
+def gradients(adapter, logits, tokens):
+    tables = [memory.table for memory in adapter.layers.values()]
+    return torch.autograd.grad(torch.nn.functional.cross_entropy(logits, tokens), tables)
+
+
+@pytest.mark.parametrize("span", ["key", "text"])
+@pytest.mark.parametrize("layers", ["[0, 1]", "[1, 2]", "[2]"])
+def test_logits_and_gradients_are_those_of_the_whole_model(model, examples, span, layers):
+    pairs = pairs_of(model, examples)
+    adapter = with_numbers(model, span, layers, pairs)
+    prefix = shared_prefix([prompt for prompt, _ in pairs])
+    with model.attached(adapter):
+        with torch.no_grad():
+            state = model.prefix_state(pairs[0][0], prefix)
+        frozen = FrozenParts(model, adapter.first_layer, adapter.acts_on_text, state, prefix, pairs)
+        for batch in (pairs[:7], pairs[3:4], pairs[-5:]):
+            whole, parts = model.answer_logits(batch, state, prefix), frozen.answer_logits(batch)
+            assert torch.equal(whole[1], parts[1])
+            assert torch.allclose(whole[0], parts[0], atol=1e-4)
+            for one, other in zip(gradients(adapter, *whole), gradients(adapter, *parts), strict=True):
+                assert one.abs().max() > 1e-4
+                assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_an_example_is_read_once_where_there_is_room_to_keep_it(checkpoint, examples, tmp_path, monkeypatch):
+    model = in_float32(checkpoint)
+    variant = variants.parse(ENGRAM.replace("[0, 1]", "[1]"), "test")
+    tokens, losses = [], []
+    model.model.get_input_embeddings().register_forward_hook(lambda *args: tokens[-1].append(args[1][0].numel()))
+    for most in (0, torch_frozen.MOST_BYTES):
+        monkeypatch.setattr(torch_frozen, "MOST_BYTES", most)
+        tokens.append([])
+        losses.append(model.train(variant, examples, 0, tmp_path, quiet).losses)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert sum(tokens[0]) > 2 * sum(tokens[1])
