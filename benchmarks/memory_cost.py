@@ -59,6 +59,7 @@ def whole_memory(model: TorchModel, rows: int, kind: type[EngramLayer]) -> Engra
         torch.nn.init.normal_(memory.table, std=0.01)
         table = memory.table.data
         memories[layer] = memory.to(model.device)
+        memory.fuse(model.model.dtype)
         if kind is OnHost:
             memory.table = torch.nn.Parameter(table)
     return EngramAdapter(Addresses(config, hasher, KeyIndex((), max(config.orders)), held), memories)

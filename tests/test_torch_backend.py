@@ -225,6 +225,18 @@ def test_an_untouched_row_adds_exactly_nothing_even_beside_one_that_does(model, 
     assert not torch.equal(memory(hidden)[:, ~silent], hidden[:, ~silent])
 
 
+def test_a_loaded_memory_adds_in_inference_what_it_adds_in_training(model, examples, tmp_path):
+    variant = variants.parse(ENGRAM, "test")
+    model.train(variant, examples, 0, tmp_path, quiet)
+    for memory in model.load_adapter(variant, tmp_path).layers.values():
+        hidden = torch.randn(2, 9, 32)
+        memory.take(torch.randint(1 + len(memory.row_ids), (2, 9, 6)))
+        training = memory(hidden)
+        with torch.no_grad():
+            assert torch.allclose(memory(hidden), training, atol=1e-5)
+        assert not torch.equal(training, hidden)
+
+
 def test_a_prompt_without_a_trained_key_is_answered_as_by_the_baseline(model, examples, tmp_path):
     variant = variants.parse(ENGRAM, "test")
     model.train(variant, examples, 0, tmp_path, quiet)

@@ -175,10 +175,12 @@ class EngramAdapter:
         return cls._build(model, Addresses.of_training(config, encoder, pairs))
 
     @classmethod
-    def load(cls, model: nn.Module, config: EngramConfig, encoder: PromptEncoder, folder: Path) -> EngramAdapter:
+    def load(cls, model: Any, config: EngramConfig, encoder: PromptEncoder, folder: Path) -> EngramAdapter:
         arrays = weights.load(folder, "engram", asdict(config))
         adapter = cls._build(model, Addresses.from_arrays(config, encoder, arrays))
         _fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
+        for memory in adapter.layers.values():
+            memory.fuse(model.dtype)
         return adapter
 
     @classmethod
