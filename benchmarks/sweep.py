@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from alterations import altered
 from recipes import clock, development, tried
 
 from engram_bench import backends, evaluate, models, patterns, variants
@@ -32,6 +33,12 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"span": "text"},
         {"table_lr": 0.1},
         {"lr": 1e-3},
+        {"gate": "open"},
+        {"gate": "plain sigmoid"},
+        {"convolution": True},
+        {"schedule": "constant"},
+        {"schedule": "no warm-up"},
+        {"schedule": "cosine"},
     ],
     "lora": [
         {},
@@ -46,8 +53,15 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"beta2": 0.999},
         {"epochs": 0.5},
         {"epochs": 1.5},
+        {"alpha": 128},
+        {"alpha": 64, "lr": 2e-3},
+        {"alpha": 64, "epochs": 1.5},
+        {"schedule": "constant"},
+        {"schedule": "no warm-up"},
+        {"schedule": "cosine"},
     ],
 }
+ALTERATIONS = ("gate", "convolution", "schedule")  # no options of a variant, see alterations.py
 
 
 def changed(variant: Variant, changes: dict[str, Any]) -> Variant:
@@ -79,7 +93,10 @@ def main() -> None:
         base = replace(base, training=replace(base.training, epochs=epochs))
         for changes in TRIALS[kind]:
             name = f"{kind} " + (", ".join(f"{key} {value}" for key, value in changes.items()) or "as shipped")
-            trial, _ = tried(backend, name, changed(base, changes), data.training_examples(), seen, dev)
+            beside = {key: value for key, value in changes.items() if key in ALTERATIONS}
+            variant = changed(base, {key: value for key, value in changes.items() if key not in ALTERATIONS})
+            with altered(backend, **beside):
+                trial, _ = tried(backend, name, variant, data.training_examples(), seen, dev)
             print(clock(), json.dumps(asdict(trial)), flush=True)
             found.append(asdict(trial))
             args.out.parent.mkdir(exist_ok=True)

@@ -31,7 +31,7 @@ def train(
 
     Args:
         model: the backend, with `adapter` attached.
-        config: epochs, batch size, learning rates; linear warm-up, then linear decay to zero.
+        config: epochs, batch size, learning rates.
         pairs: prompts and answers, the answer's end-of-text included.
         seed: drives the order of the examples.
         progress: called after every step.

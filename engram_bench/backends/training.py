@@ -25,7 +25,7 @@ def run(step: Step, config: TrainingConfig, pairs: Sequence[Pair], seed: int, pr
     Args:
         step: makes one step on a batch, with the learning rates times a factor; returns the mean loss of the answer
             tokens, in nats, and how many there were.
-        config: epochs and batch size; linear warm-up over 5% of the steps, then linear decay to zero.
+        config: epochs and batch size.
         pairs: prompts and answers, the answer's end-of-text included.
         seed: drives the order of the examples.
         progress: called after every step.
@@ -36,19 +36,23 @@ def run(step: Step, config: TrainingConfig, pairs: Sequence[Pair], seed: int, pr
     started = time.perf_counter()
     rng = random.Random(seed)
     steps = config.epochs * math.ceil(len(pairs) / config.batch_size)
-    warm_up = max(1, round(0.05 * steps))
     losses: list[float] = []
     done = 0
     for _ in range(config.epochs):
         total = tokens = 0.0
         for batch in _batches(pairs, config.batch_size, rng):
-            loss, count = step(batch, min(1.0, (done + 1) / warm_up) * (1 - done / steps))
+            loss, count = step(batch, rate(done, steps))
             total, tokens, done = total + loss * count, tokens + count, done + 1
             progress(f"loss {total / tokens:.3f}", done, steps)
         losses.append(total / tokens)
         if not math.isfinite(losses[-1]):
             raise UsageError(f"training diverged: the loss is {losses[-1]}; use a lower lr or table_lr")
     return Training(time.perf_counter() - started, len(pairs), config.epochs, tuple(losses))
+
+
+def rate(done: int, steps: int) -> float:
+    """The share of the full rates that the next step has: linear warm-up over 5% of the steps, linear decay to zero."""
+    return min(1.0, (done + 1) / max(1, round(0.05 * steps))) * (1 - done / steps)
 
 
 def with_validation(training: Training, backend: Backend, examples: Sequence[Example]) -> Training:

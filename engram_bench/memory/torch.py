@@ -102,22 +102,24 @@ class EngramLayer(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [batch, tokens, d] -> the same, with what was looked up added; itself where nothing was."""
-        if self._slots is None:
-            return hidden
-        hit = (self._slots > 0).unsqueeze(-1)
+        return hidden if self._slots is None else hidden + self._added(hidden, self._slots).to(hidden.dtype)
+
+    def _added(self, hidden: Tensor, slots: Tensor) -> Tensor:
+        """float32 [batch, tokens, d]."""
+        hit = (slots > 0).unsqueeze(-1)
         if self.training and self.order_dropout:
             hit = hit & self._kept(hit)
         # embedding, not indexing: its backward adds up rows in a fixed order, so training is repeatable
-        e = (embedding((self._slots - 1).clamp_min(0), self.table) * hit).flatten(-2).to(hidden.device)
+        e = (embedding((slots - 1).clamp_min(0), self.table) * hit).flatten(-2).to(hidden.device)
         if self._fused is None or torch.is_grad_enabled():
             value = self.value(e)
             score = (self.key_norm(self.key(e)) * self.query_norm(hidden.float())).sum(-1, keepdim=True) * self.scale
         else:
             score, value = self._at_once(e, hidden, *self._fused)
-        gate = torch.sigmoid(score.sign() * score.abs().clamp_min(1e-6).sqrt())
+        gate = openness(score)
         self.gate = gate.detach()
-        added: Tensor = (gate * value).to(hidden.dtype)
-        return hidden + added
+        added: Tensor = gate * value
+        return added
 
     @staticmethod
     def _at_once(e: Tensor, hidden: Tensor, both: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,6 +134,11 @@ class EngramLayer(nn.Module):
         shape = (*hit.shape[:-2], self.orders, 1)
         kept = torch.rand(shape, device=hit.device) >= self.order_dropout
         return kept.repeat_interleave(hit.shape[-2] // self.orders, dim=-2)
+
+
+def openness(score: Tensor) -> Tensor:
+    """How open a gate is, by the likeness of its key and query."""
+    return torch.sigmoid(score.sign() * score.abs().clamp_min(1e-6).sqrt())
 
 
 class UnigramLayer(nn.Module):
