@@ -4,18 +4,22 @@ import pytest
 import torch
 
 from engram_bench import variants
-from engram_bench.backends import torch_frozen
+from engram_bench.backends import torch_attention, torch_frozen
 from engram_bench.backends.torch_adapters import EngramAdapter
 from engram_bench.backends.torch_frozen import FrozenParts
 from engram_bench.prompts import shared_prefix
 from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
 
 
-@pytest.fixture(params=["Llama", "Qwen2", "Phi", "Gemma", "sliding"])
+@pytest.fixture(params=["Llama", "Qwen2", "Phi", "Gemma", "Mistral", "as on an accelerator"])
 def model(request, tmp_path):
-    own = in_float32(make_checkpoint(tmp_path, "Llama" if request.param == "sliding" else request.param))
-    if request.param == "sliding":
-        own.model.config.sliding_window = 4  # where one is, tokens have to stand side by side
+    accelerated = request.param == "as on an accelerator"
+    own = in_float32(make_checkpoint(tmp_path, "Llama" if accelerated else request.param))
+    if accelerated:
+        own.holds_shared_apart = False
+        own.model.set_attn_implementation(torch_attention.MASKED)
+    if request.param == "Mistral":
+        own.model.config.sliding_window = 4
     return own
 
 
