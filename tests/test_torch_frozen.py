@@ -1,5 +1,7 @@
 """Training a memory on what it acts on alone: logits and gradients of the whole model, from far less work."""
 
+import time
+
 import pytest
 import torch
 
@@ -72,3 +74,13 @@ def test_an_example_is_read_once_where_there_is_room_to_keep_it(checkpoint, exam
         losses.append(model.train(variant, examples, 0, tmp_path, quiet).losses)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert sum(tokens[0]) > 2 * sum(tokens[1])
+
+
+def test_the_recorded_seconds_hold_all_that_was_read(checkpoint, examples, tmp_path, monkeypatch):
+    model = in_float32(checkpoint)
+    forwards = [0]
+    monkeypatch.setattr(time, "perf_counter", lambda: forwards[0])  # a clock that each forward moves on
+    model.model.register_forward_hook(lambda *_: forwards.append(forwards.pop() + 1))
+    training = model.train(variants.parse(ENGRAM, "test"), examples, 0, tmp_path, quiet)
+    steps = 12 * -(-len(examples) // 8)
+    assert training.seconds == forwards[0] > steps

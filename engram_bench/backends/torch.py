@@ -12,7 +12,6 @@ import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +36,7 @@ from engram_bench.backends.torch_cache import OwnLayer
 from engram_bench.backends.torch_decoding import Decoding
 from engram_bench.backends.torch_device import make_repeatable, pick_dtype, uploaded
 from engram_bench.backends.torch_device import pick_device as pick_device
+from engram_bench.backends.torch_layout import Rows, answer_places, padded
 from engram_bench.backends.torch_unsloth import pick_engine as pick_engine
 from engram_bench.backends.torch_writing import Written
 from engram_bench.backends.training import with_validation
@@ -48,15 +48,6 @@ from engram_bench.variants import LoraConfig, Variant
 
 BATCH_SIZE = 256
 BATCH_SIZE_CPU = 512
-
-
-@dataclass
-class Rows:
-    """The part of a batch after the shared prefix: [rows, tokens] arrays, left-padded; windows [rows, tokens, N]."""
-
-    ids: NDArray[np.int64]
-    mask: NDArray[np.int64]
-    windows: NDArray[np.int64]
 
 
 Prefix = list[tuple[Tensor, Tensor]]  # keys and values of the shared tokens, [1, heads, tokens, head size] a layer
@@ -175,16 +166,8 @@ class TorchModel:
 
     def rows(self, pairs: Sequence[Text], prefix: int) -> Rows:
         """Lay out prompts and the answer tokens that follow them, less the first `prefix` tokens."""
-        lengths = [len(p.ids) + len(answer) - prefix for p, answer in pairs]
-        longest = max(lengths)
-        ids = np.full((len(pairs), longest), self.encoder.eos_id, dtype=np.int64)
-        mask = np.zeros((len(pairs), longest), dtype=np.int64)
-        windows = np.full((len(pairs), longest, self._ngram_size), ABSENT, dtype=np.int64)
-        for row, ((prompt, answer), length) in enumerate(zip(pairs, lengths, strict=True)):
-            ids[row, longest - length :] = (*prompt.ids[prefix:], *answer)
-            mask[row, longest - length :] = 1
-            windows[row, longest - length :] = self.windows(prompt, answer)[prefix:]
-        return Rows(ids, mask, windows)
+        windows = [self.windows(*pair)[prefix:] for pair in pairs]
+        return padded([(*prompt.ids[prefix:], *answer) for prompt, answer in pairs], windows, self.encoder.eos_id)
 
     @property
     def _ngram_size(self) -> int:
@@ -203,21 +186,17 @@ class TorchModel:
         ids = np.array([prompt.ids[:prefix]])
         (input_ids,) = self._uploaded(ids, np.full((1, prefix, self._ngram_size), ABSENT))
         cache = DynamicCache()
-        with self.wanting(torch.zeros(1, 1, dtype=torch.bool, device=self.device)):
+        with self.wanting(np.zeros((1, 1), dtype=bool)):
             self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    def forward(self, state: Prefix, rows: Rows, keep: int, wanted: Tensor | None = None) -> tuple[Tensor, Cache]:
-        """Logits [rows, keep, vocabulary] of the last `keep` positions (0: all), and the cache that holds them.
-
-        With `wanted`, bool [rows, keep], the logits of those positions alone: [wanted, vocabulary].
-        """
+    def forward(self, state: Prefix, rows: Rows, keep: int) -> tuple[Tensor, Cache]:
+        """Logits [rows, keep, vocabulary] of the last `keep` positions (0: all), and the cache that holds them."""
         prefix = state[0][0].shape[-2] if state else 0
         mask = np.concatenate([np.ones((len(rows.ids), prefix), dtype=np.int64), rows.mask], axis=1)
         positions = (mask.cumsum(axis=1) - 1).clip(min=0)[:, prefix:]
         cache = self.cache(state, len(rows.ids))
-        with self.wanting(wanted):
-            return self.step(rows.ids, mask, positions, rows.windows, cache, keep), cache
+        return self.step(rows.ids, mask, positions, rows.windows, cache, keep), cache
 
     def cache(self, state: Prefix, rows: int) -> Cache:
         """A cache that begins with the shared tokens."""
@@ -237,9 +216,13 @@ class TorchModel:
         return hasattr(self.model.config, "rope_parameters") and (window is None or longest <= window)
 
     @contextmanager
-    def wanting(self, wanted: Tensor | None) -> Iterator[None]:
-        """While it lasts, a forward makes logits of some positions alone: `wanted`, bool [rows, kept positions]."""
-        self._wanted = wanted
+    def wanting(self, places: NDArray[np.bool_]) -> Iterator[None]:
+        """While it lasts, a forward makes logits of some of the kept positions alone, [places, vocabulary].
+
+        Args:
+            places: [rows, kept positions].
+        """
+        self._wanted = torch.from_numpy(places).to(self.device)
         try:
             yield
         finally:
@@ -247,24 +230,11 @@ class TorchModel:
 
     def answer_logits(self, pairs: Sequence[Text], state: Prefix, prefix: int) -> tuple[Tensor, Tensor]:
         """Logits [answer tokens, vocabulary] for the tokens of all answers, row by row, and those tokens' ids."""
-        keep, wanted, tokens = self.answer_places(pairs)
+        places, tokens = answer_places(pairs)
         rows = self.rows([(prompt, answer[:-1]) for prompt, answer in pairs], prefix)
-        logits, _ = self.forward(state, rows, keep, wanted)
-        return logits, tokens
-
-    def answer_places(self, pairs: Sequence[Text]) -> tuple[int, Tensor, Tensor]:
-        """Where rows that end at their last token but one predict an answer's tokens.
-
-        Returns:
-            How many positions at the end of the rows hold them all; bool [rows, positions], which ones do; and the
-            tokens there, int64 [answer tokens].
-        """
-        keep = max(1, *(len(answer) for _, answer in pairs))
-        wanted = torch.zeros(len(pairs), keep, dtype=torch.bool)
-        for row, (_, answer) in enumerate(pairs):  # all rows end together; a token is predicted at the one before it
-            wanted[row, keep - len(answer) :] = True
-        tokens = torch.tensor([token for _, answer in pairs for token in answer], dtype=torch.int64)
-        return keep, wanted.to(self.device), tokens.to(self.device)
+        with self.wanting(places):
+            logits, _ = self.forward(state, rows, keep=places.shape[1])
+        return logits, torch.from_numpy(tokens).to(self.device)
 
     def _before_head(self, _: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
         """Hidden states for the vocabulary matrix: rows of one matrix where only some are wanted.
@@ -315,9 +285,6 @@ class TorchModel:
         for memory, slots in zip(memories, tensors[1 + len(more) :], strict=True):
             memory.take(slots)
         return tensors[: 1 + len(more)]
-
-    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
 
     # --- decoding -------------------------------------------------------------------------------------------------
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engram_bench.backends.torch_layout import answer_places, ends, padded
 from engram_bench.backends.torch_prefill import read
 from engram_bench.memory.torch import decoder_layers
 from engram_bench.prompts import Pair
@@ -33,10 +34,12 @@ class Kept(NamedTuple):
         states: keys and values of the tokens that nothing acts on, in the upper layers: [layers, 2, heads, tokens,
             size].
         hidden: what enters the first of these layers at the tokens after those, [tokens, d].
+        windows: the n-grams that those see, int64 [tokens, N].
     """
 
     states: Tensor
     hidden: Tensor
+    windows: NDArray[np.int64]
 
 
 class FrozenParts:
@@ -72,19 +75,19 @@ class FrozenParts:
         before, after = [one.states.shape[-2] for one in kept], [len(one.hidden) for one in kept]
         cache = self._model.cache(self._state, len(pairs))
         if any(before):
-            states = _padded([one.states for one in kept]).movedim(0, 2)
+            states = _stacked([one.states for one in kept]).movedim(0, 2)
             for layer, (keys, values) in zip(cache.layers[self._first :], states, strict=True):
                 layer.update(keys, values)
-        rows = self._model.rows([(prompt, answer[:-1]) for prompt, answer in pairs], self._prefix)
-        positions = (self._prefix + rows.mask.cumsum(axis=1) - 1).clip(min=0)
-        mask = np.concatenate([np.ones((len(pairs), self._prefix), np.int64), _ends(before), _ends(after)], axis=1)
-        new = slice(-max(after), None)
+        own = [_read_of(pair)[-count:] for pair, count in zip(pairs, after, strict=True)]
+        rows = padded(own, [one.windows for one in kept], self._model.encoder.eos_id)
+        positions = (self._prefix + np.array(before)[:, None] + rows.mask.cumsum(axis=1) - 1).clip(min=0)
+        mask = np.concatenate([np.ones((len(pairs), self._prefix), np.int64), ends(before), rows.mask], axis=1)
         if any(before):  # padding in the middle: each token is told what it sees
             mask = mask[:, None] * np.tri(max(after), mask.shape[1], mask.shape[1] - max(after), dtype=np.int64)
-        keep, wanted, tokens = self._model.answer_places(pairs)
-        with self._entered(_padded([one.hidden for one in kept])), self._model.wanting(wanted):
-            logits = self._model.step(rows.ids[:, new], mask, positions[:, new], rows.windows[:, new], cache, keep)
-        return logits, tokens
+        places, tokens = answer_places(pairs)
+        with self._entered(_stacked([one.hidden for one in kept])), self._model.wanting(places):
+            logits = self._model.step(rows.ids, mask, positions, rows.windows, cache, keep=places.shape[1])
+        return logits, torch.from_numpy(tokens).to(logits.device)
 
     def _kept(self, pairs: Sequence[Pair]) -> list[Kept]:
         unknown = [pair for pair in pairs if pair not in self._known]
@@ -95,16 +98,18 @@ class FrozenParts:
     def _read(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Kept]]:
         if not pairs:
             return
-        texts = [(prompt, answer[:-1]) for prompt, answer in pairs]  # an answer's last token is never read
+        texts = [_read_of(pair)[self._prefix :] for pair in pairs]
+        windows = [self._model.windows(prompt, answer[:-1])[self._prefix :] for prompt, answer in pairs]
         with self._entering() as entering:
-            for piece in read(self._model, texts, self._state, self._prefix):
+            for piece in read(self._model, texts, windows, self._state, self._prefix):
                 upper = [torch.stack([layer.keys, layer.values]) for layer in piece.cache.layers[self._first :]]
                 states, hidden = torch.stack(upper), entering.pop()
                 inside = states.shape[-2] - hidden.shape[-2]
                 for i, row, path in zip(piece.which, piece.rows, piece.paths, strict=True):
                     still = len(path) - self._acted_on(pairs[i])
                     at = torch.from_numpy(path).to(hidden.device)
-                    yield pairs[i], Kept(states[:, :, row, :, inside + at[:still]], hidden[row, at[still:]])
+                    before = states[:, :, row, :, inside + at[:still]]
+                    yield pairs[i], Kept(before, hidden[row, at[still:]], windows[i][still:])
 
     def _acted_on(self, pair: Pair) -> int:
         """How many tokens at an example's end."""
@@ -139,16 +144,16 @@ class FrozenParts:
                 del layer.forward  # the class's own again
 
 
-def _padded(parts: Sequence[Tensor]) -> Tensor:
+def _read_of(pair: Pair) -> tuple[int, ...]:
+    """An example's tokens but the last, which is never read."""
+    prompt, answer = pair
+    return (*prompt.ids, *answer[:-1])
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
     """Parts [..., tokens, size], padded on the left: [parts, ..., most tokens, size]."""
     most = max(part.shape[-2] for part in parts)
-    padded = parts[0].new_zeros(len(parts), *parts[0].shape[:-2], most, parts[0].shape[-1])
-    for row, part in zip(padded, parts, strict=True):
+    stacked = parts[0].new_zeros(len(parts), *parts[0].shape[:-2], most, parts[0].shape[-1])
+    for row, part in zip(stacked, parts, strict=True):
         row[..., most - part.shape[-2] :, :] = part
-    return padded
-
-
-def _ends(lengths: Sequence[int]) -> NDArray[Any]:
-    """A mask [rows, most] of the last so many tokens of each row."""
-    most = max(lengths)
-    return (np.arange(most) >= most - np.array(lengths)[:, None]).astype(np.int64)
+    return stacked

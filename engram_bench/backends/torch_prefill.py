@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Cache
 
-from engram_bench.backends.base import Text
 from engram_bench.backends.prefix_tree import Tree, trees
 from engram_bench.backends.torch_cache import roomy_cache
 from engram_bench.backends.torch_decoding import Decoding
+from engram_bench.backends.torch_layout import padded
 from engram_bench.prompts import ABSENT, Prompt
 
 if TYPE_CHECKING:
@@ -56,14 +56,14 @@ def begin(
     max_new_tokens: int,
 ) -> Decoding:
     """See `decoding.Model.begin`."""
-    windows = [model.windows(prompt, ())[prefix:] for prompt in prompts]
+    texts, windows = [p.ids[prefix:] for p in prompts], [model.windows(p, ())[prefix:] for p in prompts]
     inside, longest = 0 if model.holds_shared_apart else prefix, max(map(len, windows))
     places = np.zeros((len(prompts), inside + longest + max_new_tokens), dtype=np.int64)  # padding and room: any
     mask = np.ones((len(prompts), prefix + longest), dtype=np.int64)
     ends = np.zeros(len(prompts), dtype=np.int64)
     pieces = []
     ends_before = tokens_before = 0
-    for piece in read(model, [(prompt, ()) for prompt in prompts], state, prefix):
+    for piece in read(model, texts, windows, state, prefix):
         count, _, tokens, _ = piece.cache.layers[0].keys.shape
         for i, row, path, end in zip(piece.which, piece.rows, piece.paths, piece.ends, strict=True):
             start, padding = tokens_before + row * tokens, longest - len(path)
@@ -78,16 +78,26 @@ def begin(
     return Decoding(model.step, logits, cache, mask[which], np.stack([windows[i][-1] for i in which]))
 
 
-def read(model: TorchModel, texts: Sequence[Text], state: Prefix, prefix: int) -> Iterator[Read]:
-    """Read the tokens of distinct texts that come after the `prefix` shared ones, whose `state` is given."""
-    longest = max(len(prompt.ids) + len(answer) for prompt, answer in texts)
-    return (_as_trees if model.takes_any_layout(longest) else _as_rows)(model, texts, state, prefix)
+Texts = Sequence[Sequence[int]]
+Windows = Sequence[NDArray[np.int64]]
 
 
-def _as_trees(model: TorchModel, texts: Sequence[Text], state: Prefix, prefix: int) -> Iterator[Read]:
-    ids = [(*prompt.ids[prefix:], *answer) for prompt, answer in texts]
-    windows = [model.windows(*text)[prefix:] for text in texts]
-    for few in _alike(trees(ids, windows, TREE_TOKENS)):
+def read(model: TorchModel, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
+    """Read distinct texts, each less the `prefix` tokens that all begin with.
+
+    Args:
+        model: the backend.
+        texts: token ids.
+        windows: the n-grams a text's tokens see, int64 [tokens, N] each.
+        state: keys and values of the tokens that all begin with.
+        prefix: how many these are.
+    """
+    reader = _as_trees if model.takes_any_layout(prefix + max(map(len, texts))) else _as_rows
+    return reader(model, texts, windows, state, prefix)
+
+
+def _as_trees(model: TorchModel, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
+    for few in _alike(trees(texts, windows, TREE_TOKENS)):
         wanted = np.zeros((len(few), max(len(tree.ids) for tree in few)), dtype=bool)
         for row, tree in enumerate(few):
             wanted[row, [path[-1] for path in tree.paths]] = True
@@ -126,13 +136,14 @@ def _read_trees(
         ids[row, :size], positions[row, :size], windows[row, :size] = tree.ids, prefix + tree.depths, tree.windows
         sees[row, :size, prefix : prefix + size] = tree.sees
     cache = model.cache(state, len(few))
-    with model.wanting(torch.from_numpy(wanted).to(model.device)):
+    with model.wanting(wanted):
         return model.step(ids, sees, positions, windows, cache, keep=0), cache
 
 
-def _as_rows(model: TorchModel, texts: Sequence[Text], state: Prefix, prefix: int) -> Iterator[Read]:
+def _as_rows(model: TorchModel, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
     for start in range(0, len(texts), ROWS):
-        rows = model.rows(texts[start : start + ROWS], prefix)
+        some = slice(start, start + ROWS)
+        rows = padded(texts[some], windows[some], model.encoder.eos_id)
         logits, cache = model.forward(state, rows, keep=1)
         count, width = rows.ids.shape
         paths = [np.arange(width - own, width) for own in rows.mask.sum(axis=1)]

@@ -7,7 +7,9 @@ of an example's tokens and layers only those it acts on (`torch_frozen.py`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +38,7 @@ def train(
         seed: drives the order of the examples.
         progress: called after every step.
     """
+    started = time.perf_counter()
     groups = adapter.parameter_groups()
     rates = [config.table_lr if group["tables"] else config.lr for group in groups]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, config.beta2), fused=True)
@@ -64,4 +67,4 @@ def train(
     adapter.training(True)
     training = run(step, config, pairs, seed, progress)
     adapter.training(False)
-    return training
+    return replace(training, seconds=time.perf_counter() - started)  # what was read beforehand is part of it

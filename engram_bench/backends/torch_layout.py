@@ -1,0 +1,50 @@
+"""Where tokens stand in a batch: rows that end together, padded on the left. Arrays alone, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram_bench.backends.base import Text
+from engram_bench.prompts import ABSENT
+
+
+@dataclass
+class Rows:
+    """The part of a batch after the shared prefix: [rows, tokens] arrays, left-padded; windows [rows, tokens, N]."""
+
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
+    windows: NDArray[np.int64]
+
+
+def padded(texts: Sequence[Sequence[int]], windows: Sequence[NDArray[np.int64]], pad_id: int) -> Rows:
+    """Rows of token ids and the windows [tokens, N] they see."""
+    mask = ends([len(text) for text in texts])
+    ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    seen = np.full((*mask.shape, windows[0].shape[1]), ABSENT, dtype=np.int64)
+    for row, (text, own) in enumerate(zip(texts, windows, strict=True)):
+        start = mask.shape[1] - len(text)
+        ids[row, start:], seen[row, start:] = text, own
+    return Rows(ids, mask, seen)
+
+
+def ends(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """A mask [rows, longest] of the last so many tokens of each row."""
+    longest = max(lengths)
+    return (np.arange(longest) >= longest - np.array(lengths)[:, None]).astype(np.int64)
+
+
+def answer_places(pairs: Sequence[Text]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Where rows that end at an answer's last token but one predict its tokens.
+
+    Returns:
+        bool [rows, positions], of the last positions that hold them all, which ones do; and the tokens there, row by
+        row, int64 [answer tokens].
+    """
+    places = ends([max(1, len(answer)) for _, answer in pairs]).astype(bool)
+    places[[not answer for _, answer in pairs]] = False
+    return places, np.array([token for _, answer in pairs for token in answer], dtype=np.int64)
