@@ -44,10 +44,10 @@ class Convolved(EngramLayer):
         )
         nn.init.zeros_(self.convolution.weight)
 
-    def _added(self, hidden: Tensor, slots: Tensor) -> Tensor:
-        added = super()._added(hidden, slots)
+    def forward(self, hidden: Tensor) -> Tensor:
+        added = super().forward(hidden.float()) - hidden.float()
         before = pad(self.norm(added).transpose(1, 2), (DILATION * (KERNEL - 1), 0))
-        return added + silu(self.convolution(before).transpose(1, 2))
+        return (hidden.float() + added + silu(self.convolution(before).transpose(1, 2))).to(hidden.dtype)
 
 
 @torch.inference_mode()

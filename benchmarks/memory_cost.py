@@ -56,7 +56,7 @@ def whole_memory(model: TorchModel, rows: int, kind: type[EngramLayer]) -> Engra
     memories = {}
     for layer, ids in held.items():
         memory = kind(config, layer, hasher, ids, model.model.config.hidden_size).eval()
-        torch.nn.init.normal_(memory.table, std=0.01)
+        torch.nn.init.normal_(memory.table.data[1:], std=0.01)
         table = memory.table.data
         memories[layer] = memory.to(model.device)
         memory.fuse(model.model.dtype)

@@ -92,7 +92,7 @@ def lookup_times(config: EngramConfig, compressed_ids: Int64Array, seed: int = 0
         with mapped_table(sized, layer, config.width) as table:
 
             def read(window: Int64Array, hasher: NgramHasher = sized, table: NDArray[np.float32] = table) -> None:
-                table[hasher.rows(window, layer)]
+                table[addresses.slots(hasher, layer, None, window)]
 
             _median(read, asked)
             mapped = {"mapped_seconds": _median(read, asked), "mapped_bytes": table.nbytes}
@@ -111,8 +111,8 @@ def _median(call: Callable[[Int64Array], object], windows: Int64Array) -> float:
 
 @contextmanager
 def mapped_table(hasher: NgramHasher, layer: int, width: int) -> Iterator[NDArray[np.float32]]:
-    """All tables of a layer, float32 [rows, width] of zeros, in a sparse file that is mapped and then removed."""
-    rows = sum(prime for heads in hasher.primes[layer] for prime in heads)
+    """All tables of a layer, float32 [1 + rows, width] of zeros, in a sparse file that is mapped and then removed."""
+    rows = 1 + sum(prime for heads in hasher.primes[layer] for prime in heads)
     with tempfile.TemporaryFile() as file:
         file.truncate(rows * width * 4)
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

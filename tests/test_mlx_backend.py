@@ -243,6 +243,7 @@ def test_the_memory_recalls_what_it_was_trained_on_in_a_phrasing_it_was_not(mode
             answers = [model.encoder.decode(ids) for ids in model.generate(prompts, 8)]
         right = sum(a == e.answer for a, e in zip(answers, examples, strict=True)) / len(examples)
         assert right < 1 / 3 if shuffle else right > 0.9
+        assert not any(memory.table[0].any() for memory in adapter.memories()), "what no n-gram hashes to"
 
 
 def test_a_prompt_without_a_trained_key_is_answered_as_by_the_baseline(model, examples, tmp_path):

@@ -9,6 +9,7 @@ import torch
 
 from engram_bench import variants
 from engram_bench.backends.torch import TorchModel
+from engram_bench.backends.torch_adapters import create
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import slots
 from engram_bench.prompts import shared_prefix
@@ -194,6 +195,28 @@ def test_the_memory_recalls_what_it_was_trained_on_in_a_phrasing_it_was_not(mode
     assert sum(a == e.answer for a, e in zip(answers, examples, strict=True)) < len(examples) / 3
 
 
+@pytest.mark.parametrize("damage", [None, "shuffle"])
+def test_what_no_ngram_hashes_to_stays_zero(model, examples, tmp_path, damage):
+    variant = replace(variants.parse(ENGRAM, "test"), damage=damage)
+    model.train(variant, examples, 0, tmp_path, quiet)
+    for memory in model.load_adapter(variant, tmp_path).memories():
+        assert not memory.table[0].any()
+        assert memory.table[1:].any(-1).all()
+
+
+def test_whole_orders_are_dropped_in_training_and_what_stays_zero_learns_nothing(model, examples):
+    variant = variants.parse(ENGRAM + "order_dropout: 0.5\n", "test")
+    pairs = [(model.encoder.prompt(e.prompt, e.key), model.encoder.answer(e.answer)) for e in examples]
+    memory = create(model.model, variant, model.encoder, pairs).layers[0].train()
+    torch.nn.init.ones_(memory.table.data[1:])
+    memory.take(found := 1 + torch.arange(1200).view(1, 200, 6) % len(memory.row_ids))
+    read = memory._looked_up(found).unflatten(-1, (3, -1))
+    assert (read == read[..., :1]).all(), "an order's heads and their columns share one fate"
+    assert 0.4 < read.mean() < 0.6
+    memory(torch.randn(1, 200, 32)).sum().backward()
+    assert not memory.table.grad[0].any()
+
+
 def test_zeroed_tables_leave_the_baseline(model, examples, tmp_path):
     variant = variants.parse(ENGRAM, "test")
     model.train(variant, examples, 0, tmp_path, quiet)
@@ -206,7 +229,7 @@ def test_a_table_of_one_row_tells_no_keys_apart(model, examples, tmp_path):
     variant = variants.parse(ENGRAM.replace("rows: 5000", "rows: 1"), "test")
     model.train(variant, examples, 0, tmp_path, quiet)
     adapter = model.load_adapter(variant, tmp_path)
-    assert [len(memory.table) for memory in adapter.memories()] == [6, 6], "one row for each order and head"
+    assert [len(memory.table) for memory in adapter.memories()] == [7, 7], "zeros, and one for each order and head"
     with model.attached(adapter):
         answers = model.generate([model.encoder.prompt(e.prompt) for e in examples], 8)
     assert sum(model.encoder.decode(a) == e.answer for a, e in zip(answers, examples, strict=True)) < len(examples) / 2

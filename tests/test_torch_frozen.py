@@ -35,7 +35,7 @@ def with_numbers(model, span, layers, pairs):
     torch.manual_seed(0)
     adapter = EngramAdapter.create(model.model, variant.config, model.encoder, pairs)
     for memory in adapter.layers.values():
-        torch.nn.init.normal_(memory.table)
+        torch.nn.init.normal_(memory.table.data[1:])
     return adapter
 
 

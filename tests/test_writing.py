@@ -55,7 +55,8 @@ def test_writing_moves_no_row_that_was_there(model, memory):
     model.write(memory, "NEW:uvx", "copper")
     for layer, (rows, table) in before.items():
         now = memory.layers[layer]
-        assert torch.equal(now.table[np.searchsorted(now.row_ids, rows)], table)
+        assert torch.equal(now.table[1 + np.searchsorted(now.row_ids, rows)], table[1:])
+        assert not now.table[0].any()
         assert (len(now.row_ids) > len(rows)) == (layer == max(before)), "only the last layer has new rows"
 
 

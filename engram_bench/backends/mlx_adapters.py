@@ -173,7 +173,8 @@ class EngramAdapter:
         return name.endswith(".table")
 
     def parameters(self) -> int:
-        return sum(array.size for array in _trained(self.trained).values())
+        arrays = _trained(self.trained)  # the first row of a table stays zero
+        return sum((array[1:] if self.is_table(name) else array).size for name, array in arrays.items())
 
     def save(self, folder: Path) -> None:
         arrays = {**_arrays(self.trained), **self.addresses.to_arrays()}

@@ -150,7 +150,8 @@ class TorchModel:
         torch_writing.forget(self, memory, key)
 
     def trainable_parameters(self, adapter: Adapter) -> int:
-        return sum(p.numel() for group in adapter.parameter_groups() for p in group["params"])
+        groups = adapter.parameter_groups()  # the first row of a memory's table stays zero
+        return sum((p[1:] if group["tables"] else p).numel() for group in groups for p in group["params"])
 
     @contextmanager
     def attached(self, adapter: Adapter | None) -> Iterator[None]:

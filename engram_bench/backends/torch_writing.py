@@ -50,7 +50,7 @@ def write(model: TorchModel, adapter: EngramAdapter, key: str, value: str) -> Wr
     addresses = adapter.addresses.with_fact(key, value, model.encoder)
     pairs, memory = fact_pairs(key, value, model.encoder), adapter.layers[addresses.last]
     touched = addresses.touched(pairs, model.encoder.eos_id)[addresses.last]
-    fresh = ~np.isin(touched, memory.row_ids)
+    fresh = np.append(False, ~np.isin(touched, memory.row_ids))  # never the row of zeros
     adapter.readdress(addresses)
     with _small(memory, touched), model.attached(adapter):
         steps, log_odds = _moved(model, adapter, pairs, torch.from_numpy(fresh)[:, None])
@@ -70,12 +70,15 @@ def _small(memory: EngramLayer, touched: Int64Array) -> Iterator[None]:
     try:
         yield
     finally:
-        table[torch.from_numpy(np.searchsorted(row_ids, touched)).to(table.device)] = memory.table.data
+        table[torch.from_numpy(1 + np.searchsorted(row_ids, touched)).to(table.device)] = memory.table.data[1:]
         memory.row_ids, memory.table = row_ids, Parameter(table)
 
 
 def _moved(model: TorchModel, adapter: EngramAdapter, pairs: Sequence[Pair], fresh: Tensor) -> tuple[int, float]:
-    """Move the fresh rows, bool [rows, 1], until the answer is certain; steps taken and the worst token's log-odds.
+    """Move the fresh rows of the table, bool [rows, 1], until the answer is certain.
+
+    Returns:
+        Steps taken and the worst token's log-odds.
 
     The loss is how far log-odds fall short, not cross-entropy: that hardly moves what is almost certain.
     """

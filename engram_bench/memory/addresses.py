@@ -45,7 +45,8 @@ def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -
 
 
 def slots(hasher: NgramHasher, layer: int, row_ids: Int64Array | None, windows: NDArray[np.int64]) -> Int64Array:
-    """Where a table of the rows `row_ids` alone (sorted; None: of all rows) keeps each n-gram's row.
+    """Where a table keeps each n-gram's row that has a first row of zeros and then those of `row_ids` alone (sorted;
+    None: all there are).
 
     Returns:
         int64 [..., columns]: 1 + position in `row_ids`, 0 where the n-gram is absent or its row never trained.
@@ -84,12 +85,12 @@ def damaged(table: NDArray[Any], how: str) -> NDArray[Any]:
     """What a control reads in place of a table [rows, width].
 
     Args:
-        table: the trained rows.
+        table: a row of zeros, then the trained ones.
         how: "shuffle": every n-gram gets another one's row, always the same; "zero": all rows are empty.
     """
     if how == "zero":
         return np.zeros_like(table)
-    return table[np.random.default_rng(CONTROL_SEED).permutation(len(table))]
+    return np.concatenate([table[:1], table[1:][np.random.default_rng(CONTROL_SEED).permutation(len(table) - 1)]])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,13 @@ def _next_unused_prime(above: int, used: set[int]) -> int:
         candidate += 1
     used.add(candidate)
     return candidate
+
+
+class _Tables(NamedTuple):
+    """Rows of each table of a layer, and how many are in those before it: [orders * heads]."""
+
+    sizes: Int64Array
+    offsets: Int64Array
 
 
 class NgramHasher:
@@ -151,14 +159,22 @@ class NgramHasher:
         """
         there = windows >= 0
         rows = self._hash(np.where(there, self.compressed_ids[windows], self.pad), layer_id)
-        offsets = np.cumsum([0, *(prime for heads in self.primes[layer_id] for prime in heads)])[:-1]
-        needed = np.repeat(np.array(self.orders) - 1, self.heads_per_ngram)
-        return np.where(there[..., needed], rows + offsets, ABSENT_ROW)
+        return np.where(there[..., self._first_tokens], rows + self._tables[layer_id].offsets, ABSENT_ROW)
 
     def _hash(self, windows: Int64Array, layer_id: int) -> Int64Array:
         """windows [..., N] of compressed ids -> [..., orders * heads], each within its own table."""
         products = windows * self.multipliers[layer_id]
-        mixes = np.bitwise_xor.accumulate(products, axis=-1)[..., np.array(self.orders) - 1]
-        primes = np.array(self.primes[layer_id])
-        hashed: Int64Array = (mixes[..., None] % primes).reshape(*windows.shape[:-1], primes.size)
-        return hashed
+        mixes = np.bitwise_xor.accumulate(products, axis=-1)[..., self._first_tokens]
+        return mixes % self._tables[layer_id].sizes
+
+    # What every decoding step needs is made once.
+
+    @cached_property
+    def _first_tokens(self) -> Int64Array:
+        """[orders * heads]: where in a window the first token of each one's n-gram is."""
+        return np.repeat(np.array(self.orders) - 1, self.heads_per_ngram)
+
+    @cached_property
+    def _tables(self) -> dict[int, _Tables]:
+        sizes = {layer: np.array(heads).ravel() for layer, heads in self.primes.items()}
+        return {layer: _Tables(own, np.cumsum([0, *own])[:-1]) for layer, own in sizes.items()}

@@ -47,7 +47,7 @@ class EngramLayer(nn.Module):  # type: ignore[misc]
         columns = len(config.orders) * config.heads
         self.layer, self.hasher, self.row_ids = layer, hasher, row_ids
         self.orders, self.order_dropout = len(config.orders), config.order_dropout
-        self.table = mx.zeros((len(row_ids), config.width))
+        self.table = mx.zeros((1 + len(row_ids), config.width))  # the first: what an n-gram without a row reads
         self.key = nn.Linear(columns * config.width, hidden_size, bias=False)
         self.value = nn.Linear(columns * config.width, hidden_size, bias=False)
         self.key_norm = nn.RMSNorm(hidden_size, eps=1e-6)
@@ -74,13 +74,13 @@ class EngramLayer(nn.Module):  # type: ignore[misc]
         hit = (self._slots > 0)[..., None]
         if self.training and self.order_dropout:
             hit = hit & self._kept(hit.shape)
-        e = (self.table[mx.maximum(self._slots - 1, 0)] * hit).flatten(-2)
-        match = self.key_norm(self.key(e)) * self.query_norm(hidden.astype(mx.float32))
-        score = match.sum(-1, keepdims=True) * self.scale
+        e = (self.table[self._slots] * hit).flatten(-2)  # times what is zero, so that the first row stays untrained
+        query = hidden.astype(mx.float32)
+        score = (self.key_norm(self.key(e)) * self.query_norm(query)).sum(-1, keepdims=True) * self.scale
         gate = mx.sigmoid(mx.sign(score) * mx.sqrt(mx.maximum(mx.abs(score), 1e-6)))
         if not self.training:
             self._gate = gate
-        return hidden + (gate * self.value(e)).astype(hidden.dtype)
+        return (query + gate * self.value(e)).astype(hidden.dtype)
 
     def _kept(self, shape: tuple[int, ...]) -> mx.array:
         """bool [..., columns, 1]: drops whole orders of a token, so that no order is relied on alone."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,11 +36,20 @@ class MemoryLayer(Protocol):
     def __call__(self, hidden: Tensor) -> Tensor: ...
 
 
+@dataclass
+class Forward:
+    """What one forward reads, and how far that opened its gate: no module, whose attributes are slow to set."""
+
+    slots: Tensor | None = None
+    gate: Tensor | None = None
+
+
 class EngramLayer(nn.Module):
     """Conditional memory of one layer (arXiv:2601.07372, section 2.3): h + gate * W_V e.
 
     The table is stored by touched rows only: `row_ids` are the rows some training n-gram hashes to, ascending, and all
-    others are the zeros they started as. So memory use follows the training data, whatever the table's nominal size.
+    others are the zeros they started as; one row of zeros, the first, stands for them. So memory use follows the
+    training data, whatever the table's nominal size.
 
     Args:
         config: the shape.
@@ -57,15 +67,19 @@ class EngramLayer(nn.Module):
         self.layer, self.hasher = layer, hasher
         self.orders, self.order_dropout = len(config.orders), config.order_dropout
         self.row_ids = row_ids
-        self.table = nn.Parameter(torch.zeros(len(row_ids), config.width))
+        self.table = nn.Parameter(torch.zeros(1 + len(row_ids), config.width))
         self.key = nn.Linear(columns * config.width, hidden_size, bias=False)
         self.value = nn.Linear(columns * config.width, hidden_size, bias=False)
         self.key_norm = nn.RMSNorm(hidden_size, eps=EPS)
         self.query_norm = nn.RMSNorm(hidden_size, eps=EPS)
         self.scale = 1 / math.sqrt(hidden_size)
-        self._slots: Tensor | None = None
         self._fused: tuple[Tensor, Tensor] | None = None
-        self.gate: Tensor | None = None  # [batch, tokens, 1], of the last forward; None where nothing was looked up
+        self._forward = Forward()
+
+    @property
+    def gate(self) -> Tensor | None:
+        """[batch, tokens, 1], of the last forward; None where nothing was looked up."""
+        return self._forward.gate
 
     @torch.no_grad()
     def fuse(self, dtype: torch.dtype) -> None:
@@ -76,10 +90,10 @@ class EngramLayer(nn.Module):
     @torch.no_grad()
     def hold(self, row_ids: Int64Array) -> None:
         """Hold these rows (sorted, unique) and no others; those it did not hold are zero."""
-        table = self.table.new_zeros(len(row_ids), self.table.shape[1])
+        table = self.table.new_zeros(1 + len(row_ids), self.table.shape[1])
         there = np.isin(row_ids, self.row_ids)
-        kept = np.searchsorted(self.row_ids, row_ids[there])
-        table[torch.from_numpy(there)] = self.table[torch.from_numpy(kept).to(table.device)]
+        kept = 1 + np.searchsorted(self.row_ids, row_ids[there])
+        table[1:][torch.from_numpy(there)] = self.table[torch.from_numpy(kept).to(table.device)]
         self.row_ids, self.table = row_ids, nn.Parameter(table)
 
     def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -97,43 +111,41 @@ class EngramLayer(nn.Module):
 
     def take(self, slots: Tensor) -> None:
         """Fix what the next forward adds: what `look_up` gave for it, on this layer's device."""
-        self._slots = slots if slots.numel() else None
-        self.gate = None
+        self._forward.slots = slots if slots.numel() else None
+        self._forward.gate = None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [batch, tokens, d] -> the same, with what was looked up added; itself where nothing was."""
-        return hidden if self._slots is None else hidden + self._added(hidden, self._slots).to(hidden.dtype)
-
-    def _added(self, hidden: Tensor, slots: Tensor) -> Tensor:
-        """float32 [batch, tokens, d]."""
-        hit = (slots > 0).unsqueeze(-1)
-        if self.training and self.order_dropout:
-            hit = hit & self._kept(hit)
-        # embedding, not indexing: its backward adds up rows in a fixed order, so training is repeatable
-        e = (embedding((slots - 1).clamp_min(0), self.table) * hit).flatten(-2).to(hidden.device)
-        if self._fused is None or torch.is_grad_enabled():
-            value = self.value(e)
-            score = (self.key_norm(self.key(e)) * self.query_norm(hidden.float())).sum(-1, keepdim=True) * self.scale
-        else:
-            score, value = self._at_once(e, hidden, *self._fused)
-        gate = openness(score)
-        self.gate = gate.detach()
-        added: Tensor = gate * value
-        return added
-
-    @staticmethod
-    def _at_once(e: Tensor, hidden: Tensor, both: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-        """Score and value, by one product and half as many small operations."""
-        key, value = linear(e.to(both.dtype), both).float().chunk(2, dim=-1)
+        slots = self._forward.slots
+        if slots is None:
+            return hidden
         query = hidden.float()
+        score, value = self._scored(self._looked_up(slots).to(hidden.device), query)
+        gate = openness(score)
+        self._forward.gate = gate.detach()
+        return torch.addcmul(query, gate, value).to(hidden.dtype)
+
+    def _looked_up(self, slots: Tensor) -> Tensor:
+        """float32 [batch, tokens, columns * width]."""
+        if self.training and self.order_dropout:
+            slots = slots * self._kept(slots)
+        # embedding, not indexing: its backward adds up rows in a fixed order, so training is repeatable
+        return embedding(slots, self.table, padding_idx=0).flatten(-2)
+
+    def _kept(self, slots: Tensor) -> Tensor:
+        """bool like `slots` [..., columns]: drops whole orders of a token, so that no order is relied on alone."""
+        kept = torch.rand((*slots.shape[:-1], self.orders), device=slots.device) >= self.order_dropout
+        return kept.repeat_interleave(slots.shape[-1] // self.orders, dim=-1)
+
+    def _scored(self, e: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Score [batch, tokens, 1] and value [batch, tokens, d], float32."""
+        if self._fused is None or torch.is_grad_enabled():
+            likeness = (self.key_norm(self.key(e)) * self.query_norm(query)).sum(-1, keepdim=True)
+            return likeness * self.scale, self.value(e)
+        both, gain = self._fused
+        key, value = linear(e.to(both.dtype), both).float().chunk(2, dim=-1)
         squares = (key.square().mean(-1, keepdim=True) + EPS) * (query.square().mean(-1, keepdim=True) + EPS)
         return (key * query * gain).sum(-1, keepdim=True) * squares.rsqrt(), value
-
-    def _kept(self, hit: Tensor) -> Tensor:
-        """bool like `hit` [..., columns, 1]: drops whole orders of a token, so that no order is relied on alone."""
-        shape = (*hit.shape[:-2], self.orders, 1)
-        kept = torch.rand(shape, device=hit.device) >= self.order_dropout
-        return kept.repeat_interleave(hit.shape[-2] // self.orders, dim=-2)
 
 
 def openness(score: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from engram_bench.errors import UsageError
 from engram_bench.variants import EngramConfig
 
-FORMAT = 2  # 1: acted within a trained key, too
+FORMAT = 3  # 2: tables without a first row of zeros; 1: acted within a trained key, too
 WEIGHTS, CONFIG = "memory.safetensors", "memory.json"
 
 
