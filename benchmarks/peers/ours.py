@@ -22,7 +22,7 @@ from engram_bench.variants import Variant, select
 
 MATRIX = 2048
 ROWS = 32  # of the larger batch that overhead is measured at
-DECODE_ROUNDS, PREFILL_ROUNDS = 6, 8  # of each repeat
+DECODE_ROUNDS = PREFILL_ROUNDS = 10  # of each repeat
 
 folder, dtype = sys.argv[1:]
 model = TorchModel(Path(folder), "cpu")
