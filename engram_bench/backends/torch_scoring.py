@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from engram_bench.backends.torch import TorchModel
 
 ANSWERS = 64  # rows scored together where only the answers' tokens are
-WHOLE_TEXTS = 8  # where every token is: a row of [tokens, vocabulary] float32 is some 10 MB
+WHOLE_TEXTS = 8  # where every token is
+COMPARED = 32  # tokens whose distributions are compared together: [32, 50,000] float32 stays in a processor's cache
 TURN = 4  # such batches without the adapter, then as many with it: putting a LoRA on takes as long as one of them
 
 
@@ -43,21 +44,22 @@ def divergence(model: TorchModel, adapter: Adapter | None, texts: Sequence[Text]
     for few in _chunks(by_length, WHOLE_TEXTS * TURN):
         batches = list(_chunks(few, WHOLE_TEXTS))
         with model.attached(None):
-            before = [_distributions(model, batch) for batch in batches]
+            before = [_logits(model, batch) for batch in batches]
         with model.attached(adapter):
-            for batch, (base, mask) in zip(batches, before, strict=True):
-                variant, _ = _distributions(model, batch)
-                kl.append((base.exp() * (base - variant)).sum(-1)[mask].cpu().numpy())
-                same.append((base.max(-1).indices == variant.max(-1).indices)[mask].cpu().numpy())
+            for batch, base in zip(batches, before, strict=True):
+                for some in zip(torch.split(base, COMPARED), torch.split(_logits(model, batch), COMPARED), strict=True):
+                    p, q = (logits.float().log_softmax(-1) for logits in some)
+                    kl.append((p.exp() * (p - q)).sum(-1).cpu().numpy())
+                    same.append((p.max(-1).indices == q.max(-1).indices).cpu().numpy())
     return Divergence.over(kl, same)
 
 
-def _distributions(model: TorchModel, batch: Sequence[Text]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [rows, tokens, vocabulary], float32, and which of them are no padding [rows, tokens]."""
+def _logits(model: TorchModel, batch: Sequence[Text]) -> Tensor:
+    """[tokens of all texts after what they begin with alike, vocabulary]."""
     prefix = shared_prefix([prompt for prompt, _ in batch])
-    rows = model.rows(batch, prefix)
-    logits, _ = model.forward(model.prefix_state(batch[0][0], prefix), rows, keep=0)
-    return logits.float().log_softmax(-1), torch.from_numpy(rows.mask).to(logits.device) > 0
+    state, rows = model.prefix_state(batch[0][0], prefix), model.rows(batch, prefix)
+    with model.wanting(rows.mask > 0):
+        return model.forward(state, rows, keep=0)[0]
 
 
 def _chunks(texts: Sequence[Text], size: int) -> Iterator[Sequence[Text]]:
