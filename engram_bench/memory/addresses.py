@@ -56,7 +56,7 @@ def slots(hasher: NgramHasher, layer: int, row_ids: Int64Array | None, windows: 
         return rows - ABSENT_ROW
     if not len(row_ids):
         return np.zeros_like(rows)
-    at = np.searchsorted(row_ids, rows).clip(max=len(row_ids) - 1)
+    at = np.minimum(row_ids.searchsorted(rows), len(row_ids) - 1)
     return np.where(row_ids[at] == rows, at + 1, 0)
 
 

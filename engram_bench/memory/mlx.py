@@ -77,7 +77,7 @@ class EngramLayer(nn.Module):  # type: ignore[misc]
         e = (self.table[self._slots] * hit).flatten(-2)  # times what is zero, so that the first row stays untrained
         query = hidden.astype(mx.float32)
         score = (self.key_norm(self.key(e)) * self.query_norm(query)).sum(-1, keepdims=True) * self.scale
-        gate = mx.sigmoid(mx.sign(score) * mx.sqrt(mx.maximum(mx.abs(score), 1e-6)))
+        gate = mx.sigmoid(score * mx.rsqrt(mx.maximum(mx.abs(score), 1e-6)))
         if not self.training:
             self._gate = gate
         return (query + gate * self.value(e)).astype(hidden.dtype)

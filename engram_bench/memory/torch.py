@@ -149,8 +149,8 @@ class EngramLayer(nn.Module):
 
 
 def openness(score: Tensor) -> Tensor:
-    """How open a gate is, by the likeness of its key and query."""
-    return torch.sigmoid(score.sign() * score.abs().clamp_min(1e-6).sqrt())
+    """How open a gate is, by the likeness of its key and query: the sigmoid of a root that keeps its sign."""
+    return torch.sigmoid(score * score.abs().clamp_min(1e-6).rsqrt())
 
 
 class UnigramLayer(nn.Module):
