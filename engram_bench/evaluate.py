@@ -109,6 +109,7 @@ def answer(
                     max_new_tokens,
                     seeds=[sampling_seed(question, seed, n) if n > GREEDY else None for question, n in unknown],
                     temperature=TEMPERATURE,
+                    recurring=True,
                 )
             )
             answers = [

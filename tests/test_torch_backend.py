@@ -13,7 +13,7 @@ from engram_bench.backends.torch_adapters import create
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import slots
 from engram_bench.prompts import shared_prefix
-from tests.conftest import ENGRAM, LORA, UNIGRAM, in_float32, make_checkpoint, quiet
+from tests.conftest import ENGRAM, LORA, UNIGRAM, in_float32, make_checkpoint, make_tokenizer, quiet
 
 KINDS = {"engram": ENGRAM, "lora": LORA, "unigram": UNIGRAM}
 TEXTS = ["KEY:abc", "Look up KEY:def please", "What is stored?", "x"]
@@ -150,6 +150,46 @@ def test_what_a_memory_has_nothing_to_say_to_is_read_as_without_it(model, exampl
     silent = [adapter.span(prompt) is None for prompt in prompts]
     assert set(silent) == {True, False}
     assert [torch.equal(*rows) for rows in zip(*found, strict=True)] == silent
+
+
+def test_recurring_prompts_are_read_once_by_all_who_leave_them_alone_and_answered_the_same(
+    model, trained, examples, tmp_path, monkeypatch
+):
+    read = []
+    hook = lambda *args: read.append(args[2]["input_ids"].numel())  # noqa: E731
+    handle = model.model.register_forward_hook(hook, with_kwargs=True)
+    prompts = [model.encoder.prompt(e.prompt) for e in examples[:6]]
+    variant, folder, _ = trained
+    model.train(variants.parse(ENGRAM, "test"), examples, 0, tmp_path, quiet)  # forgets what it knew
+    turns = [(None, False), (None, True), (model.load_adapter(variant, folder), variant.kind == "engram")]
+    for adapter, knows in turns:
+        tokens, answers = [], []
+        for recurring in (False, True):
+            read.clear()
+            with model.attached(adapter):
+                answers.append(model.generate(prompts, 8, seeds=[0, 1, 2, None, None, None], recurring=recurring))
+            tokens.append(sum(read))
+        assert answers[0] == answers[1]
+        assert (tokens[1] < tokens[0] - 10) == knows
+    others = [model.encoder.prompt(e.prompt) for e in examples[6:12]]
+    monkeypatch.setattr("engram_bench.backends.torch_prefill.MOST_BYTES", 0)
+    for _ in range(2):
+        read.clear()
+        assert model.generate(others, 8, recurring=True) == model.generate(others, 8)
+        assert sum(read) > 2 * sum(len(prompt.ids) - shared_prefix(others) for prompt in others), "no room to keep it"
+    handle.remove()
+
+
+def test_prompts_of_a_single_token_are_answered_beside_longer_ones(tmp_path):
+    folder = make_checkpoint(tmp_path)
+    make_tokenizer(chat=False).save_pretrained(folder)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    model = in_float32(folder)
+    prompts = [model.encoder.prompt(text) for text in ("x", "What is stored?", "y", "Look up KEY:abc")]
+    assert len(prompts[0].ids) == 1
+    alone = [model.generate([prompt], 6)[0] for prompt in prompts]
+    assert model.generate(prompts, 6) == alone
+    assert model.generate(prompts[::2], 6) == alone[::2], "nothing to read but last tokens"
 
 
 def test_the_shared_prefix_changes_nothing(model, trained):

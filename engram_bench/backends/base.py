@@ -129,11 +129,14 @@ class Backend(Protocol):
         *,
         seeds: Sequence[int | None] | None = None,
         temperature: float = 1.0,
+        recurring: bool = False,
     ) -> list[list[int]]:
         """Answer token ids of each prompt, end-of-text excluded.
 
         Greedy where a prompt has no seed; where it has one its answer is drawn at `temperature` and depends on the
         seed, not on its neighbours in the batch. The same prompt may be asked many times.
+
+        `recurring` says that other adapters will be asked the same: what is the same for them may be kept.
         """
         ...
 

@@ -70,7 +70,8 @@ def generate(
     for row, seed in enumerate(seeds or ()):
         if seed is not None:
             draws[row] = np.random.default_rng(seed).random(max_new_tokens)
-    prefix = shared_prefix(prompts)
+    # One prompt alone shares nothing, and is read at once.
+    prefix = shared_prefix(prompts) if len(prompts) > 1 else 0
     state = model.prefix_state(prompts[0], prefix)
     answers: list[list[int]] = [[] for _ in prompts]
     # By length, to pad little; then by text, so that the answers to one prompt share its prefill.
@@ -88,8 +89,7 @@ def generate(
 
 def stream(model: Model, prompt: Prompt, max_new_tokens: int, ignore_eos: bool) -> Iterator[int]:
     """See `Backend.stream`."""
-    prefix = shared_prefix([prompt])
-    batch = model.begin([prompt], np.array([0]), model.prefix_state(prompt, prefix), prefix, max_new_tokens)
+    batch = model.begin([prompt], np.array([0]), model.prefix_state(prompt, 0), 0, max_new_tokens)
     for step in range(max_new_tokens):
         chosen = batch.choose(1.0, np.array([np.nan]))
         if int(chosen[0]) in model.stop_ids and not ignore_eos:

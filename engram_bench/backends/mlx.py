@@ -216,6 +216,7 @@ class MlxModel:
         *,
         seeds: Sequence[int | None] | None = None,
         temperature: float = 1.0,
+        recurring: bool = False,
     ) -> list[list[int]]:
         return decoding.generate(self, prompts, max_new_tokens, seeds, temperature)
 

@@ -37,6 +37,7 @@ from engram_bench.backends.torch_decoding import Decoding
 from engram_bench.backends.torch_device import make_repeatable, pick_dtype, uploaded
 from engram_bench.backends.torch_device import pick_device as pick_device
 from engram_bench.backends.torch_layout import Rows, answer_places, padded
+from engram_bench.backends.torch_prefill import KnownPrompts
 from engram_bench.backends.torch_unsloth import pick_engine as pick_engine
 from engram_bench.backends.torch_writing import Written
 from engram_bench.backends.training import with_validation
@@ -97,6 +98,8 @@ class TorchModel:
         self.stop_ids = {self.encoder.eos_id, *(stops if isinstance(stops, (list, tuple)) else (stops,))}
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self._adapter: Adapter | None = None
+        self.known_prompts: KnownPrompts | None = None  # while they may be asked for, and added to
+        self._kept_prompts: KnownPrompts = {}
 
     def versions(self) -> dict[str, str]:
         names = ["torch", "transformers", "peft", "numpy", *(["unsloth"] if self.lora_engine == "unsloth" else [])]
@@ -118,6 +121,7 @@ class TorchModel:
         validation: Sequence[Example] = (),
     ) -> Training:
         assert variant.training is not None, f"{variant.name} has nothing to train"
+        self._kept_prompts.clear()  # training has better use for the memory
         pairs = [(self.encoder.prompt(e.prompt, e.key), self.encoder.answer(e.answer)) for e in examples]
         if isinstance(variant.config, LoraConfig) and self.lora_engine == "unsloth":
             training = torch_unsloth.train(self._folder, self.dtype, variant, pairs, seed, folder, progress)
@@ -297,8 +301,21 @@ class TorchModel:
         *,
         seeds: Sequence[int | None] | None = None,
         temperature: float = 1.0,
+        recurring: bool = False,
     ) -> list[list[int]]:
-        return decoding.generate(self, prompts, max_new_tokens, seeds, temperature)
+        with self._keeping_prompts() if recurring else nullcontext():
+            return decoding.generate(self, prompts, max_new_tokens, seeds, temperature)
+
+    @contextmanager
+    def _keeping_prompts(self) -> Iterator[None]:
+        """While it lasts, prompts that the adapter leaves alone are read once for all such adapters; on a CPU."""
+        adapter = self._adapter
+        if self.device == "cpu" and not (adapter and (adapter.acts_on_template or adapter.acts_on_text)):
+            self.known_prompts = self._kept_prompts
+        try:
+            yield
+        finally:
+            self.known_prompts = None
 
     @torch.inference_mode()
     def stream(self, prompt: Prompt, max_new_tokens: int, *, ignore_eos: bool = False) -> Iterator[int]:

@@ -16,17 +16,29 @@ BLOCK = 256  # tokens of a vocabulary
 
 
 class Decoding:
-    """Rows being decoded: last logits [rows, vocabulary], a cache and its mask. See `decoding.Batch` for methods."""
+    """Rows being decoded: last logits [rows, vocabulary], a cache and its mask. See `decoding.Batch` for methods.
+
+    Args:
+        step: `TorchModel.step`.
+        cache: keys and values of all tokens of the rows' prompts but the last.
+        mask: which of those there are, [rows, tokens].
+        last: the last of them, [rows].
+        windows: what those see, [rows, N].
+    """
+
+    logits: Tensor
+    windows: NDArray[np.int64]
 
     def __init__(
         self,
         step: Callable[..., Tensor],
-        logits: Tensor,
         cache: Cache,
         mask: NDArray[np.int64],
+        last: NDArray[np.int64],
         windows: NDArray[np.int64],
     ) -> None:
-        self._step, self.logits, self._cache, self._mask, self.windows = step, logits, cache, mask, windows
+        self._step, self._cache, self._mask = step, cache, mask
+        self.advance(last, windows)
 
     def choose(self, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
         return _choose(self.logits, temperature, draws)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers import Cache
 
 from engram_bench.backends.prefix_tree import Tree, trees
 from engram_bench.backends.torch_cache import roomy_cache
 from engram_bench.backends.torch_decoding import Decoding
-from engram_bench.backends.torch_layout import padded
+from engram_bench.backends.torch_layout import ends, padded
 from engram_bench.prompts import ABSENT, Prompt
 
 if TYPE_CHECKING:
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
 TREE_TOKENS = 128  # more save few tokens, and attention is among all of a tree's, most of which do not see each other
 TREES = 4  # read at once: wide products
 ROWS = 64
+MOST_BYTES = 1 << 30  # of prompts kept as they were read
 
 
 @dataclass
@@ -34,17 +33,17 @@ class Read:
         which: the numbers of these texts.
         rows: the row each of them stands in.
         paths: int64 [tokens] each, which tokens of that row are its own.
-        ends: which of the logits are at the last token of each.
-        logits: [ends, vocabulary].
         cache: keys and values [rows, heads, tokens, size] a layer; what all texts share comes first, where it is there.
     """
 
     which: Sequence[int]
     rows: Sequence[int]
     paths: Sequence[NDArray[np.int64]]
-    ends: Sequence[int]
-    logits: Tensor
     cache: Cache
+
+    @property
+    def nbytes(self) -> int:
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers)
 
 
 def begin(
@@ -55,27 +54,47 @@ def begin(
     prefix: int,
     max_new_tokens: int,
 ) -> Decoding:
-    """See `decoding.Model.begin`."""
-    texts, windows = [p.ids[prefix:] for p in prompts], [model.windows(p, ())[prefix:] for p in prompts]
-    inside, longest = 0 if model.holds_shared_apart else prefix, max(map(len, windows))
+    """See `decoding.Model.begin`. The last token of a prompt is fed as those of an answer are."""
+    windows = [model.windows(prompt, ())[prefix:] for prompt in prompts]
+    inside, longest = 0 if model.holds_shared_apart else prefix, max(map(len, windows)) - 1
     places = np.zeros((len(prompts), inside + longest + max_new_tokens), dtype=np.int64)  # padding and room: any
     mask = np.ones((len(prompts), prefix + longest), dtype=np.int64)
-    ends = np.zeros(len(prompts), dtype=np.int64)
-    pieces = []
-    ends_before = tokens_before = 0
-    for piece in read(model, texts, windows, state, prefix):
+    mask[:, prefix:] = ends([len(own) - 1 for own in windows])
+    tokens_before = 0
+    pieces = _pieces(model, prompts, windows, state, prefix)
+    for piece in pieces:
         count, _, tokens, _ = piece.cache.layers[0].keys.shape
-        for i, row, path, end in zip(piece.which, piece.rows, piece.paths, piece.ends, strict=True):
-            start, padding = tokens_before + row * tokens, longest - len(path)
+        for i, row, path in zip(piece.which, piece.rows, piece.paths, strict=True):
+            start = tokens_before + row * tokens
             places[i, :inside] = start + np.arange(inside)
-            places[i, inside + padding : inside + longest] = start + inside + path
-            mask[i, prefix : prefix + padding] = 0
-            ends[i] = ends_before + end
-        ends_before, tokens_before = ends_before + len(piece.logits), tokens_before + count * tokens
-        pieces.append(piece)
-    logits = torch.cat([piece.logits for piece in pieces])[torch.from_numpy(ends[which]).to(model.device)]
-    cache = roomy_cache([piece.cache for piece in pieces], places[which], inside + longest, model.holds_shared_apart)
-    return Decoding(model.step, logits, cache, mask[which], np.stack([windows[i][-1] for i in which]))
+            places[i, inside + longest - len(path) : inside + longest] = start + inside + path
+        tokens_before += count * tokens
+    if pieces:
+        whole = model.holds_shared_apart
+        cache = roomy_cache([piece.cache for piece in pieces], places[which], inside + longest, whole)
+    else:
+        cache = model.cache(state, len(which))
+    last = np.array([prompts[i].ids[-1] for i in which]), np.stack([windows[i][-1] for i in which])
+    return Decoding(model.step, cache, mask[which], *last)
+
+
+# By the number of shared tokens and the prompts less their last token.
+KnownPrompts = dict[tuple[int, tuple[tuple[int, ...], ...]], list[Read]]
+
+
+def _pieces(
+    model: TorchModel, prompts: Sequence[Prompt], windows: Windows, state: Prefix, prefix: int
+) -> Sequence[Read]:
+    """Prompts less the shared tokens and their last; where another adapter was asked them, as they were read then."""
+    known = model.known_prompts
+    key = prefix, tuple(prompt.ids[:-1] for prompt in prompts)
+    if known is not None and key in known:
+        return known[key]
+    texts = [prompt.ids[prefix:-1] for prompt in prompts]
+    pieces = list(read(model, texts, [own[:-1] for own in windows], state, prefix))
+    if known is not None and sum(piece.nbytes for some in (*known.values(), pieces) for piece in some) <= MOST_BYTES:
+        known[key] = pieces
+    return pieces
 
 
 Texts = Sequence[Sequence[int]]
@@ -83,7 +102,7 @@ Windows = Sequence[NDArray[np.int64]]
 
 
 def read(model: TorchModel, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
-    """Read distinct texts, each less the `prefix` tokens that all begin with.
+    """Read distinct texts, each less the `prefix` tokens that all begin with; an empty one is in no piece.
 
     Args:
         model: the backend.
@@ -92,24 +111,19 @@ def read(model: TorchModel, texts: Texts, windows: Windows, state: Prefix, prefi
         state: keys and values of the tokens that all begin with.
         prefix: how many these are.
     """
-    reader = _as_trees if model.takes_any_layout(prefix + max(map(len, texts))) else _as_rows
-    return reader(model, texts, windows, state, prefix)
+    there = [i for i, text in enumerate(texts) if len(text)]
+    if there:
+        reader = _as_trees if model.takes_any_layout(prefix + max(map(len, texts))) else _as_rows
+        for piece in reader(model, [texts[i] for i in there], [windows[i] for i in there], state, prefix):
+            yield replace(piece, which=[there[i] for i in piece.which])
 
 
 def _as_trees(model: TorchModel, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
     for few in _alike(trees(texts, windows, TREE_TOKENS)):
-        wanted = np.zeros((len(few), max(len(tree.ids) for tree in few)), dtype=bool)
-        for row, tree in enumerate(few):
-            wanted[row, [path[-1] for path in tree.paths]] = True
-        logits, cache = _read_trees(model, few, wanted, state, prefix)
-        ends = wanted.cumsum().reshape(wanted.shape) - 1  # equal texts end together
-        each = [
-            (row, i, np.array(path))
-            for row, tree in enumerate(few)
-            for i, path in zip(tree.which, tree.paths, strict=True)
-        ]
-        rows, which, paths = zip(*each, strict=True)
-        yield Read(which, rows, paths, [int(ends[row, path[-1]]) for row, _, path in each], logits, cache)
+        rows = [row for row, tree in enumerate(few) for _ in tree.which]
+        which = [i for tree in few for i in tree.which]
+        paths = [np.array(path) for tree in few for path in tree.paths]
+        yield Read(which, rows, paths, _read_trees(model, few, state, prefix))
 
 
 def _alike(found: Sequence[Tree]) -> Iterator[list[Tree]]:
@@ -123,28 +137,29 @@ def _alike(found: Sequence[Tree]) -> Iterator[list[Tree]]:
     yield few
 
 
-def _read_trees(
-    model: TorchModel, few: Sequence[Tree], wanted: NDArray[np.bool_], state: Prefix, prefix: int
-) -> tuple[Tensor, Cache]:
-    """Logits [ends, vocabulary] where `wanted` [trees, tokens], and the cache [trees, heads, tokens, size]."""
-    ids, positions = np.zeros((2, *wanted.shape), dtype=np.int64)
-    windows = np.full((*wanted.shape, few[0].windows.shape[1]), ABSENT, dtype=np.int64)
-    sees = np.zeros((*wanted.shape, prefix + wanted.shape[1]), dtype=np.int64)
+def _read_trees(model: TorchModel, few: Sequence[Tree], state: Prefix, prefix: int) -> Cache:
+    """The cache [trees, heads, tokens, size]."""
+    shape = len(few), max(len(tree.ids) for tree in few)
+    ids, positions = np.zeros((2, *shape), dtype=np.int64)
+    windows = np.full((*shape, few[0].windows.shape[1]), ABSENT, dtype=np.int64)
+    sees = np.zeros((*shape, prefix + shape[1]), dtype=np.int64)
     sees[..., :prefix] = 1
     for row, tree in enumerate(few):
         size = len(tree.ids)
         ids[row, :size], positions[row, :size], windows[row, :size] = tree.ids, prefix + tree.depths, tree.windows
         sees[row, :size, prefix : prefix + size] = tree.sees
     cache = model.cache(state, len(few))
-    with model.wanting(wanted):
-        return model.step(ids, sees, positions, windows, cache, keep=0), cache
+    with model.wanting(np.zeros((len(few), 1), dtype=bool)):
+        model.step(ids, sees, positions, windows, cache, keep=1)
+    return cache
 
 
 def _as_rows(model: TorchModel, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
     for start in range(0, len(texts), ROWS):
         some = slice(start, start + ROWS)
         rows = padded(texts[some], windows[some], model.encoder.eos_id)
-        logits, cache = model.forward(state, rows, keep=1)
         count, width = rows.ids.shape
+        with model.wanting(np.zeros((count, 1), dtype=bool)):
+            _, cache = model.forward(state, rows, keep=1)
         paths = [np.arange(width - own, width) for own in rows.mask.sum(axis=1)]
-        yield Read(range(start, start + count), range(count), paths, range(count), logits[:, -1], cache)
+        yield Read(range(start, start + count), range(count), paths, cache)
