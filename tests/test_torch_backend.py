@@ -96,6 +96,20 @@ def test_the_same_seed_trains_the_same_adapter_and_another_seed_another(kind, mo
     assert weights[0] != weights[2]
 
 
+@pytest.mark.parametrize("kind", ["lora", "unigram"])
+def test_a_step_in_parts_is_a_step(kind, model, examples, tmp_path, monkeypatch):
+    variant, losses, widest = variants.parse(KINDS[kind], "test"), [], []
+    rows = model.rows
+    monkeypatch.setattr(model, "rows", lambda *args: widest.append(rows(*args)) or widest[-1])
+    for most in (10_000, 50, 1):
+        monkeypatch.setattr("engram_bench.backends.torch_training.MOST_TOKENS", most)
+        losses.append(model.train(variant, examples, 0, tmp_path, quiet).losses)
+        assert all(part.ids.size <= most or len(part.ids) == 1 for part in widest)
+        widest.clear()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_cached_decoding_equals_the_uncached_forward(model, trained):
     variant, folder, _ = trained
     prompt = model.encoder.prompt("Look up KEY:cde")

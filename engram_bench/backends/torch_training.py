@@ -7,6 +7,7 @@ of an example's tokens and layers only those it acts on (`torch_frozen.py`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +25,8 @@ from engram_bench.variants import TrainingConfig
 
 if TYPE_CHECKING:
     from engram_bench.backends.torch import TorchModel
+
+MOST_TOKENS = 1024  # padding included, whose gradients are held at once
 
 
 def train(
@@ -52,19 +55,30 @@ def train(
     def step(batch: Sequence[Pair], factor: float) -> tuple[float, int]:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
-        if frozen:
-            logits, tokens = frozen.answer_logits(batch)
-        else:
-            logits, tokens = model.answer_logits(batch, model.prefix_state(batch[0][0], prefix), prefix)
-        loss = cross_entropy(logits.float(), tokens)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        total, count = 0.0, sum(len(answer) for _, answer in batch)
+        for part in [batch] if frozen else _parts(batch, prefix):
+            if frozen:
+                logits, tokens = frozen.answer_logits(part)
+            else:
+                logits, tokens = model.answer_logits(part, model.prefix_state(part[0][0], prefix), prefix)
+            loss = cross_entropy(logits.float(), tokens, reduction="sum") / count
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
         if config.clip:
             torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], config.clip)
         optimizer.step()
-        return loss.item(), len(tokens)
+        return total, count
 
     adapter.training(True)
     training = run(step, config, pairs, seed, progress)
     adapter.training(False)
     return replace(training, seconds=time.perf_counter() - started)  # what was read beforehand is part of it
+
+
+def _parts(batch: Sequence[Pair], prefix: int) -> list[Sequence[Pair]]:
+    """A batch, or equal parts of it, none of more than `MOST_TOKENS` after the tokens that all share."""
+    longest = max(len(prompt.ids) + len(answer) - 1 - prefix for prompt, answer in batch)
+    size = max(1, MOST_TOKENS // longest)
+    size = math.ceil(len(batch) / math.ceil(len(batch) / size))
+    return [batch[start : start + size] for start in range(0, len(batch), size)]
