@@ -167,9 +167,9 @@ class Bench:
         data = {"id": id, "requirement": requirement, **numbers, "passed": bool(passed)}
         self._emit({"type": "threshold", "data": data})
 
-    def routing(self, router: str, prompts: int, precision: float, recall: float) -> None:
-        """Put on record how well a router told prompts apart."""
-        data = {"router": router, "prompts": prompts, "precision": precision, "recall": recall}
+    def routing(self, router: str, set: str, prompts: int, precision: float, recall: float) -> None:
+        """Put on record how well a router told the prompts of a set apart."""
+        data = {"router": router, "set": set, "prompts": prompts, "precision": precision, "recall": recall}
         self._emit({"type": "routing", "data": data})
 
     def _evaluate(self, variant: Variant, cells: Iterable[tuple[str, str]]) -> None:

@@ -44,10 +44,14 @@ def control(each: int | None = None, seed: int = 0) -> list[str]:
     return [text for one_of_each in zip(*drawn, strict=True) for text in one_of_each]
 
 
-def routing() -> list[RoutingPrompt]:
-    """Labelled prompts: those that ask for an item, each of a trained one, and those that only look as if they did."""
-    asking = _read(FOLDER / "routing_positive.yaml", lambda entry: (entry["prompt"], entry["input"]))
-    others = _read(FOLDER / "routing_negative.yaml", lambda text: (str(text), None))
+def routing(hard: bool = False) -> list[RoutingPrompt]:
+    """Labelled prompts: those that ask for an item, each of a trained one, and those that only look as if they did.
+
+    The `hard` ones mislead both ways: requests no two of which are worded alike, and stored keys mentioned in passing.
+    """
+    kind = "routing_hard" if hard else "routing"
+    asking = _read(FOLDER / f"{kind}_positive.yaml", lambda entry: (entry["prompt"], entry["input"]))
+    others = _read(FOLDER / f"{kind}_negative.yaml", lambda text: (str(text), None))
     kinds = [*asking.items(), *others.items()]
     return [RoutingPrompt(text, kind, input) for kind, entries in kinds for text, input in entries]
 
@@ -58,7 +62,7 @@ def read(file: Path) -> dict[str, list[str]]:
     Raises:
         UsageError: the file is missing or holds something else.
     """
-    return _read(file, str)
+    return _read(file, lambda entry: str(entry["prompt"] if isinstance(entry, dict) else entry))
 
 
 def _read(file: Path, entry: Callable[[Any], T]) -> dict[str, list[T]]:

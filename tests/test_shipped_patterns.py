@@ -68,8 +68,8 @@ def test_the_readme_counts_what_there_is():
         sizes[category.group] += len(category.items)
     assert f"| {sizes['core']:,} in four core categories |" in readme
     assert f"| {sizes['lookups']:,} in twelve lookup families |" in readme
-    prompts = f"| {len(prompt_sets.control())} control prompts, {len(prompt_sets.routing())} labelled routing prompts |"
-    assert prompts in readme
+    control, labelled, hard = map(len, (prompt_sets.control(), prompt_sets.routing(), prompt_sets.routing(hard=True)))
+    assert f"| {control} control prompts, {labelled} labelled routing prompts, {hard} hard ones |" in readme
 
 
 def test_derived_files_are_what_the_generator_makes(generate):
@@ -169,6 +169,17 @@ def test_control_prompts_are_drawn_of_every_kind():
     assert drawn == prompt_sets.control(8) != prompt_sets.control(8, seed=1)
     assert all(len(set(texts) & set(drawn)) == 8 for texts in kinds.values())
     assert set(drawn[: len(kinds)]).isdisjoint(drawn[len(kinds) :])
+
+
+def test_hard_routing_prompts_hold_what_they_ask_for_and_stand_in_no_other_set():
+    hard = prompt_sets.routing(hard=True)
+    items = {name: {item.input for item in c.items} for name, c in SHIPPED.categories.items()}
+    assert [p for p in hard if p.input and not (p.input in p.text and p.input in items[p.kind])] == []
+    texts = {p.text for p in hard}
+    others = (prompt_sets.FOLDER / f"routing_development_{label}.yaml" for label in ("positive", "negative"))
+    known = {entry for file in others for entries in prompt_sets.read(file).values() for entry in entries}
+    assert len(texts) == len(hard)
+    assert texts.isdisjoint(known | {p.text for p in prompt_sets.routing()})
 
 
 def test_routing_prompts_are_labelled_by_what_they_hold():

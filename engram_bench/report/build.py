@@ -61,11 +61,12 @@ def build(
 
 
 def _routing(routers: Sequence[Record]) -> Record | None:
-    """What the rules of `engram-routed` get right, and all routers by name."""
-    rules = next((router for router in routers if router["router"] == "rules"), None)
+    """What the rules of `engram-routed` get right, and all routers by name and set of prompts."""
+    routers = [{"set": "labelled", **router} for router in routers]  # older records have no other set
+    rules = next((r for r in routers if (r["router"], r["set"]) == ("rules", "labelled")), None)
     if rules is None:
         return None
-    return {**{key: rules[key] for key in ("prompts", "precision", "recall")}, "routers": list(routers)}
+    return {**{key: rules[key] for key in ("prompts", "precision", "recall")}, "routers": routers}
 
 
 def _by_cell(samples: Iterable[Record]) -> dict[Cell, list[Record]]:

@@ -130,15 +130,16 @@ def collateral(report: Record, show: Show) -> Section:
 def routing(report: Record, show: Show) -> Section:
     """How well routers tell prompts that ask for something stored."""
     rows = [
-        (show(r["router"]), str(r["prompts"]), percent(r["precision"]), percent(r["recall"]))
+        (show(r["set"]), show(r["router"]), str(r["prompts"]), percent(r["precision"]), percent(r["recall"]))
         for r in (report["routing"] or {}).get("routers", ())
     ]
     return Section(
         "Routing: prompts that ask for a trained item among such as only look like it",
-        headers=("router", "prompts", "precision", "recall"),
+        headers=("set", "router", "prompts", "precision", "recall"),
         rows=rows,
         note="keys: a trained n-gram stands in the text, which is what engram goes by; rules: a key prefix, or the "
-        "form of a question, which is what engram-routed goes by as well.",
+        "form of a question, which is what engram-routed goes by as well. Hard prompts mislead: stored keys in "
+        "passing, whole code that begins like a stored line, keys of other namespaces, requests put in unusual ways.",
     )
 
 
