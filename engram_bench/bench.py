@@ -193,7 +193,8 @@ class Bench:
                 variant.name,
                 asked,
                 seed=seed,
-                samples=0 if variant.control else self.settings.samples,  # a control claims no consistency
+                samples=self.settings.samples,
+                greedy_only=variant.control,  # it claims no consistency
                 sampled_items=self.settings.sampled_items,
                 max_new_tokens=self.max_new_tokens,
                 progress=self._named(variant),

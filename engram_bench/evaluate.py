@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from engram_bench import metrics
 from engram_bench.backends.base import Backend, Progress
@@ -80,15 +81,17 @@ def answer(
     sampled_items: int | None,
     max_new_tokens: int,
     progress: Progress,
+    greedy_only: bool = False,
     kept: Collection[SampleKey] = (),
     beside: Beside | None = None,
 ) -> Iterator[list[Sample]]:
     """Greedy answers to all questions, and some drawn ones, from the model as it is now attached, batch by batch.
 
     `samples` are drawn for each seen item, or for `sampled_items` of each category: those with the smallest ids; the
-    greedy answer to these is asked for once more. What is asked alone decides which answers share a batch, and a batch
-    that is `kept` whole is left out: a run taken up again decodes the very batches that it would have. Where `beside`
-    knows an answer the model is not asked, and where it knows better how to ask, it is asked that.
+    greedy answer to these is asked for once more. What is asked alone decides which prompts share a batch, whether or
+    not `greedy_only` leaves out the draws, so that variants are asked the same batches of prompts. A batch that is
+    `kept` whole is left out: a run taken up again decodes the very batches that it would have. Where `beside` knows an
+    answer the model is not asked, and where it knows better how to ask, it is asked that.
     """
     rows: list[Row] = [(question, GREEDY) for question in asked]
     rows += [(question, n) for question in _sampled(asked, sampled_items) for n in range(1, samples + 1)]
@@ -98,8 +101,10 @@ def answer(
     rows.sort(key=lambda row: (len(prompts[row[0].prompt].ids), prompts[row[0].prompt].ids, *_order(row)))
     repeats = [(question, REPEAT) for question in _sampled(asked, sampled_items)] if samples else []
     repeats.sort(key=lambda row: row[0].item.id)
-    size, done = backend.batch_size, 0
-    batches = [part[start : start + size] for part in (rows, repeats) for start in range(0, len(part), size)]
+    batches = [batch for part in (rows, repeats) for batch in _batches(part, backend.batch_size)]
+    if greedy_only:
+        batches = [few for batch in batches if (few := [row for row in batch if row[1] == GREEDY])]
+    done, total = 0, sum(map(len, batches))
     for batch in batches:
         if any(_key(variant, question, seed, n) not in kept for question, n in batch):
             unknown = [(question, n) for question, n in batch if question.prompt not in known]
@@ -117,7 +122,18 @@ def answer(
             ]
             yield [_score(backend, variant, q, seed, n, tokens) for (q, n), tokens in zip(batch, answers, strict=True)]
         done += len(batch)
-        progress("decode", done, len(rows) + len(repeats))
+        progress("decode", done, total)
+
+
+def _batches(rows: Iterable[Row], size: int) -> list[list[Row]]:
+    """Batches of up to `size` rows; the answers to one prompt stay together, be they more than that."""
+    batches: list[list[Row]] = []
+    for _, alike in groupby(rows, key=lambda row: row[0].prompt):
+        some = list(alike)
+        if not batches or len(batches[-1]) + len(some) > size:
+            batches.append([])
+        batches[-1] += some
+    return batches
 
 
 def _order(row: Row) -> tuple[str, str, int]:

@@ -25,13 +25,16 @@ def model(checkpoint):
     return in_float32(checkpoint)
 
 
-def answers(model, asked, seed=0, kept=(), batch_size=64, max_new_tokens=6):
+def in_batches(model, asked, seed=0, batch_size=64, max_new_tokens=6, **options):
     model.batch_size = batch_size
-    batches = evaluate.answer(
+    return list(evaluate.answer(
         model, "engram", asked, seed=seed, samples=3, sampled_items=None,
-        max_new_tokens=max_new_tokens, progress=lambda *_: None, kept=kept,
-    )  # fmt: skip
-    return [sample for batch in batches for sample in batch]
+        max_new_tokens=max_new_tokens, progress=lambda *_: None, **options,
+    ))  # fmt: skip
+
+
+def answers(*args, **options):
+    return [sample for batch in in_batches(*args, **options) for sample in batch]
 
 
 def test_every_question_is_answered_once_and_seen_ones_are_drawn_for_too(model, asked):
@@ -45,10 +48,22 @@ def test_batches_of_1_7_and_64_give_the_same_answers_in_float32(model, asked):
 
 
 def test_what_is_kept_is_not_asked_again_and_the_rest_comes_in_the_batches_it_would_have(model, asked):
-    whole = answers(model, asked, batch_size=7)
-    kept = {s.key for s in whole[:14]} | {whole[21].key}
-    assert answers(model, asked, kept=kept, batch_size=7) == whole[14:]
-    assert answers(model, asked, kept={s.key for s in whole}, batch_size=7) == []
+    whole = in_batches(model, asked, batch_size=7)
+    kept = {s.key for batch in whole[:2] for s in batch} | {whole[3][0].key}
+    assert in_batches(model, asked, kept=kept, batch_size=7) == whole[2:]
+    assert in_batches(model, asked, kept={s.key for batch in whole for s in batch}, batch_size=7) == []
+
+
+def test_the_answers_to_one_prompt_share_a_batch_with_the_same_prompts_whether_or_not_there_are_draws(model, asked):
+    all_rows, greedy = (in_batches(model, asked, batch_size=7, greedy_only=only) for only in (False, True))
+    first = [batch for batch in all_rows if batch[0].sample != evaluate.REPEAT]
+    assert [{s.prompt for s in batch} for batch in first] == [{s.prompt for s in batch} for batch in greedy]
+    assert sum(len({s.prompt for s in batch}) for batch in first) == len({q.prompt for q in asked})
+    assert [s for batch in greedy for s in batch] == [
+        s for batch in first for s in batch if s.sample == evaluate.GREEDY
+    ]
+    assert max(map(len, all_rows)) <= 7
+    assert max(map(len, in_batches(model, asked, batch_size=2))) == 4, "an answer and three draws"
 
 
 def test_a_greedy_answer_asked_for_again_in_another_batch_is_the_same_in_float32(model, asked):
