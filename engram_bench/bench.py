@@ -16,11 +16,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from engram_bench import adapters, backends, describe, evaluate, models, speed
+from engram_bench import adapters, backends, describe, evaluate, metrics, models, speed, stats
 from engram_bench.backends.base import Backend, Divergence, Progress, Text
 from engram_bench.beside import Beside
 from engram_bench.errors import UsageError
 from engram_bench.evaluate import Question, Sample
+from engram_bench.items import Item
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.options import Settings
 from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir
@@ -37,7 +38,7 @@ class Bench:
         settings: what to do.
         progress: told of training and decoding as they go.
         emit: takes each record as soon as it exists, until `keep_in` names a place for them. A record is plain data:
-            {"type": "meta" | "variant" | "answered" | "collateral" | "routing" | "speed" | "lookup" |
+            {"type": "meta" | "variant" | "answered" | "collateral" | "mention" | "routing" | "speed" | "lookup" |
             "threshold", ...}.
     """
 
@@ -114,8 +115,28 @@ class Bench:
             self._emit({"type": "collateral", "data": record})
         return self._divergence[variant]
 
+    def mentions(self, variant: str, asked: Sequence[tuple[str, Item]]) -> Record:
+        """What a variant answers to prompts that name a stored input and ask for something else.
+
+        Returns:
+            The record: `told` counts answers that start with what is stored, the baseline's answer not doing so;
+            `unchanged` those that are the baseline's to the letter.
+        """
+        texts = self._control_texts([prompt for prompt, _ in asked])
+        with self.backend.attached(self.adapter(variant)):
+            answers = self.backend.generate([prompt for prompt, _ in texts], self.max_new_tokens)
+        told = unchanged = 0
+        for (_, item), (_, before), after in zip(asked, texts, answers, strict=True):
+            old, new = self.backend.encoder.decode(before), self.backend.encoder.decode(after)
+            told += metrics.prefix(new, item.output) and not metrics.prefix(old, item.output)
+            unchanged += new == old
+        rates = {"told": stats.rate(told, len(asked)), "unchanged": stats.rate(unchanged, len(asked))}
+        record = {"variant": variant, "prompts": len(asked), **rates}
+        self._emit({"type": "mention", "data": record})
+        return record
+
     def _control_texts(self, prompts: Sequence[str]) -> list[Text]:
-        """Unrelated prompts and what the untouched model answers, asked once."""
+        """Prompts and what the untouched model answers, asked once."""
         if tuple(prompts) not in self._controls:
             encoded = [self.backend.encoder.prompt(prompt) for prompt in prompts]
             answers = self.backend.generate(encoded, self.max_new_tokens)

@@ -1,4 +1,5 @@
-"""Prompts beside the patterns: controls, which no adapter should change, and labelled prompts for a router.
+"""Prompts beside the patterns: controls, which no adapter should change, sentences that name what is stored and ask for
+something else, and labelled prompts for a router.
 
 Files under ``patterns/prompts/`` hold ``prompts: {kind: [text, ...]}``; the text stays as it is written. In those that
 ask for an item an entry is ``{input: its input, prompt: text}``.
@@ -16,6 +17,7 @@ import yaml
 
 from engram_bench.errors import UsageError
 from engram_bench.options import ROOT
+from engram_bench.patterns import Item, PatternSet, fill
 
 T = TypeVar("T")
 FOLDER = ROOT / "patterns" / "prompts"
@@ -42,6 +44,23 @@ def control(each: int | None = None, seed: int = 0) -> list[str]:
         return [text for texts in kinds.values() for text in texts]
     drawn = [random.Random(f"{seed}:{kind}").sample(texts, each) for kind, texts in kinds.items()]
     return [text for one_of_each in zip(*drawn, strict=True) for text in one_of_each]
+
+
+def mentions(patterns: PatternSet, count: int) -> list[tuple[str, Item]]:
+    """Prompts that name the input of a trained item and ask for something else, each with that item.
+
+    Categories take turns, and so do the sentences within each; no two prompts of a category share an item until all of
+    them are used.
+    """
+    sentences = read(FOLDER / "mentions.yaml")["mentions"]
+    seen = [c.split("seen") for c in patterns.categories.values()]
+    trained = [sorted(items, key=lambda item: item.id) for items in seen if items]
+    found = []
+    for n in range(count if trained else 0):
+        turn, at = divmod(n, len(trained))
+        item = trained[at][turn % len(trained[at])]
+        found.append((fill(sentences[(turn + at) % len(sentences)], item.input), item))
+    return found
 
 
 def routing(hard: bool = False) -> list[RoutingPrompt]:

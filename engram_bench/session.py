@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from operator import itemgetter
 from typing import Any
 
 from engram_bench.cache import write_whole
@@ -18,6 +19,15 @@ from engram_bench.report.build import build
 from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir
 
 SAMPLE_KEY = ("variant", "category", "split", "item", "seed", "sample")
+IDENTITY = {  # what names a record among those of its kind
+    "variant": itemgetter("name"),
+    "collateral": itemgetter("variant"),
+    "mention": itemgetter("variant"),
+    "threshold": itemgetter("id"),
+    "routing": itemgetter("set", "router"),
+    "speed": itemgetter("variant"),
+    "lookup": itemgetter("rows"),
+}
 EVALUATION_BUDGET_S = 120  # PRD NFR-1.2
 
 
@@ -70,10 +80,11 @@ class Session:
             variants=[variants[name] for name in order if name in variants],
             samples=samples,
             collateral=[collateral[name] for name in order if name in collateral],
+            mentions=[named["mention"][name] for name in order if name in named["mention"]],
             thresholds=sorted(thresholds.values(), key=lambda t: t["id"]),
             speed=[named["speed"][name] for name in order if name in named["speed"]],
             lookup=[named["lookup"][rows] for rows in sorted(named["lookup"])],
-            routers=[named["routing"][name] for name in sorted(named["routing"])],
+            routers=[named["routing"][of] for of in sorted(named["routing"], reverse=True)],  # the labelled set first
         )
         if complete and self._baseline is not None:
             self.report["gate"] = gate.compare(self._baseline, self.report, self.settings.gate_fail)
@@ -108,17 +119,9 @@ class Session:
         return [found[key] for key in sorted(found, key=lambda k: ([rank[name] for name in k[:3]], k[3:]))]
 
     def _records(self) -> tuple[Record, dict[str, dict[Any, Record]], list[Record]]:
-        """Meta; variants, collateral, thresholds and routing by name; and what each batch of answers cost."""
+        """Meta; all that has an identity, by kind and by that; and what each batch of answers cost."""
         meta: Record = {}
-        key = {
-            "variant": "name",
-            "collateral": "variant",
-            "threshold": "id",
-            "routing": "router",
-            "speed": "variant",
-            "lookup": "rows",
-        }
-        named: dict[str, dict[Any, Record]] = {kind: {} for kind in key}
+        named: dict[str, dict[Any, Record]] = {kind: {} for kind in IDENTITY}
         answered: list[Record] = []
         for record in self.run.read(RECORDS):
             kind = record["type"]
@@ -127,9 +130,9 @@ class Session:
             elif kind == "answered":
                 answered.append(record)
             elif kind != "threshold":
-                named[kind].setdefault(record["data"][key[kind]], record["data"])
+                named[kind].setdefault(IDENTITY[kind](record["data"]), record["data"])
             else:  # a test that is run again, after its run was taken up, says what holds
-                named[kind][record["data"][key[kind]]] = record["data"]
+                named[kind][IDENTITY[kind](record["data"])] = record["data"]
         return meta, named, answered
 
     def _point_latest(self) -> None:

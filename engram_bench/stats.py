@@ -45,6 +45,12 @@ def wilson(k: float, n: int) -> Interval:
     return Interval(k / n, float(low) if k else 0.0, float(high) if k < n else 1.0)  # what rounding leaves is no bound
 
 
+def rate(k: float, n: int) -> dict[str, float]:
+    """The same as a report holds it: {"k", "rate", "low", "high"}."""
+    found = wilson(k, n)
+    return {"k": k, "rate": found.value, "low": found.low, "high": found.high}
+
+
 def clopper_pearson(k: int, n: int) -> Interval:
     """Rate k/n with its exact binomial interval, which covers at least 95% always: for bounds, where Wilson's covers
     95% on average."""

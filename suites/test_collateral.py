@@ -2,6 +2,7 @@
 
 import pytest
 
+from engram_bench import prompt_sets
 from engram_bench.bench import Bench
 
 
@@ -11,6 +12,13 @@ def test_unrelated_text(bench: Bench, variant: str, control_prompts: list[str]) 
     assert found.tokens > 0
     assert 0 <= found.kl_mean <= found.kl_max
     assert 0 <= found.top1_unchanged <= 1
+
+
+def test_stored_inputs_in_passing(bench: Bench, variant: str, control_prompts: list[str]) -> None:
+    """Recorded for the report: whether naming what is stored is enough to be told it."""
+    asked = prompt_sets.mentions(bench.settings.patterns, len(control_prompts))
+    found = bench.mentions(variant, asked)
+    assert found["told"]["k"] + found["unchanged"]["k"] <= found["prompts"]
 
 
 def test_detached_model_is_the_baseline(bench: Bench, variant: str, control_prompts: list[str]) -> None:

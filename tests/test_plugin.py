@@ -135,6 +135,9 @@ def test_a_whole_run_leaves_a_report_of_the_published_schema(first):
     assert {c["category"] for c in report["cells"]} == {"colours"}
     exact = {(c["variant"], c["split"]): c["exact"]["rate"] for c in report["cells"]}
     assert exact["tiny-engram", "rephrased"] > 0.8 > exact["baseline", "rephrased"]
+    told = {m["variant"]: m["told"]["rate"] for m in report["mentions"]}
+    assert told.keys() == {"tiny-engram", "tiny-lora"}
+    assert told["tiny-engram"] > 0.8, "a memory speaks up wherever its key stands"
     lines = [json.loads(line) for line in (latest / "samples.jsonl").read_text().splitlines()]
     assert len(lines) == 3 * (8 * (1 + 3 + 1) + 8 + 2), "seen with three drawn and a repeat, rephrased, held out"
 

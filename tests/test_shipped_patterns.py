@@ -4,6 +4,7 @@ import importlib
 import re
 import unicodedata
 from collections import Counter
+from itertools import product
 
 import pytest
 import yaml
@@ -169,6 +170,19 @@ def test_control_prompts_are_drawn_of_every_kind():
     assert drawn == prompt_sets.control(8) != prompt_sets.control(8, seed=1)
     assert all(len(set(texts) & set(drawn)) == 8 for texts in kinds.values())
     assert set(drawn[: len(kinds)]).isdisjoint(drawn[len(kinds) :])
+
+
+def test_mentions_name_trained_items_in_sentences_of_their_own():
+    sentences = prompt_sets.read(prompt_sets.FOLDER / "mentions.yaml")["mentions"]
+    asked = {phrasing for c in SHIPPED.categories.values() for phrasing in (*c.trained, *c.rephrased)}
+    assert [s for s in sentences if s.count("{input}") != 1 or s in asked] == []
+    named = prompt_sets.mentions(SHIPPED, len(sentences) * len(SHIPPED.categories))
+    assert len({text for text, _ in named}) == len(named)
+    used = {(item.category, sentence) for text, item in named for sentence in sentences
+            if text == sentence.replace("{input}", item.input)}  # fmt: skip
+    assert used == set(product(SHIPPED.categories, sentences))
+    assert len({item for _, item in named}) == len(named)
+    assert all(item in SHIPPED.categories[item.category].split("seen") for _, item in named)
 
 
 def test_hard_routing_prompts_hold_what_they_ask_for_and_stand_in_no_other_set():

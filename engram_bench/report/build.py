@@ -26,6 +26,7 @@ def build(
     variants: Sequence[Record],
     samples: Sequence[Record],
     collateral: Sequence[Record],
+    mentions: Sequence[Record] = (),
     thresholds: Sequence[Record],
     speed: Sequence[Record] = (),
     lookup: Sequence[Record] = (),
@@ -53,6 +54,7 @@ def build(
         "primary": primary,
         "contrasts": contrasts,
         "collateral": list(collateral),
+        "mentions": list(mentions),
         "speed": list(speed),
         "lookup": list(lookup),
         "routing": _routing(routers),
@@ -123,8 +125,7 @@ def _cell(name: Cell, samples: Sequence[Record]) -> Record:
     cell: Record = {**_named(name), "n": len({s["item"] for s in samples})}
     for field in ("exact", "prefix"):
         shares = _shares(samples, field)
-        interval = stats.wilson(sum(shares.values()), len(shares))
-        cell[field] = {"k": sum(shares.values()), "rate": interval.value, "low": interval.low, "high": interval.high}
+        cell[field] = stats.rate(sum(shares.values()), len(shares))
     drawn = consistency(samples)
     cell["consistency"] = {"n": len(drawn), **_mean(list(drawn.values()))} if drawn else None
     cell["greedy_repeats"] = _repeats(samples)

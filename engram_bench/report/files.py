@@ -49,6 +49,7 @@ def rebuild(folder: Path) -> None:
             variants=old["variants"],
             samples=samples,
             collateral=old["collateral"],
+            mentions=old.get("mentions", ()),
             thresholds=old["thresholds"],
             speed=old["speed"],
             lookup=old.get("lookup", ()),

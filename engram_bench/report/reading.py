@@ -52,6 +52,11 @@ def reading(report: Record, name: Callable[[str], str] = str) -> list[str]:
             f"On unrelated text {name(c['variant'])} moves the model by KL {c['kl_mean']:.2g} nats per token and "
             f"leaves {percent(c['top1_unchanged'])} of its top tokens as they were."
         )
+    for m in report.get("mentions", ()):
+        lines.append(
+            f"Where a trained input is named and something else is asked, {name(m['variant'])} tells the stored value "
+            f"in {percent(m['told']['rate'])} of answers."
+        )
     if ("all core", "baseline") in seen:
         lines.append(
             "The baseline is asked as it comes and is never told to answer with the bare value, so most of its gap "

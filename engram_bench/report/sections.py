@@ -22,9 +22,10 @@ def results(report: Record, show: Show) -> list[Section]:
 
 def details(report: Record, show: Show) -> list[Section]:
     """What is measured besides, and how."""
-    measured = (consistency, collateral, routing, contrasts, costs.training, costs.speed, costs.lookup, thresholds)
+    answers = (consistency, collateral, mentions, routing, contrasts)
+    measured = (*answers, costs.training, costs.speed, costs.lookup, thresholds, published.section)
     told = Section("What the numbers show, and what they do not", points=reading(report, show))
-    found = [part(report, show) for part in (*measured, published.section)]
+    found = [part(report, show) for part in measured]
     return _there([*found, told, costs.what_was_run(report, show)])
 
 
@@ -124,6 +125,21 @@ def collateral(report: Record, show: Show) -> Section:
         headers=("variant", "prompts", "tokens", "KL mean", "KL max", "top-1 unchanged"),
         rows=rows,
         note="KL(baseline ‖ variant) in nats per token.",
+    )
+
+
+def mentions(report: Record, show: Show) -> Section:
+    """What an adapter says where something stored is only named."""
+    rows = [
+        (show(m["variant"]), str(m["prompts"]), rate(m["told"]), rate(m["unchanged"]))
+        for m in report.get("mentions", ())
+    ]
+    return Section(
+        "Mentions: prompts that name a trained input and ask for something else",
+        headers=("variant", "prompts", "tells the stored value", "answer unchanged"),
+        rows=rows,
+        note="Stored value: the answer starts with it, and the baseline's does not. Unchanged: the baseline's answer, "
+        "to the letter. In brackets the 95% Wilson interval.",
     )
 
 
