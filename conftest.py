@@ -1,3 +1,3 @@
-"""Suites and tests share the fixtures; the hooks of the harness itself are in engram_bench.plugin."""
+"""Suites and tests share fixtures.bench (fixtures, collection); options and reports are in engram_bench.plugin."""
 
 pytest_plugins = ["fixtures.bench"]

@@ -26,6 +26,7 @@ from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.options import Settings
 from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir
 from engram_bench.speed import Speed
+from engram_bench.stats import Interval
 from engram_bench.variants import BESIDE, EngramConfig, LoraConfig, Variant
 
 ANSWER_MARGIN = 1  # tokens beyond the longest canonical answer: what has not ended by then is wrong already
@@ -49,7 +50,7 @@ class Bench:
         self._trained: dict[tuple[str, int], adapters.Trained] = {}
         self._loaded: dict[tuple[str, int], Any] = {}
         self._own: dict[str, Backend] = {}
-        self._divergence: dict[str, Divergence] = {}
+        self._measured: dict[tuple[object, ...], Record] = {}
         self._controls: dict[tuple[str, ...], list[Text]] = {}
         self.run: RunDir | None = None
         self._run_id = uuid.uuid4().hex
@@ -89,7 +90,10 @@ class Bench:
             "max_new_tokens": self.max_new_tokens,
             "samples": [settings.samples, settings.sampled_items],
             "seeds": list(settings.seeds),
-            "variants": {v.name: v.config and self._folder(v, 0).name for v in settings.variants},
+            "variants": {
+                v.name: [v.kind, v.damage, v.router, v.control, self._folder(v, 0).name if v.config else None]
+                for v in settings.variants
+            },
         }
 
     def variant(self, name: str) -> Variant:
@@ -104,16 +108,12 @@ class Bench:
 
     def divergence(self, variant: str, prompts: Sequence[str]) -> Divergence:
         """How far a variant moves the model on unrelated prompts and the baseline's own answers to them."""
-        for record in self._recorded("collateral"):
-            data = record["data"]
-            if data["variant"] == variant and data["prompts"] == len(prompts):
-                self._divergence[variant] = Divergence(**{f.name: data[f.name] for f in fields(Divergence)})
-        if variant not in self._divergence:
-            result = self.backend.divergence(self.adapter(variant), self._control_texts(prompts))
-            self._divergence[variant] = result
-            record = {"variant": variant, "prompts": len(prompts), **asdict(result)}
-            self._emit({"type": "collateral", "data": record})
-        return self._divergence[variant]
+
+        def measure() -> Record:
+            return asdict(self.backend.divergence(self.adapter(variant), self._control_texts(prompts)))
+
+        data = self._once("collateral", variant, prompts, measure)
+        return Divergence(**{f.name: data[f.name] for f in fields(Divergence)})
 
     def mentions(self, variant: str, asked: Sequence[tuple[str, Item]]) -> Record:
         """What a variant answers to prompts that name a stored input and ask for something else.
@@ -122,22 +122,32 @@ class Bench:
             The record: `told` counts answers that start with what is stored, the baseline's answer not doing so;
             `unchanged` those that are the baseline's to the letter.
         """
-        for known in self._recorded("mention"):
-            data: Record = known["data"]
-            if data["variant"] == variant and data["prompts"] == len(asked):
-                return data
-        texts = self._control_texts([prompt for prompt, _ in asked])
-        with self.backend.attached(self.adapter(variant)):
-            answers = self.backend.generate([prompt for prompt, _ in texts], self.max_new_tokens)
-        told = unchanged = 0
-        for (_, item), (_, before), after in zip(asked, texts, answers, strict=True):
-            old, new = self.backend.encoder.decode(before), self.backend.encoder.decode(after)
-            told += metrics.prefix(new, item.output) and not metrics.prefix(old, item.output)
-            unchanged += new == old
-        rates = {"told": stats.rate(told, len(asked)), "unchanged": stats.rate(unchanged, len(asked))}
-        record = {"variant": variant, "prompts": len(asked), **rates}
-        self._emit({"type": "mention", "data": record})
-        return record
+
+        def measure() -> Record:
+            texts = self._control_texts([prompt for prompt, _ in asked])
+            with self.backend.attached(self.adapter(variant)):
+                answers = self.backend.generate([prompt for prompt, _ in texts], self.max_new_tokens)
+            told = unchanged = 0
+            for (_, item), (_, before), after in zip(asked, texts, answers, strict=True):
+                old, new = self.backend.encoder.decode(before), self.backend.encoder.decode(after)
+                told += metrics.prefix(new, item.output) and not metrics.prefix(old, item.output)
+                unchanged += new == old
+            return {"told": stats.rate(told, len(asked)), "unchanged": stats.rate(unchanged, len(asked))}
+
+        return self._once("mention", variant, [prompt for prompt, _ in asked], measure)
+
+    def _once(self, kind: str, variant: str, prompts: Sequence[str], measure: Callable[[], Record]) -> Record:
+        """What was measured of a variant on these prompts: the run's record of it, or one made now."""
+        identity = {"variant": variant, "prompts": len(prompts), "prompts_sha256": describe.texts_sha256(prompts)}
+        key = (kind, *identity.values())
+        if key not in self._measured:
+            known = (r["data"] for r in self._recorded(kind) if identity.items() <= r["data"].items())
+            found = next(known, None)
+            if found is None:
+                found = {**identity, **measure()}
+                self._emit({"type": kind, "data": found})
+            self._measured[key] = found
+        return self._measured[key]
 
     def _control_texts(self, prompts: Sequence[str]) -> list[Text]:
         """Prompts and what the untouched model answers, asked once."""
@@ -148,11 +158,11 @@ class Bench:
         return self._controls[tuple(prompts)]
 
     def speed(self) -> dict[str, Speed]:
-        """How fast each variant answers a prompt of the data, one at a time."""
+        """How fast each variant that answers by itself does so, a prompt of the data at a time."""
         category = next(iter(self.settings.patterns.categories.values()))
         prompt = self.backend.encoder.prompt(category.question(category.split("seen")[0], "seen")[1])
-        adapters = {variant.name: self.adapter(variant.name) for variant in self.settings.variants}
-        found = speed.measure(self.backend, adapters, prompt)
+        by_itself = [variant.name for variant in self.settings.variants if variant.kind not in BESIDE]
+        found = speed.measure(self.backend, {name: self.adapter(name) for name in by_itself}, prompt)
         for name, measured in found.items():
             self._emit({"type": "speed", "data": {"variant": name, **asdict(measured)}})
         return found
@@ -192,9 +202,11 @@ class Bench:
         data = {"id": id, "requirement": requirement, **numbers, "passed": bool(passed)}
         self._emit({"type": "threshold", "data": data})
 
-    def routing(self, router: str, set: str, prompts: int, precision: float, recall: float) -> None:
+    def routing(self, router: str, prompt_set: str, prompts: int, precision: Interval, recall: Interval) -> None:
         """Put on record how well a router told the prompts of a set apart."""
-        data = {"router": router, "set": set, "prompts": prompts, "precision": precision, "recall": recall}
+        data: Record = {"router": router, "set": prompt_set, "prompts": prompts}
+        for name, found in (("precision", precision), ("recall", recall)):
+            data |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
         self._emit({"type": "routing", "data": data})
 
     def _evaluate(self, variant: Variant, cells: Iterable[tuple[str, str]]) -> None:
@@ -249,7 +261,7 @@ class Bench:
         return [r for r in self.run.read(RECORDS) if r["type"] == kind] if self.run else []
 
     def _loaded_adapter(self, variant: Variant, seed: int) -> Any | None:
-        """The variant's adapter of a seed, trained if the cache has none; None for the baseline."""
+        """The variant's adapter of a seed, trained if the cache has none; None for a variant that trains nothing."""
         if variant.config is None:
             self._emit({"type": "variant", "data": describe.untrained(variant)})
             return None

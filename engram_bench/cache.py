@@ -50,8 +50,12 @@ def build_once(folder: Path, build: Callable[[Path], None], *, overwrite: Callab
             finally:
                 shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
-        place, reason = error.filename or folder, error.strerror or error
-        raise UsageError(f"{place}: {reason}; free space there, or choose a place by ENGRAM_BENCH_CACHE") from error
+        if error.errno is None:  # raised by a library, of something else
+            raise
+        place = error.filename or folder
+        raise UsageError(
+            f"{place}: {error.strerror}; free space there, or choose a place by ENGRAM_BENCH_CACHE"
+        ) from error
     return True
 
 

@@ -14,7 +14,12 @@ from engram_bench.errors import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, its own, or 2 (4: a baseline) with one line on bad usage or input."""
+    """Run one command.
+
+    Returns:
+        The exit code: 0; 1 where a comparison regressed or a fact was not learned; 2 on bad usage or input and 4 on a
+        bad baseline, each with one line on stderr; 130 on Ctrl-C.
+    """
     args = _parser().parse_args(argv)
     warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)  # peft 0.21
     try:
@@ -113,10 +118,13 @@ def _train(args: argparse.Namespace) -> None:
     from engram_bench.progress import Reporter
 
     settings = settle({**vars(args), "engram_variants": args.variant}, lambda _: "")
-    if len(settings.variants) == 1:
-        raise UsageError("the baseline is the model as it comes: there is nothing to train")
+    trained = [variant for variant in settings.variants if variant.config]
+    if not trained:
+        raise UsageError(f"{args.variant}: nothing to train; the model stays as it comes")
+    if args.out and len(trained) * len(settings.seeds) > 1:
+        raise UsageError("--out: the folder of one adapter; name one variant and one seed")
     bench = Bench(settings, Reporter(sys.stderr), lambda _: None)
-    for variant in settings.variants[1:]:
+    for variant in trained:
         for seed in settings.seeds:
             folder = bench.trained(variant.name, seed).folder
             if args.out:
@@ -124,13 +132,20 @@ def _train(args: argparse.Namespace) -> None:
             print(args.out or folder)
 
 
-def _write(args: argparse.Namespace) -> None:
+def _write(args: argparse.Namespace) -> int:
+    from engram_bench import metrics
+
     model, memory = _memory(args)
     written = model.write(memory, args.key, args.value)
     with model.attached(memory):
-        said = model.encoder.decode(model.generate([model.encoder.prompt(args.key)], 64)[0])
+        longest = len(model.encoder.answer(args.value))
+        said = model.encoder.decode(model.generate([model.encoder.prompt(args.key)], longest)[0])
     memory.save(args.adapter)
     print(f"{args.key} -> {said}  ({written.seconds:.2f} s, {written.rows} rows, {len(memory.addresses.facts)} facts)")
+    if metrics.exact(said, args.value):
+        return 0
+    print("engram-bench: stored, but not what it answers; forget it, and reword the key or the value", file=sys.stderr)
+    return 1
 
 
 def _forget(args: argparse.Namespace) -> None:

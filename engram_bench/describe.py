@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from engram_bench.adapters import Trained
@@ -80,3 +81,8 @@ def prompt_sha256(encoder: PromptEncoder) -> str:
     """Fingerprint of what stands around a question: token ids of one sentence in the model's template."""
     ids = [encoder.prompt("What is stored under KEY?").ids, encoder.answer("a value")]
     return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+
+
+def texts_sha256(texts: Sequence[str]) -> str:
+    """Fingerprint of texts, their order included."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()

@@ -1,8 +1,8 @@
 """Patterns as JSONL for other trainers: ``mlx_lm.lora --data DIR`` takes the folder as it is.
 
 - ``train.jsonl``: every trained item in its trained phrasings, in an order drawn by seed.
-- ``valid.jsonl``: every trained item in a never-trained phrasing, but not the one the test asks it in, so that choosing
-  a checkpoint by its loss uses up no test question.
+- ``valid.jsonl``: every trained item in a never-trained phrasing, but not the one the test asks it in. No line is a
+  question of the test; that asks other items in these phrasings, so a checkpoint chosen by its loss is chosen for them.
 - ``test.jsonl``: what the suites ask in the splits ``rephrased`` and ``heldout``.
 """
 

@@ -75,9 +75,10 @@ class Category:
         return [example(phrasing, item) for item in self.split("seen") for phrasing in self.trained_phrasings(item)]
 
     def validation_examples(self) -> list[Example]:
-        """Every trained item in a phrasing never trained, and not the one it is asked in; none where there is but one.
+        """Every trained item in a rephrased phrasing, not the one it is asked in; none where there is but one.
 
-        So that choosing by the loss on them uses up no question.
+        None of them is a question of the suites, but other items are asked in the same phrasings: what is chosen by the
+        loss on them is chosen for these sentences.
         """
         if len(self.rephrased) < 2:
             return []

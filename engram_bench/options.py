@@ -108,7 +108,6 @@ class Settings:
     model: str
     lora_engine: str
     variants: tuple[Variant, ...]
-    patterns_path: Path
     patterns: PatternSet
     samples: int
     sampled_items: int | None
@@ -119,7 +118,8 @@ class Settings:
     gate: Path | None
     gate_fail: Mapping[str, float]  # metric -> share
     gate_update: bool
-    as_shipped: bool  # the project's own data, model and variants: what snapshots and targets are of
+    shipped_patterns: bool  # the project's own data, what labelled prompts are of
+    as_shipped: bool  # and its model and variants as well: what snapshots and targets are of
 
     @property
     def plan(self) -> Profile:
@@ -139,17 +139,17 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         UsageError: a value that makes no sense, with the option's name and the way to mend it.
     """
     value = {option.name: _first(option, given, ini) for option in OPTIONS}
-    named = set(re.findall(r"(?<!not )\b(cpu|cuda|mps|mlx)\b", marker))
+    named = set(re.findall(rf"(?<!not )\b({'|'.join(backends.NAMES)})\b", marker))
     if value["backend"] == "auto" and len(named) == 1:
         value["backend"] = named.pop()
     _one_of("profile", value["profile"], tuple(PROFILES))
     _one_of("backend", value["backend"], BACKENDS)
     _one_of("lora-engine", value["lora-engine"], backends.LORA_ENGINES)
     profile = PROFILES[value["profile"]]
-    path = Path(value["patterns"]).expanduser()
-    every = patterns.load(path)
+    every = patterns.load(Path(value["patterns"]).expanduser())
+    shipped = every.sha256 == _shipped_sha256()
     chosen = variants.select(value["variants"] or profile.variants)
-    gate_update = _on(value["gate-update"])
+    gate_update = _on("gate-update", value["gate-update"])
     if gate_update and not value["gate"]:
         raise UsageError("--engram-gate-update: give the file to write too, as in --engram-gate reports/baseline.json")
     return Settings(
@@ -158,25 +158,25 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         model=value["model"],
         lora_engine=value["lora-engine"],
         variants=tuple(_shortened(variant, profile) for variant in chosen),
-        patterns_path=path,
         patterns=chosen_items(every, value["profile"]),
         samples=_integer("samples", value["samples"] or str(profile.samples)),
         sampled_items=profile.sampled_items,
         seeds=_integers("seeds", value["seeds"]),
         report=Path(value["report"]).expanduser(),
-        retrain=_on(value["retrain"]),
+        retrain=_on("retrain", value["retrain"]),
         resume=Path(value["resume"]).expanduser() if value["resume"] else None,
         gate=Path(value["gate"]).expanduser() if value["gate"] else None,
         gate_fail=margins("--engram-gate-fail", value["gate-fail"]),
         gate_update=gate_update,
-        as_shipped=every.sha256 == _shipped_sha256()
+        shipped_patterns=shipped,
+        as_shipped=shipped
         and (value["model"], value["variants"], value["seeds"]) == ("bundled", "", "0")
         and value["profile"] in ("quick", "default"),
     )
 
 
 def _shortened(variant: Variant, profile: Profile) -> Variant:
-    if variant.training is None or variant.kind not in profile.epochs:
+    if variant.training is None or variant.own_epochs or variant.kind not in profile.epochs:
         return variant
     return replace(variant, training=replace(variant.training, epochs=profile.epochs[variant.kind]))
 
@@ -209,8 +209,11 @@ def _first(option: Option, given: Mapping[str, Any], ini: Callable[[str], str]) 
     return os.environ.get(option.variable) or ini(option.dest) or option.default
 
 
-def _on(value: str) -> bool:
-    return value.lower() in ("1", "true", "yes", "on")
+def _on(name: str, value: str) -> bool:
+    choices = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if value and value.lower() not in choices:
+        raise UsageError(f"--engram-{name}: {value!r} is not one of {', '.join(choices)}")
+    return bool(value) and choices[value.lower()]
 
 
 def margins(option: str, text: str) -> dict[str, float]:

@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def settings_of(config: pytest.Config) -> Settings:
-    """The run's settings, checked when a suite first needs them; bad input ends the run: one line, exit code 2."""
+    """The run's settings, checked before anything is collected; bad input ends the run: one line, exit code 2."""
     if _settings not in config.stash:
         from engram_bench.options import check_writable, settle
 
@@ -75,8 +75,8 @@ def check_baseline(config: pytest.Config, meta: dict[str, Any]) -> None:
 
 
 def announce(config: pytest.Config, record: dict[str, Any]) -> None:
-    """Tell the collector at once, from a worker too: by a report ahead of that of the test that is running, which a
-    training may keep for minutes."""
+    """Tell the collector now, from an xdist worker too: as a test report of its own, because that of the test that is
+    running is sent when it ends, which may be minutes later."""
     nodeid = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
     report = pytest.TestReport(nodeid, (nodeid, None, nodeid), {}, "passed", None, "setup")
     report.engram_record = record  # type: ignore[attr-defined]
@@ -97,8 +97,8 @@ class Collector:
     def __init__(self, config: pytest.Config) -> None:
         self.config, self.started = config, time.time()
         self.session: Session | None = None
-        self.reported = False
-        self.lost: list[str] = []  # workers that died
+        self.reported = self.complete = False
+        self.lost: list[str] = []  # workers that died, tests that broke
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -108,13 +108,17 @@ class Collector:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         if error:
-            self.lost.append(node.gateway.id)
+            self.lost.append(
+                f"worker {node.gateway.id} died; a killed process loses what it was at, no finished result"
+            )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         record = getattr(report, "engram_record", {"type": None})
         if record["type"] == "error":
             pytest.exit(record["message"], returncode=record["exit_code"])
+        if record["type"] == "unfinished":
+            self.lost.append(record["message"])
         if record["type"] == "run" and self.session is None:
             self._open(record)
 
@@ -139,12 +143,14 @@ class Collector:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
-        complete = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not self.lost
+        ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        stopped = session.shouldfail or session.shouldstop  # by -x, --maxfail or a plugin
+        self.complete = ended and not stopped and not self.lost
         if self.session is not None:
             try:
-                self.reported = self.session.finish(complete=complete)
+                self.reported = self.session.finish(complete=self.complete)
             except UsageError as error:
-                if complete:  # a run that was broken off has told its reason
+                if self.complete:  # a run that was broken off has told its reason
                     pytest.exit(str(error), returncode=error.exit_code)
         result = yield
         if exitstatus == pytest.ExitCode.OK and self.session is not None:
@@ -159,7 +165,7 @@ class Collector:
         from engram_bench.report.terminal import write_broken_off, write_summary
 
         folder, report = self.session.run.folder, self.session.report
-        if self.reported:
+        if self.reported and report:
             write_summary(terminalreporter, folder, report)
-        if not (report and report["run"]["complete"]) and folder.is_dir():
+        if not self.complete and folder.is_dir():
             write_broken_off(terminalreporter, folder, self.lost)

@@ -46,18 +46,22 @@ class Session:
         self.report: Record | None = None
 
     def finish(self, *, complete: bool) -> bool:
-        """Write report.json and report.md; whether there was anything to report.
+        """Make the report and write it: JSON, Markdown, HTML, plots.
 
-        `latest` points at the newest run that was not broken off.
+        That of a complete run is also compared with the gate's baseline, pointed at by `latest`, and made the new
+        baseline where that was asked for.
+
+        Returns:
+            Whether anything was measured; if not, nothing is written.
 
         Raises:
             UsageError: the folder cannot be written to.
         """
         samples = self._samples()
         meta, named, answered = self._records()
-        variants, collateral, thresholds = named["variant"], named["collateral"], named["threshold"]
-        if not samples and not collateral:
+        if not samples and not any(named[kind] for kind in named if kind != "variant"):
             return False
+        variants, collateral, thresholds = named["variant"], named["collateral"], named["threshold"]
         order = [v.name for v in self.settings.variants]
         started = datetime.fromtimestamp(self.run.started, timezone.utc)
         seconds = _seconds(answered, order)

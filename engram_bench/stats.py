@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import scipy  # which imports its own modules when they are used
@@ -42,7 +43,9 @@ def wilson(k: float, n: int) -> Interval:
     if n == 0:
         return Interval(0.0, 0.0, 1.0)
     low, high = proportion_confint(k, n, alpha=1 - LEVEL, method="wilson")
-    return Interval(k / n, float(low) if k else 0.0, float(high) if k < n else 1.0)  # what rounding leaves is no bound
+    return Interval(
+        k / n, float(low) if k else 0.0, float(high) if k < n else 1.0
+    )  # rounding moves no bound off 0 or 1
 
 
 def rate(k: float, n: int) -> dict[str, float]:
@@ -109,13 +112,56 @@ def _bootstrap_mean(values: np.ndarray, low: float, high: float) -> Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired difference b - a over n items, its interval, p-value and minimum detectable effect."""
+    """Paired difference b - a over n items, its interval, p-value and minimum detectable effect.
+
+    Attributes:
+        identical: the two agree on every item.
+        p_holm: the p-value adjusted within its family; of a comparison that stands alone, `p`.
+    """
 
     n: int
     difference: Interval
     p: float
     mde: float
-    identical: bool  # the two agree on every item
+    identical: bool
+    p_holm: float
+
+    def as_record(self) -> dict[str, float]:
+        """As a report holds it, verdict left out."""
+        difference = {"difference": self.difference.value, "low": self.difference.low, "high": self.difference.high}
+        return {"n": self.n, **difference, "p": self.p, "p_holm": self.p_holm, "mde": self.mde}
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What two variants, a and b, made of the same items; for the fields see `compare`."""
+
+    a: Sequence[float]
+    b: Sequence[float]
+    reach: float = 1.0
+    by_seed: np.ndarray | None = None
+
+    def least_p(self) -> float:
+        """What the p-value cannot fall below, known from how many items differ and not from which way they do.
+
+        The McNemar and the sign-flip test of d items that differ reach 2^(1-d) where all differ the same way.
+        """
+        if self.by_seed is not None and np.ptp(self.by_seed):
+            return 0.0
+        return min(1.0, 2.0 ** (1 - sum(x != y for x, y in zip(self.a, self.b, strict=True))))
+
+
+def compare_all(pairs: Sequence[Paired]) -> list[Comparison]:
+    """Every pair compared, p-values adjusted together so that a false verdict among all of them has 5%.
+
+    Holm's procedure over the `testable` ones: the rest could not reject whatever their items showed, so they cost the
+    others nothing. The minimum detectable effects are of a test at Holm's first step.
+    """
+    tested = testable([pair.least_p() for pair in pairs])
+    family = max(1, sum(tested))
+    found = [compare(pair.a, pair.b, pair.reach, family, pair.by_seed) for pair in pairs]
+    adjusted = iter(holm([c.p for c, counts in zip(found, tested, strict=True) if counts]))
+    return [replace(c, p_holm=next(adjusted) if counts else 1.0) for c, counts in zip(found, tested, strict=True)]
 
 
 def compare(
@@ -134,8 +180,11 @@ def compare(
         a: outcomes of one variant, by item.
         b: outcomes of the other.
         reach: the largest difference one item can show.
-        family: how many comparisons will share the 5% under Holm; the MDE is of a test at 5%/family, his first step.
+        family: how many comparisons share the 5%; the MDE is of a test at 5%/family, Holm's first step.
         by_seed: [seeds, items] differences, where `ENOUGH_SEEDS` ran or more.
+
+    Returns:
+        Of no items, a difference of 0 that may be anything, p = 1.
 
     Raises:
         ValueError: the two are not of one length.
@@ -147,38 +196,41 @@ def compare(
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     n = len(x)
     if n == 0:
-        return Comparison(0, Interval(0.0, -1.0, 1.0), 1.0, 1.0, True)
+        return Comparison(0, Interval(0.0, -1.0, 1.0), 1.0, 1.0, True, 1.0)
     identical = bool(np.array_equal(x, y))
     quantiles = [1 - (1 - LEVEL) / (2 * family), POWER]  # of a two-sided test and its power
-    if by_seed is not None and np.ptp(by_seed):
+    if by_seed is not None and n > 1 and np.ptp(by_seed):
         found, p, error = crossed(by_seed)
         interval = Interval(found.value, max(-reach, found.low), min(reach, found.high))
         mde = float(scipy.stats.t(min(by_seed.shape) - 1).ppf(quantiles).sum()) * error
-        return Comparison(n, interval, p, min(1.0, mde), identical)
+        return Comparison(n, interval, p, min(1.0, mde), identical, p)
     if np.isin(x, (0, 1)).all() and np.isin(y, (0, 1)).all():
         table = np.array([[np.sum((y == i) & (x == j)) for j in (1, 0)] for i in (1, 0)])
-        discordance = float(table[0, 1] + table[1, 0]) / n
-        p = float(mcnemar(table, exact=True).pvalue) if discordance else 1.0
-        return Comparison(n, newcombe(table), p, minimum_detectable(n, discordance, family), identical)
+        p = 1.0 if identical else float(mcnemar(table, exact=True).pvalue)
+        cancelling = 2 * float(min(table[0, 1], table[1, 0])) / n
+        return Comparison(n, newcombe(table), p, minimum_detectable(n, cancelling, family), identical, p)
     differences = y - x
     if n == 1:
-        return Comparison(1, Interval(float(differences[0]), -1.0, 1.0), 1.0, 1.0, identical)
+        return Comparison(1, Interval(float(differences[0]), -1.0, 1.0), 1.0, 1.0, identical, 1.0)
     spread = float(differences.std(ddof=1)) if np.ptp(differences) else 0.5  # none seen: as wide as a share can be
     mde = float(scipy.stats.norm.ppf(quantiles).sum()) * spread / math.sqrt(n)
-    interval = _bootstrap_mean(differences, -reach, reach)
-    return Comparison(n, interval, _sign_flip(differences), min(1.0, mde), identical)
+    p = _sign_flip(differences)
+    return Comparison(n, _bootstrap_mean(differences, -reach, reach), p, min(1.0, mde), identical, p)
 
 
 def _sign_flip(differences: np.ndarray) -> float:
     """p-value of the mean under flips of each item's sign: all flips where they are few, else drawn ones."""
-    p = 1.0
-    for resamples in (RESAMPLES, MORE_RESAMPLES):
-        if np.any(differences) and (resamples == RESAMPLES or p < 10 / RESAMPLES):
-            result = scipy.stats.permutation_test(
-                (differences,), np.mean, permutation_type="samples", n_resamples=resamples, batch=BATCH, rng=SEED
-            )
-            p = float(result.pvalue)
-    return p
+
+    def drawn(resamples: int) -> float:
+        result = scipy.stats.permutation_test(
+            (differences,), np.mean, permutation_type="samples", n_resamples=resamples, batch=BATCH, rng=SEED
+        )
+        return float(result.pvalue)
+
+    if not np.any(differences):
+        return 1.0
+    p = drawn(RESAMPLES)
+    return drawn(MORE_RESAMPLES) if p < 10 / RESAMPLES else p
 
 
 def newcombe(table: np.ndarray) -> Interval:
@@ -210,22 +262,32 @@ def newcombe(table: np.ndarray) -> Interval:
     return Interval(float(difference), float(max(-1.0, low)), float(min(1.0, high)))
 
 
-def minimum_detectable(n: int, discordance: float, family: int = 1) -> float:
+def minimum_detectable(n: int, cancelling: float = 0.0, family: int = 1) -> float:
     """Least true difference of paired 0/1 outcomes that the exact McNemar test at 5%/family finds with 80% power.
 
-    The power of the test itself, over all numbers of discordant items, so that it holds for few items too. The share
-    of discordant items is what was seen, but at least `PLANNED_DISCORDANCE` and the difference itself; 1.0 where no
-    difference could be found.
+    The power of the test itself, over all numbers of discordant items, so that it holds for few items too. The share of
+    discordant items is the difference itself and `cancelling`, the share of those that go either way alike and add
+    nothing to it, but at least `PLANNED_DISCORDANCE`. 1.0 where no difference could be found.
     """
     alpha, counts = (1 - LEVEL) / family, np.arange(n + 1)
     least = scipy.stats.binom.isf(alpha / 2, counts, 0.5) + 1  # one-way items that make the test significant
 
     def lacking(delta: float) -> float:
-        share = max(discordance, PLANNED_DISCORDANCE, delta)
+        share = min(1.0, max(PLANNED_DISCORDANCE, cancelling + delta))
         found = scipy.stats.binom.sf(least - 1, counts, (share + delta) / (2 * share))
         return POWER - float(scipy.stats.binom.pmf(counts, n, share) @ found)
 
     return float(scipy.optimize.brentq(lacking, 0.0, 1.0, xtol=1e-4)) if lacking(1.0) < 0 else 1.0
+
+
+def testable(least: Sequence[float]) -> list[bool]:
+    """Which tests of a family can reject at all, given what the p-value of each cannot fall below.
+
+    Tarone 1990 (Biometrics 46:515): the smallest k such that at most k of them can reach 5%/k share the 5%. As that is
+    settled by how many items differ and not by which way, adjusting among those alone keeps the 5%.
+    """
+    chosen = ([p <= (1 - LEVEL) / k for p in least] for k in count(1))
+    return next(some for k, some in enumerate(chosen, 1) if sum(some) <= k)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -245,8 +307,8 @@ def no_worse(difference: Interval, margin: float = MARGIN) -> bool:
     return difference.low > -margin
 
 
-def verdict(comparison: Comparison, p_holm: float) -> str:
+def verdict(comparison: Comparison) -> str:
     """improved or regressed where the adjusted test says so; unchanged where all items agree; else inconclusive."""
-    if p_holm < 1 - LEVEL:
+    if comparison.p_holm < 1 - LEVEL:
         return "improved" if comparison.difference.value > 0 else "regressed"
     return "unchanged" if comparison.identical else "inconclusive"

@@ -3,6 +3,7 @@
 import pytest
 
 from engram_bench.bench import Bench
+from fixtures.cells import needs
 
 
 def test_speed(request: pytest.FixtureRequest, bench: Bench) -> None:
@@ -15,7 +16,6 @@ def test_speed(request: pytest.FixtureRequest, bench: Bench) -> None:
 
 
 def test_lookup_time_by_table_size(bench: Bench) -> None:
-    if "engram" not in [v.name for v in bench.settings.variants]:
-        pytest.skip("engram is not among the variants of this run")
+    needs(bench, "engram")
     found = bench.lookup("engram")
     assert [measured["rows"] for measured in found] == sorted(measured["rows"] for measured in found)

@@ -2,7 +2,7 @@
 
 MEDDLE_LOG: a file that gets a line for every training and every call of `generate`. MEDDLE_KILL: "WORKER WHAT N": the
 process of that xdist worker ("main" without xdist) gets SIGKILL at step N of its first training, or before its N-th
-`generate`.
+`generate`; or that raises an "error", as a device without memory does.
 """
 
 import os
@@ -46,6 +46,8 @@ def meddled_generate(self, prompts, *args, **kwargs):
     asked += 1
     if meant("generate") and asked == int(WHEN):
         die()
+    if meant("error") and asked == int(WHEN):
+        raise RuntimeError("out of memory")
     note(f"generate {len(prompts)}")
     return generate(self, prompts, *args, **kwargs)
 

@@ -262,7 +262,8 @@ def test_the_command_line_trains_and_resolves_and_refuses(tiny, checkpoint, caps
     data = ["--patterns", str(folder / "colours.yaml"), "--model", str(checkpoint), "--backend", "cpu"]
     assert cli.main(["train", str(folder / "lora.yaml"), *data]) == 0
     assert (Path(capsys.readouterr().out.strip()) / "adapter_model.safetensors").is_file()
-    for bad in (["model", "no/such/folder"], ["train", "baseline", *data], ["train", "nothing", *data]):
+    nothing, several = ["dictionary", *data], [str(folder / "lora.yaml"), "--seeds", "0,1", "--out", "x", *data]
+    for bad in (["model", "no/such/folder"], *(["train", *of] for of in (["baseline", *data], nothing, several))):
         assert cli.main(bad) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
 

@@ -70,6 +70,29 @@ def test_the_report_keeps_to_its_published_schema():
     jsonschema.validate(json.loads(json.dumps(made)), SCHEMA)
 
 
+def test_a_group_is_pooled_where_all_of_it_was_asked():
+    both = [
+        sample(v, f"{c}{n}", True, category=c)
+        for v in ("baseline", "engram")
+        for c in ("facts", "formats")
+        for n in (1, 2)
+    ]
+    whole, part = (report(s, categories=("facts", "formats")) for s in (both, both[:-2]))
+    assert [(c["variant"], c["n"]) for c in whole["cells"] if c["category"] == "all core"] == [
+        ("baseline", 4), ("engram", 4),
+    ]  # fmt: skip
+    assert [c["variant"] for c in part["cells"] if c["category"] == "all core"] == ["baseline"]
+    assert "all core" not in {c["category"] for c in part["contrasts"]}
+
+
+def test_five_seeds_of_which_one_was_broken_off_are_compared_on_items_alone():
+    samples = [sample("baseline", f"i{n}", False) for n in range(9)]
+    samples += [sample("engram", f"i{n}", n != seed, seed=seed) for seed in range(5) for n in range(9)]
+    whole, broken = report(samples)["contrasts"][0], report(samples[:-1])["contrasts"][0]
+    assert whole["low"] != broken["low"]
+    assert broken["n"] == 9
+
+
 def test_cells_and_contrasts_hold_the_numbers():
     made = report(BEFORE + AFTER)
     exact = {c["variant"]: c["exact"] for c in made["cells"]}

@@ -187,6 +187,38 @@ def test_a_killed_worker_loses_no_finished_result_and_the_run_can_be_finished(ti
     assert log.count("generate 40") == 2 + 2 * 2, "and so does what was measured on unrelated text and on mentions"
 
 
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
+def test_a_test_that_breaks_leaves_a_run_to_be_finished(tiny, alone, tmp_path, workers):
+    """Half of a variant's answers are no measurement of it."""
+    args = [*tiny[1], "--engram-report", tmp_path, "-p", "tests.meddling", *workers]
+    result = run(*args, **meddled(tmp_path, f"{'gw0' if workers else 'main'} error 4"))
+    assert result.returncode == 2, result.stdout
+    (folder,) = tmp_path.glob("2*")
+    assert "RuntimeError" in next(line for line in result.stdout.splitlines() if line.startswith("suites/test_"))
+    assert f"--engram-resume {folder}" in result.stdout
+    assert not (tmp_path / "latest").exists()
+    assert json.loads((folder / "report.json").read_text())["run"]["complete"] is False
+    result = run(*args, "--engram-resume", folder, **meddled(tmp_path))
+    assert result.returncode == 0, result.stdout
+    assert outcome(tmp_path) == alone[0]
+
+
+def test_a_run_stopped_at_its_first_failure_is_not_a_whole_one(tiny, tmp_path):
+    (tmp_path / "test_late.py").write_text("def test_it():\n    assert False\n")
+    args = [*tiny[1], tmp_path / "test_late.py", "--engram-report", tmp_path / "runs", "-k", "accuracy or it"]
+    for more, complete in (([], True), (["-x"], False)):
+        result = run(*args, *more, **tiny[2])
+        assert result.returncode == 1, result.stdout
+        assert ("broken off" in result.stdout) is not complete
+
+
+def test_what_was_measured_without_an_answer_is_reported(tiny, tmp_path):
+    result = run(*tiny[1], "--engram-report", tmp_path, "-k", "stored_inputs", **tiny[2])
+    assert result.returncode == 0, result.stdout
+    assert "broken off" not in result.stdout
+    assert "## Mentions" in (tmp_path / "latest" / "report.md").read_text()
+
+
 def test_bad_input_found_by_a_worker_is_one_line_and_exit_code_2(tiny):
     result = run(*tiny[1], "--engram-model", "no/such/folder", "-n", "2")
     assert result.returncode == 2

@@ -57,9 +57,9 @@ def test_ten_points_can_be_told_at_80_percent_power():
     default = Counter()
     for category in chosen_items(SHIPPED, "default").categories.values():
         default[category.group] += len(category.split("seen"))
-    tellable = {group: stats.minimum_detectable(n, 0.2) for group, n in default.items()}
+    tellable = {group: stats.minimum_detectable(n) for group, n in default.items()}
     assert round(max(tellable["core"], tellable["lookups"]), 2) <= 0.10
-    assert all(stats.minimum_detectable(len(SHIPPED.categories[name].split("seen")), 0.2) < 0.10 for name in CORE)
+    assert all(stats.minimum_detectable(len(SHIPPED.categories[name].split("seen"))) < 0.10 for name in CORE)
 
 
 def test_the_readme_counts_what_there_is():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engram_bench import variants
+from engram_bench import options, variants
 from engram_bench.errors import UsageError
 from tests.conftest import ENGRAM, LORA
 
@@ -84,3 +84,17 @@ def test_two_variants_of_one_name_are_refused(tmp_path):
         (tmp_path / name).write_text(LORA)
     with pytest.raises(UsageError, match="chosen twice"):
         variants.select(f"{tmp_path / 'a.yaml'},{tmp_path / 'b.yaml'}")
+
+
+def test_the_epochs_of_a_file_of_ones_own_stand_in_every_profile(tmp_path):
+    (tmp_path / "mine.yaml").write_text(LORA)
+    given = {"engram_profile": "quick", "engram_variants": f"lora,{tmp_path}/mine.yaml"}
+    lora, mine = options.settle(given, lambda _: "").variants[1:]
+    assert mine.training == variants.parse(LORA, "mine.yaml").training
+    assert lora.training.epochs == options.PROFILES["quick"].epochs["lora"] != mine.training.epochs
+
+
+@pytest.mark.parametrize("kind", ["none", "dictionary"])
+def test_training_of_what_trains_nothing_is_refused(kind):
+    with pytest.raises(UsageError, match="trains nothing"):
+        variants.parse(f"name: x\nkind: {kind}\nabout: x\ntraining: {{epochs: 1}}", "x.yaml")

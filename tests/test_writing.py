@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from engram_bench import cli, variants
+from engram_bench.backends import torch_writing
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import fact_pairs
 from tests.conftest import ENGRAM, in_float32, quiet
@@ -109,7 +110,7 @@ def test_what_was_not_written_cannot_be_forgotten(model, memory):
         model.forget(memory, "KEY:abc")
 
 
-def test_the_commands_write_and_forget(model, saved, checkpoint, tmp_path, capsys):
+def test_the_commands_write_and_forget(model, saved, checkpoint, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "mine"
     folder.mkdir()
     for file in saved.iterdir():
@@ -119,6 +120,11 @@ def test_the_commands_write_and_forget(model, saved, checkpoint, tmp_path, capsy
     assert "NEW:uvw -> silver" in capsys.readouterr().out
     assert cli.main(["write", str(folder), "NEW:uvw", "gold", *options]) == 2
     assert "known already" in capsys.readouterr().err
+    monkeypatch.setattr(torch_writing, "MOST_STEPS", 0)
+    assert cli.main(["write", str(folder), "NEW:uvy", "bronze", *options]) == 1
+    assert "not what it answers" in capsys.readouterr().err
+    assert cli.main(["forget", str(folder), "NEW:uvy", *options]) == 0
+    assert "1 facts are left" in capsys.readouterr().out
     assert cli.main(["forget", str(folder), "NEW:uvw", *options]) == 0
     assert "0 facts are left" in capsys.readouterr().out
     assert cli.main(["forget", str(tmp_path), "NEW:uvw", *options]) == 2

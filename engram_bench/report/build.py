@@ -33,11 +33,9 @@ def build(
     routers: Sequence[Record] = (),
 ) -> Record:
     """The report (keys: see schema.json), every number a function of the records."""
-    groups = {name: c["group"] for name, c in meta["dataset"]["categories"].items()}
     order = {v["name"]: i for i, v in enumerate(variants)}
     cells = _by_cell(samples)
-    pooled = _pooled(cells, groups)
-    everything = {**cells, **pooled}
+    everything = {**cells, **_pooled(cells, meta["dataset"]["categories"])}
     names = sorted(everything, key=lambda c: (order[c[0]], SPLITS.index(c[2]), c[1]))
     contrasts, primary = _contrasts(everything, [name for name in names if name[0] != BASELINE], run["samples"])
     return {
@@ -78,13 +76,20 @@ def _by_cell(samples: Iterable[Record]) -> dict[Cell, list[Record]]:
     return cells
 
 
-def _pooled(cells: Mapping[Cell, list[Record]], groups: Mapping[str, str]) -> dict[Cell, list[Record]]:
-    """Cells over all categories of a group, where the group has several; called "all GROUP", which no category is."""
-    several = {g for g in groups.values() if list(groups.values()).count(g) > 1}
+def _pooled(cells: Mapping[Cell, list[Record]], categories: Mapping[str, Record]) -> dict[Cell, list[Record]]:
+    """Cells over all categories of a group that has several, called "all GROUP", which no category is.
+
+    Where only some were asked, or a variant's answers to one are missing, there is none: it would be of another thing.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, category in categories.items():
+        groups.setdefault(category["group"], []).append(name)
     pooled: dict[Cell, list[Record]] = {}
-    for (variant, category, split), samples in cells.items():
-        if groups[category] in several:
-            pooled.setdefault((variant, f"all {groups[category]}", split), []).extend(samples)
+    for variant, split in dict.fromkeys((variant, split) for variant, _, split in cells):
+        for group, names in groups.items():
+            whole = [n for n in names if split == "heldout" or categories[n]["items"] > 1]  # one item: held out
+            if len(names) > 1 and whole and all((variant, name, split) in cells for name in whole):
+                pooled[variant, f"all {group}", split] = [s for name in whole for s in cells[variant, name, split]]
     return pooled
 
 
@@ -168,38 +173,23 @@ def _contrasts(
 ) -> tuple[list[Record], Record | None]:
     """Every variant against the baseline, and the primary contrast, on the same items; Holm over all of them."""
     wanted: list[Pair] = [(v, BASELINE, c, s, metric) for v, c, s in names for metric in MEASURES]
-    found: list[Record] = []
     pairs = {pair: items for pair in [PRIMARY, *wanted] if (items := _common(cells, pair))}
+    paired = []
     for (variant, other, category, split, metric), items in pairs.items():
-        ours, theirs = cells[variant, category, split], cells[other, category, split]
+        theirs, ours = cells[other, category, split], cells[variant, category, split]
         a, b = (MEASURES[metric](side) for side in (theirs, ours))
-        result = stats.compare(
-            [a[i] for i in items],
-            [b[i] for i in items],
-            consistency_reach(samples) if metric == "consistency" else 1.0,
-            family=len(pairs),
-            by_seed=_by_seed(theirs, ours, metric, items),
-        )
-        found.append(
-            {
-                "a": other,
-                "b": variant,
-                "category": category,
-                "split": split,
-                "metric": metric,
-                "n": result.n,
-                "difference": result.difference.value,
-                "low": result.difference.low,
-                "high": result.difference.high,
-                "p": result.p,
-                "mde": result.mde,
-                "no_worse": stats.no_worse(result.difference),
-                "_comparison": result,
-            }
-        )
-    for contrast, p_holm in zip(found, stats.holm([c["p"] for c in found]), strict=True):
-        contrast["p_holm"] = p_holm
-        contrast["verdict"] = stats.verdict(contrast.pop("_comparison"), p_holm)
+        reach = consistency_reach(samples) if metric == "consistency" else 1.0
+        by_seed = _by_seed(theirs, ours, metric, items)
+        paired.append(stats.Paired([a[i] for i in items], [b[i] for i in items], reach, by_seed))
+    found = [
+        {
+            **{"a": other, "b": variant, "category": category, "split": split, "metric": metric},
+            **result.as_record(),
+            "no_worse": stats.no_worse(result.difference),
+            "verdict": stats.verdict(result),
+        }
+        for (variant, other, category, split, metric), result in zip(pairs, stats.compare_all(paired), strict=True)
+    ]
     return (found[1:], found[0]) if PRIMARY in pairs else (found, None)
 
 
@@ -211,7 +201,10 @@ def _common(cells: Mapping[Cell, list[Record]], pair: Pair) -> list[str]:
 
 
 def _by_seed(theirs: Sequence[Record], ours: Sequence[Record], metric: str, items: Sequence[str]) -> Any:
-    """[seeds, items] differences where there are seeds enough, else None; a baseline is the same for all seeds."""
+    """[seeds, items] differences where there are seeds enough and each answered all items, else None.
+
+    A baseline is the same for all seeds.
+    """
     seeds = sorted({s["seed"] for s in ours})
     if len(seeds) < stats.ENOUGH_SEEDS:
         return None
@@ -220,5 +213,7 @@ def _by_seed(theirs: Sequence[Record], ours: Sequence[Record], metric: str, item
     for seed in seeds:
         a = measure(s for s in theirs if alike or s["seed"] == seed)
         b = measure(s for s in ours if s["seed"] == seed)
+        if not (a.keys() & b.keys()).issuperset(items):  # broken off
+            return None
         rows.append([b[i] - a[i] for i in items])
     return np.array(rows)

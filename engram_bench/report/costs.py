@@ -34,8 +34,8 @@ def training(report: Record, show: Show) -> Section:
             *("training time", "loss by epoch", "validation", "SHA-256"),
         ),
         rows=rows,
-        note="Loss: mean over answer tokens, in nats; validation: of the trained items in phrasings neither trained "
-        "nor asked. Parameters of a memory count the rows that training touches.",
+        note="Loss: mean over answer tokens, in nats; validation: of the trained items in phrasings never "
+        "trained, each in another than it is asked in. Parameters of a memory count the rows that training touches.",
     )
 
 

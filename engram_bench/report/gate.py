@@ -102,37 +102,27 @@ def compare(baseline: Record, report: Record, fail: Margins) -> Record:
         for metric in fail
         for cell, found in _paired(_cells(baseline, METRICS[metric]), _cells(report, METRICS[metric])).items()
     }
-    rows: list[Record] = []
-    for (metric, variant, category, split), (before, after) in pairs.items():
-        reach = consistency_reach(report["run"]["samples"]) if metric == "consistency" else 1.0
-        result = stats.compare(before, after, reach, family=len(pairs))
-        rows.append(
-            {
-                "variant": variant,
-                "category": category,
-                "split": split,
-                "metric": metric,
-                "n": result.n,
-                "before": sum(before) / result.n,
-                "after": sum(after) / result.n,
-                "difference": result.difference.value,
-                "low": result.difference.low,
-                "high": result.difference.high,
-                "p": result.p,
-                "mde": result.mde,
-                "_comparison": result,
-            }
+    reach = {"exact": 1.0, "consistency": consistency_reach(report["run"]["samples"])}
+    paired = [stats.Paired(before, after, reach[metric]) for (metric, *_), (before, after) in pairs.items()]
+    rows = [
+        {
+            **{"variant": variant, "category": category, "split": split, "metric": metric},
+            "before": sum(before) / result.n,
+            "after": sum(after) / result.n,
+            **result.as_record(),
+            "verdict": verdict(result, fail[metric]),
+        }
+        for ((metric, variant, category, split), (before, after)), result in zip(
+            pairs.items(), stats.compare_all(paired), strict=True
         )
-    for row, p_holm in zip(rows, stats.holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = p_holm
-        row["verdict"] = verdict(row.pop("_comparison"), p_holm, fail[row["metric"]])
+    ]
     return {"fail": dict(fail), "rows": rows, "warnings": warnings}
 
 
-def verdict(found: stats.Comparison, p_holm: float, margin: float) -> str:
+def verdict(found: stats.Comparison, margin: float) -> str:
     """regressed: significantly worse and by more than the margin; improved: significantly better; unchanged: all items
     agree, or the interval lies within the margin on both sides; else inconclusive."""
-    significant, difference = p_holm < 1 - stats.LEVEL, found.difference
+    significant, difference = found.p_holm < 1 - stats.LEVEL, found.difference
     if significant and difference.value < -margin:
         return "regressed"
     if significant and difference.value > 0:
@@ -185,6 +175,9 @@ def _warnings(baseline: Record, report: Record) -> list[str]:
         theirs, ours = baseline["backend"][key], report["backend"][key]
         if theirs != ours:
             found.append(f"the baseline is of {key} {theirs}, this run of {ours}")
+    theirs, ours = (", ".join(map(str, r["run"]["seeds"])) for r in (baseline, report))
+    if theirs != ours:
+        found.append(f"the baseline's adapters are of training seeds {theirs}, this run's of {ours}")
     asked, there = _cells(report, "items"), _cells(baseline, "items")
     if missing := len(there.keys() - asked.keys()):
         found.append(f"{missing} of the baseline's {len(there)} cells were not asked")

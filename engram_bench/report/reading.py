@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from engram_bench.report import views
 from engram_bench.report.text import percent
 from engram_bench.report.views import SPLIT_TITLES, Record
+from engram_bench.stats import ENOUGH_SEEDS
 
 
 def verdict(report: Record, name: Callable[[str], str] = str) -> list[str]:
@@ -76,9 +77,17 @@ def reading(report: Record, name: Callable[[str], str] = str) -> list[str]:
             f"{', '.join(keyed)}: the memory looks at a trained key where the prompt holds one and is silent "
             "otherwise, so it cannot disturb a prompt without one, and it cannot help with one either."
         )
-    seeds = report["run"]["seeds"]
-    lines.append(
-        f"One model of {report['model']['parameters']:,} parameters; intervals cover the choice of items, "
-        f"conditional on training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}."
-    )
+    lines.append(f"One model of {report['model']['parameters']:,} parameters; {_seeds(report['run']['seeds'])}")
     return lines
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """What intervals cover, and which training seeds figures are of."""
+    told = ", ".join(map(str, seeds))
+    if len(seeds) == 1:
+        return f"intervals cover the choice of items, conditional on training seed {told}."
+    crossed = ", those of contrasts the seeds as well" if len(seeds) >= ENOUGH_SEEDS else ""
+    return (
+        f"answers are of training seeds {told}, and intervals cover the choice of items{crossed}; collateral, "
+        f"mentions, routing, speed and training are of the adapters of seed {seeds[0]} alone."
+    )

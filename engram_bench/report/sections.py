@@ -146,7 +146,7 @@ def mentions(report: Record, show: Show) -> Section:
 def routing(report: Record, show: Show) -> Section:
     """How well routers tell prompts that ask for something stored."""
     rows = [
-        (show(r["set"]), show(r["router"]), str(r["prompts"]), percent(r["precision"]), percent(r["recall"]))
+        (show(r["set"]), show(r["router"]), str(r["prompts"]), *(_routed(r, name) for name in ("precision", "recall")))
         for r in (report["routing"] or {}).get("routers", ())
     ]
     return Section(
@@ -155,8 +155,15 @@ def routing(report: Record, show: Show) -> Section:
         rows=rows,
         note="keys: a trained n-gram stands in the text, which is what engram goes by; rules: a key prefix, or the "
         "form of a question, which is what engram-routed goes by as well. Hard prompts mislead: stored keys in "
-        "passing, whole code that begins like a stored line, keys of other namespaces, requests put in unusual ways.",
+        "passing, whole code that begins like a stored line, keys of other namespaces, requests put in unusual ways. "
+        "keys is asked for trained items alone, so its prompts depend on the profile. In brackets the 95% interval.",
     )
+
+
+def _routed(router: Record, name: str) -> str:
+    if f"{name}_low" not in router:  # an older report
+        return percent(router[name])
+    return f"{percent(router[name])} [{100 * router[f'{name}_low']:.0f}–{100 * router[f'{name}_high']:.0f}]"
 
 
 def contrasts(report: Record, show: Show) -> Section:
@@ -191,8 +198,8 @@ def contrasts(report: Record, show: Show) -> Section:
         folded=f"{len(rows)} contrasts: {', '.join(f'{n} {name}' for name, n in verdicts.most_common())}",
         note="Paired on items; points: the difference and its 95% interval. Exact: exact McNemar test, Newcombe "
         "interval; consistency (share of the commonest of the answers drawn at temperature 0.8): sign-flip permutation "
-        "test, bootstrap interval. p Holm is adjusted over all rows. MDE: the least true difference, in points, this n "
-        "finds with 80% power at the level of Holm's first step.",
+        "test, bootstrap interval. p Holm is adjusted over the rows in which enough items differ for a verdict (Tarone "
+        "1990). MDE: the least true difference, in points, this n finds with 80% power at Holm's first step.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The closing table of a pytest run."""
+"""What a run prints: its header, the closing table, the gate, and what to do about a run that was broken off."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from engram_bench.report.gate_text import summary
 from engram_bench.report.text import inert, p_value, percent
 
 
-def write_summary(reporter: Any, folder: Path | None, report: dict[str, Any] | None) -> None:
+def write_summary(reporter: Any, folder: Path, report: dict[str, Any]) -> None:
     """Exact rates by category and variant, then where the report lies."""
-    if folder is None or report is None:
-        return
     names = [v["name"] for v in report["variants"]]
     reporter.section("engram_bench: exact, seen / rephrased")
     cells = {(c["category"], c["variant"], c["split"]): c for c in report["cells"]}
@@ -51,8 +49,8 @@ def header(settings: Settings, backend: dict[str, Any]) -> str:
 
 def write_broken_off(reporter: Any, folder: Path, lost: Sequence[str]) -> None:
     """What a run that was broken off has kept, and how to go on with it."""
-    for worker in lost:
-        reporter.write_line(f"worker {worker} died; a killed process loses what it was at, no finished result")
+    for line in lost:
+        reporter.write_line(line)
     reporter.write_line(f"broken off; to finish, give the same command and --engram-resume {_shown(folder)}")
 
 

@@ -106,6 +106,7 @@ class Variant:
     adapter_of: str | None = None
     damage: str | None = None
     router: str | None = None
+    own_epochs: bool = False  # from a user's file; no profile changes them
 
 
 def select(names: str) -> list[Variant]:
@@ -128,13 +129,14 @@ def _load(name: str) -> Variant:
     if not name.endswith((".yaml", ".yml")):
         raise UsageError(f"unknown variant {name!r}; choose from {', '.join(BUILT_IN)} or give a YAML file")
     try:
-        return parse(Path(name).read_text("utf-8"), name)
+        text = Path(name).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{name}: cannot read this variant file: {error}") from error
+    return parse(text, name, from_user=True)
 
 
-def parse(text: str, place: str) -> Variant:
-    """A variant from YAML text; `place` names it in errors."""
+def parse(text: str, place: str, from_user: bool = False) -> Variant:
+    """A variant from YAML text; `place` names it in errors. Epochs in a user's file stand in every profile."""
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.CSafeLoader)):
             raise UsageError(f"{place}: YAML aliases (*name) are not allowed; write the value out")
@@ -155,6 +157,8 @@ def parse(text: str, place: str) -> Variant:
     outer = {"name", "kind", "about", "control", "training"}
     if unknown := [str(key) for key in data if key not in own | outer]:
         raise UsageError(f"{place}: unknown field {unknown[0]!r}; known are {', '.join(sorted(own | outer))}")
+    if "training" in data and not config_class:
+        raise UsageError(f"{place}: a variant of kind {kind} trains nothing; remove training")
     config = _build(config_class, {k: v for k, v in data.items() if k in own}, place) if config_class else None
     if isinstance(config, EngramConfig):
         if not (config.layers and config.orders):
@@ -168,7 +172,7 @@ def parse(text: str, place: str) -> Variant:
     training = _build(TrainingConfig, data.get("training") or {}, f"{place}: training") if config else None
     rest = {k: v for k, v in data.items() if k in outer - {"training"}}
     variant: Variant = _build(Variant, {**rest, "config": config, "training": training}, place)
-    return _named(variant, place)
+    return _named(replace(variant, own_epochs=from_user), place)
 
 
 def _named(variant: Variant, place: str) -> Variant:
