@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from engram_bench.backends.base import Backend, Progress, Training
 from engram_bench.cache import build_once, cache_dir
 from engram_bench.errors import UsageError
+from engram_bench.items import Example
 from engram_bench.models import Model
-from engram_bench.patterns import Example
 from engram_bench.variants import Variant
 
 TRAINING = "training.json"
@@ -72,9 +72,7 @@ def ensure(
         sha256 = record["sha256"]
         intact = _files_sha256(folder) == sha256
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{folder}: not a whole adapter ({error}); delete the folder or use --engram-retrain"
-        ) from error
+        raise UsageError(f"{folder}: not a whole adapter ({error}); {mend}") from error
     if not intact:
         raise UsageError(f"{folder}: the adapter is damaged; {mend}")
     return Trained(folder, training, sha256, cached=not (built or _trained_in(folder, run_id)))

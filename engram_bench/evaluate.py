@@ -10,7 +10,7 @@ from itertools import groupby
 from engram_bench import metrics
 from engram_bench.backends.base import Backend, Progress
 from engram_bench.beside import Beside
-from engram_bench.patterns import Item, PatternSet
+from engram_bench.items import Item, PatternSet
 
 TEMPERATURE = 0.8
 GREEDY = 0  # the sample number of the greedy answer; those drawn at TEMPERATURE count from 1

@@ -6,7 +6,7 @@ from engram_bench.items import PatternSet, fill
 
 
 def plain(text: str) -> str:
-    """What two texts have in common that differ in white space alone."""
+    """The text with single spaces for all white space, so that texts that differ in nothing else compare equal."""
     return " ".join(text.split())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from engram_bench import backends, patterns, variants
 from engram_bench.errors import UsageError
-from engram_bench.patterns import PatternSet
+from engram_bench.items import PatternSet
 from engram_bench.variants import Variant
 
 ROOT = Path(__file__).resolve().parent.parent

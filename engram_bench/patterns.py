@@ -16,10 +16,8 @@ from pathlib import Path
 import yaml
 
 from engram_bench.errors import UsageError
-from engram_bench.items import REPHRASED, SPLITS, TRAINED, Category, Example, Item, PatternSet, fill, item_id
+from engram_bench.items import REPHRASED, TRAINED, Category, Item, PatternSet, item_id
 from engram_bench.leaks import leaks, plain
-
-__all__ = ["REPHRASED", "SPLITS", "TRAINED", "Category", "Example", "Item", "PatternSet", "fill", "item_id", "load"]
 
 NEEDED = {"name", "examples"}
 FILE_FIELDS = NEEDED | {"description", "version", "group", "source", "license", "phrasings", "profile"}

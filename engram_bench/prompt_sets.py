@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import yaml
 
 from engram_bench.errors import UsageError
+from engram_bench.items import Item, PatternSet, fill
 from engram_bench.options import ROOT
-from engram_bench.patterns import Item, PatternSet, fill
 
 T = TypeVar("T")
 FOLDER = ROOT / "patterns" / "prompts"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram_bench.errors import UsageError
+from engram_bench.items import Example
 
 _MARK = "\u2063content\u2063"  # stands for the user's text while the template is rendered once
 ABSENT = -1
@@ -99,6 +100,10 @@ class PromptEncoder:
     def answer(self, text: str) -> tuple[int, ...]:
         """Encode a canonical answer, end-of-text included: the model must learn to stop."""
         return (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id)
+
+    def pair(self, example: Example) -> Pair:
+        """Encode a training example."""
+        return self.prompt(example.prompt, example.key), self.answer(example.answer)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids up to end-of-text."""

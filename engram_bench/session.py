@@ -12,8 +12,8 @@ from typing import Any
 
 from engram_bench.cache import write_whole
 from engram_bench.errors import UsageError
+from engram_bench.items import SPLITS
 from engram_bench.options import ROOT, Settings
-from engram_bench.patterns import SPLITS
 from engram_bench.report import files, gate
 from engram_bench.report.build import build
 from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir

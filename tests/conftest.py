@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engram_bench import patterns
+from engram_bench import items, patterns
 
 if TYPE_CHECKING:
     from engram_bench.backends.torch import TorchModel
@@ -139,7 +139,7 @@ def all_in_float32() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def examples(tmp_path_factory: pytest.TempPathFactory) -> list[patterns.Example]:
+def examples(tmp_path_factory: pytest.TempPathFactory) -> list[items.Example]:
     """The training examples of `PATTERNS`."""
     file = tmp_path_factory.mktemp("data") / "colours.yaml"
     file.write_text(PATTERNS)

@@ -4,13 +4,13 @@ from dataclasses import asdict
 
 import pytest
 
-from engram_bench import evaluate, patterns
+from engram_bench import evaluate, items, patterns
 from engram_bench.report import gate
 from tests.conftest import PATTERNS
 from tests.test_report import report
 from tests.test_torch_backend import in_float32
 
-CELLS = [("colours", split) for split in patterns.SPLITS]
+CELLS = [("colours", split) for split in items.SPLITS]
 
 
 @pytest.fixture(scope="module")

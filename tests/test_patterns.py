@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from engram_bench import options, patterns
+from engram_bench import items, options, patterns
 from engram_bench.errors import UsageError
+from engram_bench.items import PatternSet
 from engram_bench.leaks import leaks
 from engram_bench.options import PROFILES, ROOT, chosen_items
-from engram_bench.patterns import PatternSet
 from tests.conftest import PATTERNS
 
 SHIPPED = patterns.load(ROOT / "patterns")
@@ -33,7 +33,7 @@ def test_no_item_is_both_trained_and_held_out_and_no_phrasing_both_trained_and_a
         assert {i.id for i in category.split("rephrased")} == seen
         assert not set(category.trained) & set(category.rephrased)
         trained = {e.prompt for e in category.training_examples()}
-        asked = {s: {category.question(i, s)[1] for i in category.split(s)} for s in patterns.SPLITS}
+        asked = {s: {category.question(i, s)[1] for i in category.split(s)} for s in items.SPLITS}
         assert asked["seen"] <= trained
         assert not asked["rephrased"] & trained
         assert not asked["heldout"] & trained
@@ -146,7 +146,7 @@ def test_a_file_may_hold_several_categories_and_name_no_phrasings(tmp_path):
     rows = "".join(f"  - {{input: k{i}, output: v, category: c{i % 2}}}\n" for i in range(8))
     found = patterns.load(write(tmp_path, head(rows)))
     assert {n: len(c.items) for n, c in found.categories.items()} == {"c0": 4, "c1": 4}
-    assert found.categories["c0"].trained == patterns.TRAINED
+    assert found.categories["c0"].trained == items.TRAINED
 
 
 def test_a_folder_is_read_by_name_whatever_the_ending_and_the_byte_order_mark(tmp_path):
@@ -158,7 +158,7 @@ def test_a_folder_is_read_by_name_whatever_the_ending_and_the_byte_order_mark(tm
 
 
 def test_braces_in_inputs_are_left_alone():
-    assert patterns.fill("Complete: {input}", "{x: {input}}") == "Complete: {x: {input}}"
+    assert items.fill("Complete: {input}", "{x: {input}}") == "Complete: {x: {input}}"
 
 
 def test_one_input_in_two_categories_is_refused_with_both_places(tmp_path):

@@ -197,11 +197,12 @@ def test_a_run_of_one_variant_trains_no_other(tiny):
 
 def test_a_damaged_adapter_ends_the_run_with_one_line(tiny, first):
     folder, args, env = tiny
-    weights = next((folder / "cache" / "adapters").glob("tiny-engram-*/*.safetensors"))
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])
+    saved = {file: file.read_bytes() for file in (folder / "cache" / "adapters").glob("tiny-engram-*/*.safetensors")}
+    for file, whole in saved.items():
+        file.write_bytes(whole[: len(whole) // 2])
     result = run(*args, "--engram-report", folder / "damaged", **env)
-    weights.write_bytes(whole)
+    for file, whole in saved.items():
+        file.write_bytes(whole)
     assert result.returncode == 2
     assert "the adapter is damaged" in result.stdout + result.stderr
     assert "FAILURES" not in result.stdout

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from engram_bench import options, rundir
-from engram_bench.patterns import PatternSet
+from engram_bench.items import PatternSet
 from engram_bench.rundir import RECORDS, SAMPLES
 from engram_bench.session import Session
 from engram_bench.stats import rate

@@ -260,7 +260,7 @@ def test_what_no_ngram_hashes_to_stays_zero(model, examples, tmp_path, damage):
 
 def test_whole_orders_are_dropped_in_training_and_what_stays_zero_learns_nothing(model, examples):
     variant = variants.parse(ENGRAM + "order_dropout: 0.5\n", "test")
-    pairs = [(model.encoder.prompt(e.prompt, e.key), model.encoder.answer(e.answer)) for e in examples]
+    pairs = [model.encoder.pair(example) for example in examples]
     memory = create(model.model, variant, model.encoder, pairs).layers[0].train()
     torch.nn.init.ones_(memory.table.data[1:])
     memory.take(found := 1 + torch.arange(1200).view(1, 200, 6) % len(memory.row_ids))

@@ -26,7 +26,7 @@ def model(request, tmp_path):
 
 
 def pairs_of(model, examples):
-    return [(model.encoder.prompt(e.prompt, e.key), model.encoder.answer(e.answer)) for e in examples]
+    return [model.encoder.pair(example) for example in examples]
 
 
 def with_numbers(model, span, layers, pairs):

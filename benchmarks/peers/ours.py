@@ -16,7 +16,7 @@ import torch
 from serve import Job, Result, serve
 
 from engram_bench.backends.torch import TorchModel
-from engram_bench.patterns import Example
+from engram_bench.items import Example
 from engram_bench.prompts import Prompt
 from engram_bench.variants import Variant, select
 

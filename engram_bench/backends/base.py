@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram_bench.errors import UsageError
-from engram_bench.patterns import Example
+from engram_bench.items import Example
 from engram_bench.prompts import Prompt, PromptEncoder
 from engram_bench.variants import Variant
 

@@ -87,6 +87,12 @@ def generate(
     return answers
 
 
+def stop_ids(eos_id: int, configured: int | Sequence[int] | None) -> set[int]:
+    """The tokens that end an answer: the tokenizer's, and what the model's own config names."""
+    named = configured if isinstance(configured, (list, tuple)) else () if configured is None else (configured,)
+    return {eos_id, *named}
+
+
 def stream(model: Model, prompt: Prompt, max_new_tokens: int, ignore_eos: bool) -> Iterator[int]:
     """See `Backend.stream`."""
     batch = model.begin([prompt], np.array([0]), model.prefix_state(prompt, 0), 0, max_new_tokens)

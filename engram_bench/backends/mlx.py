@@ -28,8 +28,8 @@ from engram_bench.backends.mlx_adapters import Adapter, create, load
 from engram_bench.backends.mlx_decoding import Caches, Decoding
 from engram_bench.backends.training import with_validation
 from engram_bench.errors import UsageError
+from engram_bench.items import Example
 from engram_bench.memory.mlx import injected
-from engram_bench.patterns import Example
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows, shared_prefix
 from engram_bench.variants import Variant
 
@@ -103,8 +103,7 @@ class MlxModel:
         self.model.set_dtype(dtype)
         self.model.freeze()
         self.parameters = get_total_parameters(self.model)
-        stops = config.get("eos_token_id") or ()
-        self.stop_ids = {self.encoder.eos_id, *(stops if isinstance(stops, (list, tuple)) else (stops,))}
+        self.stop_ids = decoding.stop_ids(self.encoder.eos_id, config.get("eos_token_id"))
         self._adapter: Adapter | None = None
 
     def versions(self) -> dict[str, str]:
@@ -123,7 +122,7 @@ class MlxModel:
         validation: Sequence[Example] = (),
     ) -> Training:
         assert variant.training is not None, f"{variant.name} has nothing to train"
-        pairs = [(self.encoder.prompt(e.prompt, e.key), self.encoder.answer(e.answer)) for e in examples]
+        pairs = [self.encoder.pair(example) for example in examples]
         mx.random.seed(seed)
         adapter = create(self.model, variant, self.encoder, pairs)
         with self.attached(adapter):
@@ -151,26 +150,31 @@ class MlxModel:
 
     def rows(self, pairs: Sequence[Text], prefix: int) -> Rows:
         """Lay out prompts and the answer tokens that follow them, less the first `prefix` tokens."""
-        size = self._adapter.ngram_size if self._adapter else 1
-        on_text = self._adapter is not None and self._adapter.acts_on_text
         lengths = np.array([len(p.ids) + len(answer) - prefix for p, answer in pairs])
         mask = np.arange(lengths.max())[None] < lengths[:, None]
         ids = np.full(mask.shape, self.encoder.eos_id, dtype=np.int64)
-        windows = np.full((*mask.shape, size), ABSENT, dtype=np.int64)
+        windows = np.full((*mask.shape, self._ngram_size), ABSENT, dtype=np.int64)
         for row, ((prompt, answer), length) in enumerate(zip(pairs, lengths, strict=True)):
             ids[row, :length] = (*prompt.ids[prefix:], *answer)
-            span = self._adapter.span(prompt) if self._adapter else None
-            seen = ngram_windows(prompt, answer, size, span, self.encoder.eos_id, on_text=on_text)
-            windows[row, :length] = seen[prefix:]
+            windows[row, :length] = self.windows(prompt, answer)[prefix:]
         return Rows(ids, mask, windows)
+
+    @property
+    def _ngram_size(self) -> int:
+        return self._adapter.ngram_size if self._adapter else 1
+
+    def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
+        """The n-gram that each token of a prompt and its answer sees with the attached adapter: [tokens, N]."""
+        span = self._adapter.span(prompt) if self._adapter else None
+        on_text = self._adapter is not None and self._adapter.acts_on_text
+        return ngram_windows(prompt, answer, self._ngram_size, span, self.encoder.eos_id, on_text=on_text)
 
     def prefix_state(self, prompt: Prompt, prefix: int) -> Caches:
         """Caches, batch 1, of the first `prefix` tokens, with whatever adapter is attached."""
         caches: Caches = make_prompt_cache(self.model)
         if prefix:
             ids = np.array([prompt.ids[:prefix]])
-            size = self._adapter.ngram_size if self._adapter else 1
-            self._look_up(ids, np.full((1, prefix, size), ABSENT))
+            self._look_up(ids, np.full((1, prefix, self._ngram_size), ABSENT))
             self.model(mx.array(ids), cache=caches)
         return caches
 
@@ -255,22 +259,22 @@ class MlxModel:
         for start in range(0, len(texts), SCORING_BATCH_SIZE):
             batch = texts[start : start + SCORING_BATCH_SIZE]
             with self.attached(None):
-                base, _ = self._score(batch)
+                base = self._score(batch)
             with self.attached(adapter):
-                variant, _ = self._score(batch)
+                variant = self._score(batch)
             kl.append(np.array((mx.exp(base) * (base - variant)).sum(-1), dtype=np.float64))
             same.append(np.array(base.argmax(-1) == variant.argmax(-1)))
         return Divergence.over(kl, same)
 
-    def _score(self, batch: Sequence[Text]) -> tuple[mx.array, NDArray[np.bool_]]:
-        """Log-probabilities [tokens, vocabulary], float32, of all rows one after another; and the rows' mask."""
+    def _score(self, batch: Sequence[Text]) -> mx.array:
+        """Log-probabilities [tokens, vocabulary], float32, of all rows one after another."""
         prefix = shared_prefix([prompt for prompt, _ in batch])
         rows = self.rows(batch, prefix)
         logits, _ = self.forward(self.prefix_state(batch[0][0], prefix), rows, rows.mask)
         logits = logits.astype(mx.float32)
         logs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         mx.eval(logs)
-        return logs, rows.mask
+        return logs
 
 
 def _rope_fields(folder: Path) -> dict[str, Any]:

@@ -110,8 +110,8 @@ class LoraAdapter:
             load_adapters(model, str(folder))
             return cls(config, _trained(model))
         except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
-            reason, mend = " ".join(str(error).split())[:200], "delete the folder, or train anew with --engram-retrain"
-            raise UsageError(f"{folder}: this adapter cannot be read ({reason}); {mend}") from error
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"{folder}: this adapter cannot be read ({reason}); {weights.ANEW}") from error
         finally:
             remove_lora_layers(model)
 
@@ -154,9 +154,7 @@ class EngramAdapter:
 
     def __init__(self, model: nn.Module, addresses: Addresses) -> None:
         config, hasher = addresses.config, addresses.hasher
-        if max(config.layers) >= len(model.layers):
-            last = len(model.layers) - 1
-            raise UsageError(f"layer {max(config.layers)} does not exist: the model has layers 0 to {last}")
+        addresses.check_layers(len(model.layers))
         self.addresses, self.ngram_size, self.acts_on_text = addresses, max(config.orders), config.acts_on_text
         self.span: Spans = addresses.span
         size = model.args.hidden_size

@@ -1,7 +1,7 @@
 """Prompts that begin alike, laid out as the tree that they are: one row in which every token stands once.
 
-Questions of one phrasing share their first words, and all the prompts of a category many; read side by side, a third of
-what is computed is computed twice. In a causal model a token depends on those before it alone, so a tree gives each
+Questions of one phrasing share their first words, and those of a category share many of them; read as separate rows, a
+third of the work is done twice. In a causal model a token depends on those before it alone, so a tree gives each
 prompt what it would get by itself, as long as a token sees its own line of ancestors and nothing else.
 """
 

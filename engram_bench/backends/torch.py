@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,20 +37,19 @@ from engram_bench.backends.torch_cache import OwnLayer
 from engram_bench.backends.torch_decoding import Decoding
 from engram_bench.backends.torch_device import make_repeatable, pick_dtype, uploaded
 from engram_bench.backends.torch_device import pick_device as pick_device
-from engram_bench.backends.torch_layout import Rows, answer_places, padded
+from engram_bench.backends.torch_layout import NOWHERE, Rows, answer_places, padded
 from engram_bench.backends.torch_prefill import KnownPrompts
 from engram_bench.backends.torch_unsloth import pick_engine as pick_engine
 from engram_bench.backends.torch_writing import Written
 from engram_bench.backends.training import with_validation
 from engram_bench.errors import UsageError
+from engram_bench.items import Example
 from engram_bench.memory import weights
-from engram_bench.patterns import Example
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows
 from engram_bench.variants import LoraConfig, Variant
 
 BATCH_SIZE = 256
 BATCH_SIZE_CPU = 512
-
 
 Prefix = list[tuple[Tensor, Tensor]]  # keys and values of the shared tokens, [1, heads, tokens, head size] a layer
 
@@ -94,8 +94,7 @@ class TorchModel:
         self.model = model.to(device).eval().requires_grad_(False)
         self._wanted: Tensor | None = None
         self.model.get_output_embeddings().register_forward_pre_hook(self._before_head)
-        stops = model.generation_config.eos_token_id or ()
-        self.stop_ids = {self.encoder.eos_id, *(stops if isinstance(stops, (list, tuple)) else (stops,))}
+        self.stop_ids = decoding.stop_ids(self.encoder.eos_id, model.generation_config.eos_token_id)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self._adapter: Adapter | None = None
         self.known_prompts: KnownPrompts | None = None  # while they may be asked for, and added to
@@ -122,7 +121,7 @@ class TorchModel:
     ) -> Training:
         assert variant.training is not None, f"{variant.name} has nothing to train"
         self._kept_prompts.clear()  # training has better use for the memory
-        pairs = [(self.encoder.prompt(e.prompt, e.key), self.encoder.answer(e.answer)) for e in examples]
+        pairs = [self.encoder.pair(example) for example in examples]
         if isinstance(variant.config, LoraConfig) and self.lora_engine == "unsloth":
             training = torch_unsloth.train(self._folder, self.dtype, variant, pairs, seed, folder, progress)
             with self.attached(self.load_adapter(variant, folder)):
@@ -191,17 +190,19 @@ class TorchModel:
         ids = np.array([prompt.ids[:prefix]])
         (input_ids,) = self._uploaded(ids, np.full((1, prefix, self._ngram_size), ABSENT))
         cache = DynamicCache()
-        with self.wanting(np.zeros((1, 1), dtype=bool)):
-            self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self._logits(NOWHERE, input_ids=input_ids, past_key_values=cache, logits_to_keep=1)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    def forward(self, state: Prefix, rows: Rows, keep: int) -> tuple[Tensor, Cache]:
-        """Logits [rows, keep, vocabulary] of the last `keep` positions (0: all), and the cache that holds them."""
+    def forward(
+        self, state: Prefix, rows: Rows, keep: int, places: NDArray[np.bool_] | None = None
+    ) -> tuple[Tensor, Cache]:
+        """Logits of the last `keep` positions (0: all) or of `places` among them, as `step` gives them, and the cache
+        of all tokens."""
         prefix = state[0][0].shape[-2] if state else 0
         mask = np.concatenate([np.ones((len(rows.ids), prefix), dtype=np.int64), rows.mask], axis=1)
         positions = (mask.cumsum(axis=1) - 1).clip(min=0)[:, prefix:]
         cache = self.cache(state, len(rows.ids))
-        return self.step(rows.ids, mask, positions, rows.windows, cache, keep), cache
+        return self.step(rows.ids, mask, positions, rows.windows, cache, keep, places), cache
 
     def cache(self, state: Prefix, rows: int) -> Cache:
         """A cache that begins with the shared tokens."""
@@ -220,25 +221,11 @@ class TorchModel:
         window = getattr(self.model.config, "sliding_window", None)
         return hasattr(self.model.config, "rope_parameters") and (window is None or longest <= window)
 
-    @contextmanager
-    def wanting(self, places: NDArray[np.bool_]) -> Iterator[None]:
-        """While it lasts, a forward makes logits of some of the kept positions alone, [places, vocabulary].
-
-        Args:
-            places: [rows, kept positions].
-        """
-        self._wanted = torch.from_numpy(places).to(self.device)
-        try:
-            yield
-        finally:
-            self._wanted = None
-
     def answer_logits(self, pairs: Sequence[Text], state: Prefix, prefix: int) -> tuple[Tensor, Tensor]:
         """Logits [answer tokens, vocabulary] for the tokens of all answers, row by row, and those tokens' ids."""
         places, tokens = answer_places(pairs)
         rows = self.rows([(prompt, answer[:-1]) for prompt, answer in pairs], prefix)
-        with self.wanting(places):
-            logits, _ = self.forward(state, rows, keep=places.shape[1])
+        logits, _ = self.forward(state, rows, places.shape[1], places)
         return logits, torch.from_numpy(tokens).to(self.device)
 
     def _before_head(self, _: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
@@ -246,7 +233,8 @@ class TorchModel:
 
         A slice of positions is not contiguous, and a product with it copies the vocabulary matrix once a row.
         """
-        return (args[0].contiguous() if self._wanted is None else args[0][self._wanted],)
+        hidden, wanted = args[0], self._wanted
+        return (hidden.contiguous() if wanted is None else hidden[wanted.expand(hidden.shape[:2])],)
 
     def step(
         self,
@@ -256,8 +244,9 @@ class TorchModel:
         windows: NDArray[np.int64],
         cache: Cache,
         keep: int,
+        places: NDArray[np.bool_] | None = None,
     ) -> Tensor:
-        """Logits [rows, keep, vocabulary] of new tokens.
+        """Logits of new tokens: [rows, keep, vocabulary], or [places, vocabulary], row by row, where `places` is given.
 
         Args:
             ids, positions: [rows, tokens].
@@ -265,19 +254,28 @@ class TorchModel:
             windows: [rows, tokens, N].
             cache: of the tokens before; takes the new ones.
             keep: how many of the last positions; 0: all.
+            places: which of those alone, [rows, keep]; `NOWHERE`, where only the cache is wanted.
         """
         input_ids, attention_mask, position_ids = self._uploaded(ids, windows, mask, positions)
         if mask.ndim == 3:
             least = torch.finfo(self.model.dtype).min
             attention_mask = ((1 - attention_mask[:, None]) * least).to(self.model.dtype)
-        logits: Tensor = self.model(
+        return self._logits(
+            places,
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=cache,
-            use_cache=True,
             logits_to_keep=keep,
-        ).logits
+        )
+
+    def _logits(self, places: NDArray[np.bool_] | None, **inputs: Any) -> Tensor:
+        """One forward of the model; `_before_head` heeds the places."""
+        self._wanted = None if places is None else torch.from_numpy(places).to(self.device)
+        try:
+            logits: Tensor = self.model(**inputs, use_cache=True).logits
+        finally:
+            self._wanted = None
         return logits
 
     def _uploaded(

@@ -50,7 +50,7 @@ class Adapter(Protocol):
 def create(model: nn.Module, variant: Variant, encoder: PromptEncoder, pairs: Sequence[Pair]) -> Adapter:
     """A fresh adapter; torch's global generator decides its initial numbers. `pairs` fix which rows a memory has."""
     if isinstance(variant.config, LoraConfig):
-        return LoraAdapter.create(model, variant.config)
+        return LoraAdapter.create(variant.config)
     if isinstance(variant.config, EngramConfig):
         return EngramAdapter.create(model, variant.config, encoder, pairs)
     assert isinstance(variant.config, UnigramConfig), f"{variant.name} has nothing to train"
@@ -60,7 +60,7 @@ def create(model: nn.Module, variant: Variant, encoder: PromptEncoder, pairs: Se
 def load(model: nn.Module, variant: Variant, encoder: PromptEncoder, folder: Path) -> Adapter:
     """A saved adapter, damaged or routed where its variant says so."""
     if isinstance(variant.config, LoraConfig):
-        return LoraAdapter.load(model, folder)
+        return LoraAdapter.load(folder)
     if isinstance(variant.config, EngramConfig):
         adapter = EngramAdapter.load(model, variant.config, encoder, folder)
         if variant.damage:
@@ -84,7 +84,7 @@ class LoraAdapter:
         self._peft: Any = None
 
     @classmethod
-    def create(cls, model: nn.Module, config: LoraConfig) -> LoraAdapter:
+    def create(cls, config: LoraConfig) -> LoraAdapter:
         import peft
 
         return cls(
@@ -93,7 +93,7 @@ class LoraAdapter:
         )
 
     @classmethod
-    def load(cls, model: nn.Module, folder: Path) -> LoraAdapter:
+    def load(cls, folder: Path) -> LoraAdapter:
         import peft
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -101,8 +101,7 @@ class LoraAdapter:
         try:
             return cls(peft.LoraConfig.from_pretrained(folder), load_file(folder / "adapter_model.safetensors"))
         except (OSError, ValueError, TypeError, SafetensorError) as error:
-            mend = "delete the folder, or train anew with --engram-retrain"
-            raise UsageError(f"{folder}: this adapter cannot be read ({error}); {mend}") from error
+            raise UsageError(f"{folder}: this adapter cannot be read ({error}); {weights.ANEW}") from error
 
     @contextmanager
     def on(self, model: Any) -> Iterator[None]:
@@ -186,9 +185,8 @@ class EngramAdapter:
     @classmethod
     def _build(cls, model: Any, addresses: Addresses) -> EngramAdapter:
         config, hasher = addresses.config, addresses.hasher
-        count, size = len(decoder_layers(model)), model.config.hidden_size
-        if max(config.layers) >= count:
-            raise UsageError(f"layer {max(config.layers)} does not exist: the model has layers 0 to {count - 1}")
+        size = model.config.hidden_size
+        addresses.check_layers(len(decoder_layers(model)))
         layers = {layer: EngramLayer(config, layer, hasher, rows, size) for layer, rows in addresses.rows.items()}
         return cls(addresses, {layer: memory.to(model.device).eval() for layer, memory in layers.items()})
 

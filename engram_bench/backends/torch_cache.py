@@ -50,8 +50,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     Args:
         pieces: layers that have read tokens, [rows, heads, tokens, size] each.
         places: which of all those tokens, rows and tokens counted through, make a row: [rows, tokens + room], int64.
-            What is named for the room is there for its being a number: it is masked until it is written over.
-        tokens: how many of a row's places are no room.
+            For the room any token will do: it is masked until it is written over.
+        tokens: how many of a row's places hold tokens; the others are room.
         whole: give attention the whole buffers, for it to mask what is free: a product with a part of a buffer copies
             that part first, and takes four times as long.
     """

@@ -85,8 +85,8 @@ class FrozenParts:
         if any(before):  # padding in the middle: each token is told what it sees
             mask = mask[:, None] * np.tri(max(after), mask.shape[1], mask.shape[1] - max(after), dtype=np.int64)
         places, tokens = answer_places(pairs)
-        with self._entered(_stacked([one.hidden for one in kept])), self._model.wanting(places):
-            logits = self._model.step(rows.ids, mask, positions, rows.windows, cache, keep=places.shape[1])
+        with self._entered(_stacked([one.hidden for one in kept])):
+            logits = self._model.step(rows.ids, mask, positions, rows.windows, cache, places.shape[1], places)
         return logits, torch.from_numpy(tokens).to(logits.device)
 
     def _kept(self, pairs: Sequence[Pair]) -> list[Kept]:
@@ -112,7 +112,8 @@ class FrozenParts:
                     yield pairs[i], Kept(before, hidden[row, at[still:]], windows[i][still:])
 
     def _acted_on(self, pair: Pair) -> int:
-        """How many tokens at an example's end."""
+        """How many tokens at an example's end each step runs again: the last of the prompt and the answer's but its
+        last, or all after the shared ones where the memory acts on the text or the model takes padded rows alone."""
         own = len(pair[0].ids) + len(pair[1]) - 1 - self._prefix
         whole = self._on_text or not self._model.takes_any_layout(self._prefix + own)
         return own if whole else len(pair[1])

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from engram_bench.backends.base import Text
 from engram_bench.prompts import ABSENT
 
+NOWHERE = np.zeros((1, 1), dtype=bool)  # places of no position, in a batch of any shape
+
 
 @dataclass
 class Rows:

@@ -13,13 +13,13 @@ from transformers import Cache
 from engram_bench.backends.prefix_tree import Tree, trees
 from engram_bench.backends.torch_cache import roomy_cache
 from engram_bench.backends.torch_decoding import Decoding
-from engram_bench.backends.torch_layout import ends, padded
+from engram_bench.backends.torch_layout import NOWHERE, ends, padded
 from engram_bench.prompts import ABSENT, Prompt
 
 if TYPE_CHECKING:
     from engram_bench.backends.torch import Prefix, TorchModel
 
-TREE_TOKENS = 128  # more save few tokens, and attention is among all of a tree's, most of which do not see each other
+TREE_TOKENS = 128  # larger ones share few more tokens, and attention costs a tree's square, most of which is masked
 TREES = 4  # read at once: wide products
 ROWS = 64
 MOST_BYTES = 1 << 30  # of prompts kept as they were read
@@ -149,8 +149,7 @@ def _read_trees(model: TorchModel, few: Sequence[Tree], state: Prefix, prefix: i
         ids[row, :size], positions[row, :size], windows[row, :size] = tree.ids, prefix + tree.depths, tree.windows
         sees[row, :size, prefix : prefix + size] = tree.sees
     cache = model.cache(state, len(few))
-    with model.wanting(np.zeros((len(few), 1), dtype=bool)):
-        model.step(ids, sees, positions, windows, cache, keep=1)
+    model.step(ids, sees, positions, windows, cache, keep=1, places=NOWHERE)
     return cache
 
 
@@ -159,7 +158,6 @@ def _as_rows(model: TorchModel, texts: Texts, windows: Windows, state: Prefix, p
         some = slice(start, start + ROWS)
         rows = padded(texts[some], windows[some], model.encoder.eos_id)
         count, width = rows.ids.shape
-        with model.wanting(np.zeros((count, 1), dtype=bool)):
-            _, cache = model.forward(state, rows, keep=1)
+        _, cache = model.forward(state, rows, keep=1, places=NOWHERE)
         paths = [np.arange(width - own, width) for own in rows.mask.sum(axis=1)]
         yield Read(range(start, start + count), range(count), paths, cache)

@@ -58,8 +58,7 @@ def _logits(model: TorchModel, batch: Sequence[Text]) -> Tensor:
     """[tokens of all texts after what they begin with alike, vocabulary]."""
     prefix = shared_prefix([prompt for prompt, _ in batch])
     state, rows = model.prefix_state(batch[0][0], prefix), model.rows(batch, prefix)
-    with model.wanting(rows.mask > 0):
-        return model.forward(state, rows, keep=0)[0]
+    return model.forward(state, rows, keep=0, places=rows.mask > 0)[0]
 
 
 def _chunks(texts: Sequence[Text], size: int) -> Iterator[Sequence[Text]]:

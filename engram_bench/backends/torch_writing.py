@@ -1,4 +1,4 @@
-"""One fact into a trained memory, at once: the rows its n-grams are the first to need, and no other number, are moved.
+"""Write one fact into a trained memory at once, by changing the rows of its tables that no earlier key reads.
 
 The n-grams of a new key have rows that no trained key reads, and those of the facts before it stay as they are. So what
 is known stays known to the bit, and forgetting is taking the rows out again. The rest of the memory - how rows become
@@ -45,7 +45,10 @@ class Written:
 
 
 def write(model: TorchModel, adapter: EngramAdapter, key: str, value: str) -> Written:
-    """Store `value` under `key` in a memory that is not attached; see `Addresses.with_fact` for what is refused."""
+    """Store `value` under `key` in a memory that is not attached; see `Addresses.with_fact` for what is refused.
+
+    After `MOST_STEPS` it is left as it is, certain or not: `Written.log_odds` tells, by `ENOUGH`.
+    """
     started = time.perf_counter()
     addresses = adapter.addresses.with_fact(key, value, model.encoder)
     pairs, memory = fact_pairs(key, value, model.encoder), adapter.layers[addresses.last]

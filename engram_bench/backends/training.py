@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from engram_bench.backends.base import Backend, Progress, Training
 from engram_bench.errors import UsageError
-from engram_bench.patterns import Example
+from engram_bench.items import Example
 from engram_bench.prompts import Pair
 from engram_bench.variants import TrainingConfig
 

@@ -45,15 +45,15 @@ def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -
 
 
 def slots(hasher: NgramHasher, layer: int, row_ids: Int64Array | None, windows: NDArray[np.int64]) -> Int64Array:
-    """Where a table keeps each n-gram's row that has a first row of zeros and then those of `row_ids` alone (sorted;
-    None: all there are).
+    """Where each n-gram's row stands in a table that is a row of zeros and then the rows `row_ids` (sorted; None: all
+    that the hash functions can name).
 
     Returns:
         int64 [..., columns]: 1 + position in `row_ids`, 0 where the n-gram is absent or its row never trained.
     """
     rows = hasher.rows(windows, layer)
     if row_ids is None:
-        return rows - ABSENT_ROW
+        return rows - ABSENT_ROW  # an absent n-gram's goes to 0
     if not len(row_ids):
         return np.zeros_like(rows)
     at = np.minimum(row_ids.searchsorted(rows), len(row_ids) - 1)
@@ -144,6 +144,15 @@ class Addresses:
         size, on_text = max(self.config.orders), self.config.acts_on_text
         windows = [ngram_windows(p, a[:-1], size, self.span(p), mark, on_text=on_text) for p, a in pairs]
         return {layer: touched_rows(self.hasher, layer, windows) for layer in self.config.layers}
+
+    def check_layers(self, count: int) -> None:
+        """Refuse a model of so many layers that one to carry a memory is not among them.
+
+        Raises:
+            UsageError: it is not.
+        """
+        if max(self.config.layers) >= count:
+            raise UsageError(f"layer {max(self.config.layers)} does not exist: the model has layers 0 to {count - 1}")
 
     def with_fact(self, key: str, value: str, encoder: PromptEncoder) -> Addresses:
         """Those that know one fact more.

@@ -26,9 +26,10 @@ EPS = 1e-6  # of the norms
 
 
 class MemoryLayer(Protocol):
-    """What one layer's memory is to the injector: windows in, slots out and back on its device, hidden states through.
+    """What one layer's memory is to the injector.
 
-    The way by the caller is there so that the slots of all layers reach the device in one copy.
+    `look_up` turns windows into slots on the host; the caller copies the slots of all layers to the device at once and
+    hands them back by `take`; the call adds what was found there to the hidden states.
     """
 
     def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]: ...
@@ -38,7 +39,7 @@ class MemoryLayer(Protocol):
 
 @dataclass
 class Forward:
-    """What one forward reads, and how far that opened its gate: no module, whose attributes are slow to set."""
+    """The slots that one forward reads, and its gate. Kept apart, as setting an attribute of a module is slow."""
 
     slots: Tensor | None = None
     gate: Tensor | None = None

@@ -16,6 +16,7 @@ from engram_bench.variants import EngramConfig
 
 FORMAT = 3  # 2: tables without a first row of zeros; 1: acted within a trained key, too
 WEIGHTS, CONFIG = "memory.safetensors", "memory.json"
+ANEW = "train it anew, in the cache by --engram-retrain, for a folder of your own by engram-bench train --out"
 
 
 def save(folder: Path, kind: str, config: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
@@ -48,14 +49,13 @@ def load(folder: Path, kind: str, config: dict[str, Any]) -> dict[str, NDArray[A
     Raises:
         UsageError: a file is missing, damaged, or of another shape than `config`.
     """
-    mend = "delete the folder, or train anew with --engram-retrain"
     try:
         stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         arrays: dict[str, NDArray[Any]] = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
-        raise UsageError(f"{folder}: this adapter cannot be read ({error}); {mend}") from error
+        raise UsageError(f"{folder}: this adapter cannot be read ({error}); {ANEW}") from error
     wanted = json.loads(json.dumps({"format": FORMAT, "kind": kind, **config}))
     if not isinstance(stored, dict) or stored != wanted:
         odd = sorted(k for k in wanted if not isinstance(stored, dict) or stored.get(k) != wanted[k])
-        raise UsageError(f"{folder / CONFIG}: {', '.join(odd) or 'fields'} differ from what this variant needs; {mend}")
+        raise UsageError(f"{folder / CONFIG}: {', '.join(odd) or 'fields'} differ from what this variant needs; {ANEW}")
     return arrays

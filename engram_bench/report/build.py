@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engram_bench import metrics, stats
-from engram_bench.patterns import SPLITS
+from engram_bench.items import SPLITS
 
 SCHEMA_VERSION = 1
 BASELINE = "baseline"

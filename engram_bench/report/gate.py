@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from engram_bench import stats
 from engram_bench.cache import write_whole
 from engram_bench.errors import BaselineError, UsageError
-from engram_bench.patterns import SPLITS
+from engram_bench.items import SPLITS
 from engram_bench.report.build import SCHEMA_VERSION, consistency_reach
 
 METRICS = {"exact": "items", "consistency": "consistency"}  # metric -> the key of an outcome that holds it by item

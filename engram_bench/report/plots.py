@@ -68,8 +68,10 @@ def _legend(figure: Figure, axis: Any) -> None:
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
 
 
-def exact(report: Record) -> Figure:
+def exact(report: Record) -> Figure | None:
     """Exact rate of each variant in each category with its interval: a panel a split, a row a category."""
+    if not report["cells"]:
+        return None
     cells = {(c["split"], c["category"], c["variant"]): c["exact"] for c in report["cells"]}
     there = {category for _, category, _ in cells}
     pooled = sorted(there - set(report["dataset"]["categories"]))

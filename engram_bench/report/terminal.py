@@ -16,7 +16,7 @@ from engram_bench.report.text import inert, p_value, percent
 def write_summary(reporter: Any, folder: Path, report: dict[str, Any]) -> None:
     """Exact rates by category and variant, then where the report lies."""
     names = [v["name"] for v in report["variants"]]
-    reporter.section("engram_bench: exact, seen / rephrased")
+    reporter.section("engram_bench: exact, seen / rephrased" if report["cells"] else "engram_bench")
     cells = {(c["category"], c["variant"], c["split"]): c for c in report["cells"]}
     categories = list(dict.fromkeys(c["category"] for c in report["cells"] if c["split"] != "heldout"))
     rows = []
@@ -26,7 +26,8 @@ def write_summary(reporter: Any, folder: Path, report: dict[str, Any]) -> None:
             found = [cells.get((category, name, split)) for split in ("seen", "rephrased")]
             row.append(" / ".join(percent(c["exact"]["rate"]) if c else "-" for c in found))
         rows.append(row)
-    reporter.write_line(tabulate(rows, headers=["category", *names], tablefmt="simple", disable_numparse=True))
+    if rows:
+        reporter.write_line(tabulate(rows, headers=["category", *names], tablefmt="simple", disable_numparse=True))
     if report["collateral"]:
         told = "; ".join(f"{c['variant']} {c['kl_mean']:.2g}" for c in report["collateral"])
         reporter.write_line(f"KL per token on unrelated text: {told}")
