@@ -23,8 +23,9 @@ from engram_bench.errors import UsageError
 from engram_bench.evaluate import Question, Sample
 from engram_bench.items import Item
 from engram_bench.memory.hashing import compress_vocabulary
+from engram_bench.names import Record
 from engram_bench.options import Settings
-from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir
+from engram_bench.rundir import RECORDS, SAMPLES, RunDir
 from engram_bench.speed import Speed
 from engram_bench.stats import Interval
 from engram_bench.variants import BESIDE, EngramConfig, LoraConfig, Variant

@@ -11,8 +11,8 @@ from engram_bench.adapters import Trained
 from engram_bench.backends.base import Backend
 from engram_bench.items import PatternSet
 from engram_bench.models import Model
+from engram_bench.names import Record
 from engram_bench.prompts import PromptEncoder
-from engram_bench.rundir import Record
 from engram_bench.variants import Variant
 
 

@@ -11,10 +11,9 @@ from engram_bench import metrics
 from engram_bench.backends.base import Backend, Progress
 from engram_bench.beside import Beside
 from engram_bench.items import Item, PatternSet
+from engram_bench.names import GREEDY, REPEAT
 
 TEMPERATURE = 0.8
-GREEDY = 0  # the sample number of the greedy answer; those drawn at TEMPERATURE count from 1
-REPEAT = -1  # the greedy answer once more, among other neighbours in its batch: what rounding can change shows here
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
 from engram_bench.errors import UsageError
+from engram_bench.names import Record
 
 SAMPLES = "samples.jsonl"
 WORK = ".work"
 RECORDS, MANIFEST = f"{WORK}/records.jsonl", f"{WORK}/run.json"
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)

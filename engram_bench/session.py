@@ -13,12 +13,12 @@ from typing import Any
 from engram_bench.cache import write_whole
 from engram_bench.errors import UsageError
 from engram_bench.items import SPLITS
+from engram_bench.names import SAMPLE_KEY, Record
 from engram_bench.options import ROOT, Settings
 from engram_bench.report import files, gate
 from engram_bench.report.build import build
-from engram_bench.rundir import RECORDS, SAMPLES, Record, RunDir
+from engram_bench.rundir import RECORDS, SAMPLES, RunDir
 
-SAMPLE_KEY = ("variant", "category", "split", "item", "seed", "sample")
 IDENTITY = {  # what names a record among those of its kind
     "variant": itemgetter("name"),
     "collateral": itemgetter("variant"),

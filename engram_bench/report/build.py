@@ -9,13 +9,11 @@ import numpy as np
 
 from engram_bench import metrics, stats
 from engram_bench.items import SPLITS
+from engram_bench.names import BASELINE, GREEDY, REPEAT, Record, pooled
 
 SCHEMA_VERSION = 1
-BASELINE = "baseline"
-GREEDY, REPEAT = 0, -1
 PRIMARY = ("engram", "lora", "all lookups", "seen", "exact")  # named before any run: what the project claims
 
-Record = dict[str, Any]
 Cell = tuple[str, str, str]  # variant, category, split
 
 
@@ -84,13 +82,13 @@ def _pooled(cells: Mapping[Cell, list[Record]], categories: Mapping[str, Record]
     groups: dict[str, list[str]] = {}
     for name, category in categories.items():
         groups.setdefault(category["group"], []).append(name)
-    pooled: dict[Cell, list[Record]] = {}
+    found: dict[Cell, list[Record]] = {}
     for variant, split in dict.fromkeys((variant, split) for variant, _, split in cells):
         for group, names in groups.items():
             whole = [n for n in names if split == "heldout" or categories[n]["items"] > 1]  # one item: held out
             if len(names) > 1 and whole and all((variant, name, split) in cells for name in whole):
-                pooled[variant, f"all {group}", split] = [s for name in whole for s in cells[variant, name, split]]
-    return pooled
+                found[variant, pooled(group), split] = [s for name in whole for s in cells[variant, name, split]]
+    return found
 
 
 def _named(cell: Cell) -> Record:

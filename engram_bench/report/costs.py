@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from engram_bench.names import Report
 from engram_bench.report.text import Section, Show
-from engram_bench.report.views import Record
 
 
-def training(report: Record, show: Show) -> Section:
+def training(report: Report, show: Show) -> Section:
     """How each adapter came to be."""
     rows = []
     for v in report["variants"]:
@@ -39,7 +39,7 @@ def training(report: Record, show: Show) -> Section:
     )
 
 
-def speed(report: Record, show: Show) -> Section:
+def speed(report: Report, show: Show) -> Section:
     """One prompt at a time, variants taking turns."""
     rows = [
         (
@@ -59,7 +59,7 @@ def speed(report: Record, show: Show) -> Section:
     )
 
 
-def lookup(report: Record, show: Show) -> Section:
+def lookup(report: Report, show: Show) -> Section:
     """What a larger table costs."""
     rows = []
     for found in report.get("lookup", ()):
@@ -83,7 +83,7 @@ def size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def what_was_run(report: Record, show: Show) -> Section:
+def what_was_run(report: Report, show: Show) -> Section:
     """Model, device, data, command."""
     run, backend, model, data = (report[key] for key in ("run", "backend", "model", "dataset"))
     evaluation = sum(run["evaluation_s"].values())

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from engram_bench.cache import write_whole
 from engram_bench.errors import BaselineError, UsageError
+from engram_bench.names import Record
 from engram_bench.report import gate, html, markdown, plots
 from engram_bench.report.build import SCHEMA_VERSION, build
 from engram_bench.rundir import SAMPLES
 
-Record = dict[str, Any]
 META = ("backend", "model", "dataset")
 
 

@@ -15,6 +15,7 @@ from engram_bench import stats
 from engram_bench.cache import write_whole
 from engram_bench.errors import BaselineError, UsageError
 from engram_bench.items import SPLITS
+from engram_bench.names import Record
 from engram_bench.report.build import SCHEMA_VERSION, consistency_reach
 
 METRICS = {"exact": "items", "consistency": "consistency"}  # metric -> the key of an outcome that holds it by item
@@ -23,7 +24,6 @@ TRAINED = ("seen", "rephrased")  # splits that ask the same items
 SLOWER = 1.5  # times the baseline's; beyond it a time is warned of
 REMAKE = "make a new one with --engram-gate-update"
 
-Record = dict[str, Any]
 Margins = Mapping[str, float]  # metric -> the drop, as a share, that fails
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from engram_bench.names import Record
 from engram_bench.report.text import Section, Show, p_value, percent, points
-
-Record = dict[str, Any]
 
 
 def summary(gate: Record) -> str:

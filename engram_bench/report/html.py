@@ -13,14 +13,14 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from engram_bench.names import Report
 from engram_bench.report import sections, views
 from engram_bench.report.plots import ALT
 from engram_bench.report.reading import verdict
 from engram_bench.report.text import short, stands_out
-from engram_bench.report.views import Record
 
 
-def render(report: Record, samples: Sequence[Record], plots: Mapping[str, bytes]) -> str:
+def render(report: Report, samples: Sequence[Report], plots: Mapping[str, bytes]) -> str:
     """The whole page.
 
     Args:
@@ -37,7 +37,7 @@ def render(report: Record, samples: Sequence[Record], plots: Mapping[str, bytes]
     )
 
 
-def _answers(report: Record, samples: Sequence[Record]) -> list[list[Any]]:
+def _answers(report: Report, samples: Sequence[Report]) -> list[list[Any]]:
     """[category, split, prompt, expected, {variant: [output, exact]}], an entry a question."""
     found: dict[tuple[str, str, str], list[Any]] = {}
     for s in samples:

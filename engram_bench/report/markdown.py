@@ -6,16 +6,16 @@ from collections.abc import Collection, Sequence
 
 from tabulate import tabulate
 
+from engram_bench.names import Report
 from engram_bench.report import sections, views
 from engram_bench.report.plots import ALT
 from engram_bench.report.reading import verdict
 from engram_bench.report.text import Section, safe, stands_out
-from engram_bench.report.views import Record
 
 EXAMPLES_PER_CATEGORY = 2
 
 
-def render(report: Record, samples: Sequence[Record], plots: Collection[str] = ()) -> str:
+def render(report: Report, samples: Sequence[Report], plots: Collection[str] = ()) -> str:
     """The whole report.md. `samples` give the before-and-after examples, every number is from `report`.
 
     Args:
@@ -46,7 +46,7 @@ def section(part: Section) -> str:
     return "\n\n".join(text for text in (f"## {part.title}", part.intro, listed, table, part.note) if text)
 
 
-def before_and_after(report: Record, samples: Sequence[Record]) -> list[Section]:
+def before_and_after(report: Report, samples: Sequence[Report]) -> list[Section]:
     """Prompts with each variant's answer beside the right one: the first items of each category by id."""
     greedy = {
         (s["category"], s["item"], s["variant"]): s

@@ -9,6 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from engram_bench.names import BASELINE, Report
+
 # Okabe and Ito's palette, told apart with any common colour blindness; the marker says the same once more.
 STYLES = (
     ("#000000", "o"), ("#E69F00", "s"), ("#0072B2", "D"), ("#009E73", "^"),
@@ -25,13 +27,10 @@ ALT = {  # what each plot shows
 }
 SPLITS = {"seen": "seen", "rephrased": "rephrased", "heldout": "held out"}
 DPI = 150
-BASELINE = "baseline"
 HIGHEST = 1080 / DPI  # inches: a whole plot is seen on a screen of 1920 by 1080
 
-Record = Mapping[str, Any]
 
-
-def write(report: Record, folder: Path) -> dict[str, bytes]:
+def write(report: Report, folder: Path) -> dict[str, bytes]:
     """All plots into `folder`, which is made: 1920 pixels wide, on white so that they read on a dark page.
 
     Returns:
@@ -53,7 +52,7 @@ def _png(figure: Figure) -> bytes:
     return drawn.getvalue()
 
 
-def _styles(report: Record) -> dict[str, tuple[str, str]]:
+def _styles(report: Report) -> dict[str, tuple[str, str]]:
     """Colour and marker of each variant, the same in every plot."""
     return {v["name"]: STYLES[i % len(STYLES)] for i, v in enumerate(report["variants"])}
 
@@ -68,7 +67,7 @@ def _legend(figure: Figure, axis: Any) -> None:
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
 
 
-def exact(report: Record) -> Figure | None:
+def exact(report: Report) -> Figure | None:
     """Exact rate of each variant in each category with its interval: a panel a split, a row a category."""
     if not report["cells"]:
         return None
@@ -102,9 +101,9 @@ def exact(report: Record) -> Figure | None:
     return figure
 
 
-def frontier(report: Record) -> Figure | None:
+def frontier(report: Report) -> Figure | None:
     """Recall in new words against what it costs elsewhere: up and to the left is better."""
-    moved = {c["variant"]: c["kl_mean"] for c in report["collateral"]} | {"baseline": 0.0}
+    moved = {c["variant"]: c["kl_mean"] for c in report["collateral"]} | {BASELINE: 0.0}
     recalled = {c["variant"]: c for c in report["cells"] if (c["category"], c["split"]) == ("all core", "rephrased")}
     shown = [name for name in _styles(report) if name in moved and name in recalled]
     if len(shown) < 2:
@@ -125,7 +124,7 @@ def frontier(report: Record) -> Figure | None:
     return figure
 
 
-def losses(report: Record) -> Figure | None:
+def losses(report: Report) -> Figure | None:
     """Training loss by epoch, and the validation loss after the last."""
     trained = {v["name"]: v["train"] for v in report["variants"] if v["train"] and not v["config"].get("adapter_of")}
     if not trained:
@@ -145,7 +144,7 @@ def losses(report: Record) -> Figure | None:
     return figure
 
 
-def consistency(report: Record) -> Figure | None:
+def consistency(report: Report) -> Figure | None:
     """Share of the commonest drawn answer, with its interval, over all items of a group."""
     cells = [c for c in report["cells"] if c["consistency"] and c["category"] not in report["dataset"]["categories"]]
     cells = cells or [c for c in report["cells"] if c["consistency"]]
@@ -171,7 +170,7 @@ def consistency(report: Record) -> Figure | None:
     return figure
 
 
-def speed(report: Record) -> Figure | None:
+def speed(report: Report) -> Figure | None:
     """New tokens a second at batch 1, and the time a token takes against the baseline."""
     if not report["speed"]:
         return None
@@ -187,7 +186,7 @@ def speed(report: Record) -> Figure | None:
     return figure
 
 
-def lookup(report: Record) -> Figure | None:
+def lookup(report: Report) -> Figure | None:
     """Time to find the rows of a token's n-grams against the size of a table."""
     if not report.get("lookup"):
         return None
@@ -204,7 +203,7 @@ def lookup(report: Record) -> Figure | None:
     return figure
 
 
-def items(report: Record) -> Figure | None:
+def items(report: Report) -> Figure | None:
     """A row of cells an item: which variants answer it, trained items in new words."""
     found = [o for o in report["outcomes"] if o["split"] == "rephrased"]
     variants = [name for name in _styles(report) if any(o["variant"] == name for o in found)]
@@ -223,7 +222,7 @@ def items(report: Record) -> Figure | None:
     return figure
 
 
-PLOTS: Mapping[str, Callable[[Record], Figure | None]] = {
+PLOTS: Mapping[str, Callable[[Report], Figure | None]] = {
     "exact": exact,
     "frontier": frontier,
     "items": items,

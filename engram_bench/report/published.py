@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from engram_bench.names import BASELINE, Report
 from engram_bench.report import views
 from engram_bench.report.text import Section, Show, percent
-from engram_bench.report.views import Record
 
 PUBLISHED = (  # source, figure under its own rules, and the cell that comes nearest: variant, category
     (
@@ -21,12 +21,12 @@ PUBLISHED = (  # source, figure under its own rules, and the cell that comes nea
 )
 
 
-def section(report: Record, show: Show) -> Section:
+def section(report: Report, show: Show) -> Section:
     """Others' figures with this run's nearest cells beside them, and why they are not the same measurement."""
     cells = views.cells(report, "seen")
     rows = []
     for source, figure, (variant, category) in PUBLISHED:
-        before, after = cells.get((category, "baseline")), cells.get((category, variant))
+        before, after = cells.get((category, BASELINE)), cells.get((category, variant))
         ours = "not in this run"
         if before and after:
             rates = f"{percent(before['prefix']['rate'])} → {percent(after['prefix']['rate'])}"

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from engram_bench.names import BASELINE, Report, is_pooled, pooled
 from engram_bench.report import views
 from engram_bench.report.text import percent
-from engram_bench.report.views import SPLIT_TITLES, Record
+from engram_bench.report.views import SPLIT_TITLES
 from engram_bench.stats import ENOUGH_SEEDS
 
 
-def verdict(report: Record, name: Callable[[str], str] = str) -> list[str]:
+def verdict(report: Report, name: Callable[[str], str] = str) -> list[str]:
     """Three sentences at most: recall, damage elsewhere, and what was never trained."""
     told = []
     asked = views.cells(report, "rephrased")
-    groups = [c for c in views.categories(report, asked) if c.startswith("all ")] or views.categories(report, asked)[:1]
+    groups = [c for c in views.categories(report, asked) if is_pooled(c)] or views.categories(report, asked)[:1]
     for group in groups[:1]:
         rates = [
             f"{name(v)} {percent(asked[group, v]['exact']['rate'])}" for v in views.names(report) if (group, v) in asked
@@ -34,11 +35,11 @@ def verdict(report: Record, name: Callable[[str], str] = str) -> list[str]:
     return told
 
 
-def reading(report: Record, name: Callable[[str], str] = str) -> list[str]:
+def reading(report: Report, name: Callable[[str], str] = str) -> list[str]:
     """What the numbers show and what they do not: sentences in plain words; `name` makes a name safe to show."""
     seen, rephrased, heldout = (views.cells(report, split) for split in SPLIT_TITLES)
     lines = []
-    for group in [c for c in views.categories(report, seen) if c.startswith("all ")] + ["synthetic"]:
+    for group in [c for c in views.categories(report, seen) if is_pooled(c)] + ["synthetic"]:
         told = [
             f"{name(v)} {percent(seen[group, v]['exact']['rate'])}"
             + (f" ({percent(rephrased[group, v]['exact']['rate'])} rephrased)" if (group, v) in rephrased else "")
@@ -58,7 +59,7 @@ def reading(report: Record, name: Callable[[str], str] = str) -> list[str]:
             f"Where a trained input is named and something else is asked, {name(m['variant'])} tells the stored value "
             f"in {percent(m['told']['rate'])} of answers."
         )
-    if ("all core", "baseline") in seen:
+    if (pooled("core"), BASELINE) in seen:
         lines.append(
             "The baseline is asked as it comes and is never told to answer with the bare value, so most of its gap "
             "is form, not knowledge; exact counts both. Random pairs are the part that is knowledge alone."

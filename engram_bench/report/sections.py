@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+from engram_bench.names import Report
 from engram_bench.report import costs, gate_text, published, views
 from engram_bench.report.reading import reading
 from engram_bench.report.text import Section, Show, p_value, percent, points, rate
-from engram_bench.report.views import SPLIT_TITLES, Record
+from engram_bench.report.views import SPLIT_TITLES
 
 
-def results(report: Record, show: Show) -> list[Section]:
+def results(report: Report, show: Show) -> list[Section]:
     """What comes first: the gate, the contrast named before any run, exact answers."""
     found = [primary(report, show), *headline(report, show)]
     if "gate" in report:
@@ -20,7 +21,7 @@ def results(report: Record, show: Show) -> list[Section]:
     return _there(found)
 
 
-def details(report: Record, show: Show) -> list[Section]:
+def details(report: Report, show: Show) -> list[Section]:
     """What is measured besides, and how."""
     answers = (consistency, collateral, mentions, routing, contrasts)
     measured = (*answers, costs.training, costs.speed, costs.lookup, thresholds, published.section)
@@ -34,7 +35,7 @@ def _there(parts: list[Section]) -> list[Section]:
     return [part for part in parts if part.rows or part.points or part.intro]
 
 
-def primary(report: Record, show: Show) -> Section:
+def primary(report: Report, show: Show) -> Section:
     """The one contrast named before any run."""
     c = report.get("primary")
     rows = []
@@ -61,7 +62,7 @@ def primary(report: Record, show: Show) -> Section:
     )
 
 
-def headline(report: Record, show: Show) -> list[Section]:
+def headline(report: Report, show: Show) -> list[Section]:
     """One table a split: category by variant, exact with its interval."""
     found: list[Section] = []
     for split, title in SPLIT_TITLES.items():
@@ -83,7 +84,7 @@ def headline(report: Record, show: Show) -> list[Section]:
     return found
 
 
-def consistency(report: Record, show: Show) -> Section:
+def consistency(report: Report, show: Show) -> Section:
     """How alike the answers to one prompt are: drawn, and greedy once more."""
     cells = {at: cell for at, cell in views.cells(report, "seen").items() if cell["consistency"]}
     names = [name for name in views.names(report) if any(v == name for _, v in cells)]
@@ -107,7 +108,7 @@ def consistency(report: Record, show: Show) -> Section:
     )
 
 
-def collateral(report: Record, show: Show) -> Section:
+def collateral(report: Report, show: Show) -> Section:
     """What else an adapter changes."""
     rows = [
         (
@@ -128,7 +129,7 @@ def collateral(report: Record, show: Show) -> Section:
     )
 
 
-def mentions(report: Record, show: Show) -> Section:
+def mentions(report: Report, show: Show) -> Section:
     """What an adapter says where something stored is only named."""
     rows = [
         (show(m["variant"]), str(m["prompts"]), rate(m["told"]), rate(m["unchanged"]))
@@ -143,7 +144,7 @@ def mentions(report: Record, show: Show) -> Section:
     )
 
 
-def routing(report: Record, show: Show) -> Section:
+def routing(report: Report, show: Show) -> Section:
     """How well routers tell prompts that ask for something stored."""
     rows = [
         (show(r["set"]), show(r["router"]), str(r["prompts"]), *(_routed(r, name) for name in ("precision", "recall")))
@@ -160,13 +161,13 @@ def routing(report: Record, show: Show) -> Section:
     )
 
 
-def _routed(router: Record, name: str) -> str:
+def _routed(router: Report, name: str) -> str:
     if f"{name}_low" not in router:  # an older report
         return percent(router[name])
     return f"{percent(router[name])} [{100 * router[f'{name}_low']:.0f}–{100 * router[f'{name}_high']:.0f}]"
 
 
-def contrasts(report: Record, show: Show) -> Section:
+def contrasts(report: Report, show: Show) -> Section:
     """Every variant against the baseline, paired."""
     rows = [
         (
@@ -203,7 +204,7 @@ def contrasts(report: Record, show: Show) -> Section:
     )
 
 
-def thresholds(report: Record, show: Show) -> Section:
+def thresholds(report: Report, show: Show) -> Section:
     """Each requirement with what was measured; those that were missed are told before the table is unfolded."""
     rows = [
         (

@@ -8,6 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from engram_bench.names import is_pooled
 from engram_bench.options import Settings
 from engram_bench.report.gate_text import summary
 from engram_bench.report.text import inert, p_value, percent
@@ -20,7 +21,7 @@ def write_summary(reporter: Any, folder: Path, report: dict[str, Any]) -> None:
     cells = {(c["category"], c["variant"], c["split"]): c for c in report["cells"]}
     categories = list(dict.fromkeys(c["category"] for c in report["cells"] if c["split"] != "heldout"))
     rows = []
-    for category in sorted(categories, key=lambda c: (not c.startswith("all "), c)):
+    for category in sorted(categories, key=lambda c: (not is_pooled(c), c)):
         row = [category]
         for name in names:
             found = [cells.get((category, name, split)) for split in ("seen", "rephrased")]

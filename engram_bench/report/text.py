@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engram_bench.names import is_pooled
+
 LONGEST_TEXT = 90
 
 Show = Callable[..., str]  # text from data or a model made fit for one kind of page; a second argument is its length
@@ -36,7 +38,7 @@ class Section:
 
 def stands_out(cell: str) -> bool:
     """Whether a cell is set in bold: a pooled group, or what got worse."""
-    return cell.startswith("all ") or cell == "regressed"
+    return is_pooled(cell) or cell == "regressed"
 
 
 def inert(text: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-Record = Mapping[str, Any]
+from engram_bench.names import Report, is_pooled
+
 SPLIT_TITLES = {
     "seen": "Seen: trained items, trained phrasings",
     "rephrased": "Rephrased: trained items, phrasings never trained",
@@ -13,24 +13,24 @@ SPLIT_TITLES = {
 }
 
 
-def cells(report: Record, split: str) -> dict[tuple[str, str], Record]:
+def cells(report: Report, split: str) -> dict[tuple[str, str], Report]:
     """The cells of a split by category and variant."""
     return {(c["category"], c["variant"]): c for c in report["cells"] if c["split"] == split}
 
 
-def names(report: Record) -> list[str]:
+def names(report: Report) -> list[str]:
     """Of all variants, in the order of the run."""
     return [v["name"] for v in report["variants"]]
 
 
-def categories(report: Record, cells: Mapping[tuple[str, str], Record]) -> list[str]:
+def categories(report: Report, cells: Mapping[tuple[str, str], Report]) -> list[str]:
     """Pooled groups first, then single categories in the order of the data."""
     there = {category for category, _ in cells}
-    pooled = sorted(c for c in there if c.startswith("all "))
+    pooled = sorted(c for c in there if is_pooled(c))
     return pooled + [c for c in report["dataset"]["categories"] if c in there]
 
 
-def mde(report: Record, split: str, metric: str) -> dict[str, str]:
+def mde(report: Report, split: str, metric: str) -> dict[str, str]:
     """By category, the least true difference from the baseline that its items find with 80% power, in points."""
     found: dict[str, float] = {}
     for c in report["contrasts"]:
