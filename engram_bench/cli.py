@@ -224,6 +224,7 @@ def _compare(args: argparse.Namespace) -> int:
     fail = margins("--fail", args.fail)
     before, after = gate.read(args.before), gate.read(args.after)
     gate.refuse(before, gate.fingerprints(after), str(args.before))
+    gate.refuse(after, gate.fingerprints(before), str(args.after))
     found = gate.compare(before, after, fail)
     print(markdown.section(gate_text.section(found, safe)), end="\n\n")
     write_gate(print, found)

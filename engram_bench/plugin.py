@@ -97,7 +97,7 @@ class Collector:
     def __init__(self, config: pytest.Config) -> None:
         self.config, self.started = config, time.time()
         self.session: Session | None = None
-        self.reported = self.complete = False
+        self.reported = self.complete = self.stopped = False
         self.lost: list[str] = []  # workers that died, tests that broke
 
     @pytest.hookimpl(optionalhook=True)
@@ -144,8 +144,8 @@ class Collector:
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
         ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        stopped = session.shouldfail or session.shouldstop  # by -x, --maxfail or a plugin
-        self.complete = ended and not stopped and not self.lost
+        self.stopped = bool(session.shouldfail)  # by -x or --maxfail
+        self.complete = ended and not (self.stopped or session.shouldstop or self.lost)
         if self.session is not None:
             try:
                 self.reported = self.session.finish(complete=self.complete)
@@ -168,4 +168,4 @@ class Collector:
         if self.reported and report:
             write_summary(terminalreporter, folder, report)
         if not self.complete and folder.is_dir():
-            write_broken_off(terminalreporter, folder, self.lost)
+            write_broken_off(terminalreporter, folder, self.lost, self.stopped)

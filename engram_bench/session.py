@@ -133,9 +133,9 @@ class Session:
                 meta = {k: v for k, v in record.items() if k != "type"}
             elif kind == "answered":
                 answered.append(record)
-            elif kind != "threshold":
+            elif kind == "variant":  # the first tells of the training, those after it of a cached adapter
                 named[kind].setdefault(IDENTITY[kind](record["data"]), record["data"])
-            else:  # a test that is run again, after its run was taken up, says what holds
+            else:  # what was measured again, after the run was taken up, is what holds
                 named[kind][IDENTITY[kind](record["data"])] = record["data"]
         return meta, named, answered
 

@@ -146,7 +146,7 @@ class Paired:
 
         The McNemar and the sign-flip test of d items that differ reach 2^(1-d) where all differ the same way.
         """
-        if self.by_seed is not None and np.ptp(self.by_seed):
+        if self.by_seed is not None and len(self.a) > 1 and np.ptp(self.by_seed):
             return 0.0
         return min(1.0, 2.0 ** (1 - sum(x != y for x, y in zip(self.a, self.b, strict=True))))
 
@@ -155,11 +155,13 @@ def compare_all(pairs: Sequence[Paired]) -> list[Comparison]:
     """Every pair compared, p-values adjusted together so that a false verdict among all of them has 5%.
 
     Holm's procedure over the `testable` ones: the rest could not reject whatever their items showed, so they cost the
-    others nothing. The minimum detectable effects are of a test at Holm's first step.
+    others nothing. The minimum detectable effects are of a test at Holm's first step, as one more where it is not among
+    them.
     """
     tested = testable([pair.least_p() for pair in pairs])
-    family = max(1, sum(tested))
-    found = [compare(pair.a, pair.b, pair.reach, family, pair.by_seed) for pair in pairs]
+    family = sum(tested)
+    sizes = [family if counts else family + 1 for counts in tested]
+    found = [compare(p.a, p.b, p.reach, size, p.by_seed) for p, size in zip(pairs, sizes, strict=True)]
     adjusted = iter(holm([c.p for c, counts in zip(found, tested, strict=True) if counts]))
     return [replace(c, p_holm=next(adjusted) if counts else 1.0) for c, counts in zip(found, tested, strict=True)]
 

@@ -48,6 +48,20 @@ def test_a_loss_beyond_the_margin_that_is_significant_fails_and_is_told():
     assert gate.exit_code(back) == 0
 
 
+def test_a_run_that_was_broken_off_is_no_baseline():
+    whole, broken = a_report(), a_report()
+    broken["run"]["complete"] = False
+    gate.refuse(whole, gate.fingerprints(broken), "before.json")
+    with pytest.raises(BaselineError, match="broken off"):
+        gate.refuse(broken, gate.fingerprints(whole), "before.json")
+
+
+def test_a_run_that_asked_nothing_does_not_replace_a_baseline(tmp_path):
+    with pytest.raises(UsageError, match="asked nothing"):
+        gate.update(tmp_path / "baseline.json", report([]))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_significant_loss_within_the_margin_passes():
     found = gate.compare(a_report(items=1000), a_report(range(12), items=1000), FAIL)
     assert found["rows"][0]["p_holm"] < 0.05

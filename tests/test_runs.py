@@ -211,6 +211,7 @@ def test_a_run_stopped_at_its_first_failure_is_not_a_whole_one(tiny, tmp_path):
         result = run(*args, *more, **tiny[2])
         assert result.returncode == 1, result.stdout
         assert ("broken off" in result.stdout) is not complete
+        assert ("without -x" in result.stdout) is not complete
 
 
 def test_what_was_measured_without_an_answer_is_reported(tiny, tmp_path):

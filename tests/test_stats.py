@@ -185,6 +185,13 @@ def test_one_item_answered_differently_by_training_seeds_is_compared():
     assert (found.n, found.p) == (1, 1.0)
 
 
+def test_what_a_comparison_among_others_could_have_found():
+    lost, same = stats.Paired([1] * 40, [0] * 40), stats.Paired([1] * 40, [1] * 40)
+    alone, beside = (stats.compare_all([same, *[lost] * n])[0].mde for n in (0, 9))
+    assert alone == stats.minimum_detectable(40)
+    assert beside == stats.minimum_detectable(40, family=10)
+
+
 def test_tests_that_cannot_reject_are_the_ones_left_out():
     assert stats.testable([]) == []
     assert stats.testable([1.0] * 9) == [False] * 9

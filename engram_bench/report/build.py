@@ -206,7 +206,7 @@ def _by_seed(theirs: Sequence[Record], ours: Sequence[Record], metric: str, item
     seeds = sorted({s["seed"] for s in ours})
     if len(seeds) < stats.ENOUGH_SEEDS:
         return None
-    alike = len({s["seed"] for s in theirs}) == 1
+    alike = theirs[0]["variant"] == BASELINE
     measure, rows = MEASURES[metric], []
     for seed in seeds:
         a = measure(s for s in theirs if alike or s["seed"] == seed)

@@ -31,9 +31,9 @@ def rebuild(folder: Path) -> None:
         UsageError: the folder holds no report, one of another version, or answers that cannot be read or written.
     """
     try:
-        old = gate.read(folder / "report.json")
+        old = gate.read(folder / "report.json", "name the folder of a run")
     except BaselineError as error:
-        raise UsageError(f"{folder}: no report to rebuild ({error}); name the folder of a run") from error
+        raise UsageError(str(error)) from error
     if old["schema_version"] != SCHEMA_VERSION:
         raise UsageError(
             f"{folder}: its report has schema version {old['schema_version']!a}, this engram-bench reads version "

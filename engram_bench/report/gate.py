@@ -27,8 +27,8 @@ REMAKE = "make a new one with --engram-gate-update"
 Margins = Mapping[str, float]  # metric -> the drop, as a share, that fails
 
 
-def read(path: Path) -> Record:
-    """A report.json.
+def read(path: Path, mend: str = f"name another, or {REMAKE}") -> Record:
+    """A report.json; `mend` says what to do where it is none.
 
     Raises:
         BaselineError: it is not there, or not a report.
@@ -39,12 +39,12 @@ def read(path: Path) -> Record:
         report: Record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
         Draft202012Validator(schema).validate(report)
     except OSError as error:
-        raise BaselineError(f"{path}: {error.strerror}; name a report.json, or {REMAKE}") from error
+        raise BaselineError(f"{path}: {error.strerror}; {mend}") from error
     except ValidationError as error:
         where = error.json_path if len(error.json_path) < 60 else "$"
-        raise BaselineError(f"{path}: not a report.json of engram-bench, at {where!a}; {REMAKE}") from error
+        raise BaselineError(f"{path}: not a report.json of engram-bench, at {where!a}; {mend}") from error
     except (ValueError, RecursionError) as error:
-        raise BaselineError(f"{path}: not a whole report.json; name another file, or {REMAKE}") from error
+        raise BaselineError(f"{path}: not a whole report.json; {mend}") from error
     return report
 
 
@@ -56,8 +56,12 @@ def update(path: Path, report: Record) -> None:
     """Make a report the baseline; the old one stays until the new one is whole.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: the report has no answers, or the file cannot be written.
     """
+    if not report["outcomes"]:
+        raise UsageError(
+            "--engram-gate-update: this run asked nothing, so there is nothing to compare with; run it all"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
@@ -76,11 +80,13 @@ def fingerprints(report: Record) -> Record:
 
 
 def refuse(baseline: Record, now: Mapping[str, Any], place: str) -> None:
-    """Nothing where the baseline has the fingerprints a run has, all of them or those known so far.
+    """Nothing where the baseline is of a whole run and has the fingerprints of another, all or those known so far.
 
     Raises:
-        BaselineError: it has not; the line says which differ.
+        BaselineError: it is not, or has not; the line says which differ.
     """
+    if not baseline["run"].get("complete", True):
+        raise BaselineError(f"{place}: of a run that was broken off; finish it with --engram-resume, or {REMAKE}")
     theirs = fingerprints(baseline)
     if other := [f"another {name} ({theirs[name]!s:.12}, now {now[name]!s:.12})" for name in now
                  if theirs[name] != now[name]]:  # fmt: skip

@@ -85,7 +85,7 @@ def reading(report: Report, name: Callable[[str], str] = str) -> list[str]:
 def _seeds(seeds: Sequence[int]) -> str:
     """What intervals cover, and which training seeds figures are of."""
     told = ", ".join(map(str, seeds))
-    if len(seeds) == 1:
+    if len(seeds) < 2:
         return f"intervals cover the choice of items, conditional on training seed {told}."
     crossed = ", those of contrasts the seeds as well" if len(seeds) >= ENOUGH_SEEDS else ""
     return (

@@ -13,6 +13,8 @@ from engram_bench.options import Settings
 from engram_bench.report.gate_text import summary
 from engram_bench.report.text import inert, p_value, percent
 
+MOST_LOST = 5  # lines that tell what broke
+
 
 def write_summary(reporter: Any, folder: Path, report: dict[str, Any]) -> None:
     """Exact rates by category and variant, then where the report lies."""
@@ -49,11 +51,14 @@ def header(settings: Settings, backend: dict[str, Any]) -> str:
     )
 
 
-def write_broken_off(reporter: Any, folder: Path, lost: Sequence[str]) -> None:
-    """What a run that was broken off has kept, and how to go on with it."""
-    for line in lost:
+def write_broken_off(reporter: Any, folder: Path, lost: Sequence[str], stopped: bool) -> None:
+    """Why a run was broken off, and how to go on with it; `stopped`: by an option, at a failure."""
+    for line in lost[:MOST_LOST]:
         reporter.write_line(line)
-    reporter.write_line(f"broken off; to finish, give the same command and --engram-resume {_shown(folder)}")
+    if len(lost) > MOST_LOST:
+        reporter.write_line(f"and {len(lost) - MOST_LOST} more")
+    command = "the same command without -x or --maxfail" if stopped else "the same command"
+    reporter.write_line(f"broken off; to finish, give {command} and --engram-resume {_shown(folder)}")
 
 
 def write_gate(write_line: Callable[[str], object], found: dict[str, Any]) -> None:
