@@ -1,5 +1,5 @@
 # Two commands do all their own set-up: `make bench` and `make test`. They share one virtual environment, .venv;
-# `make compare` keeps what it compares with in another, .venv-peers (Python 3.11 or newer).
+# `make compare` keeps what it compares with in another, .venv-peers.
 PYTHON ?= python3
 PROFILE ?= default
 BENCH_ARGS ?=

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from contextlib import ExitStack
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def main() -> None:
         versions = {name: side.versions for name, side in sides.items()}
     with started("ours", model.folder, "float32") as ours, started("lm_eval_hf", model.folder, "float32") as lm_eval:
         raw["evaluation_vs_lm_eval"]["same_text_in_float32"] = measures.same_in_float32(work, ours, lm_eval)
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     record = {
         "ratios": {name: found["ratio"] for name, found in raw.items() if "ratio" in found},
         "overhead": {name: found["overhead"] for name, found in added.items()},

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock
@@ -92,7 +92,7 @@ def claim(report: Path, backend: str, id: str, started: float, fingerprint: Reco
     Raises:
         UsageError: the folder cannot be made.
     """
-    name = f"{datetime.fromtimestamp(started, timezone.utc):%Y%m%dT%H%M%SZ}-{backend}"
+    name = f"{datetime.fromtimestamp(started, UTC):%Y%m%dT%H%M%SZ}-{backend}"
     try:
         report.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=report, prefix=".new-") as aside:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
@@ -63,7 +63,7 @@ class Session:
             return False
         variants, collateral, thresholds = named["variant"], named["collateral"], named["threshold"]
         order = [v.name for v in self.settings.variants]
-        started = datetime.fromtimestamp(self.run.started, timezone.utc)
+        started = datetime.fromtimestamp(self.run.started, UTC)
         seconds = _seconds(answered, order)
         thresholds["evaluation-seconds"] = _evaluation_time(seconds)
         self.report = build(
