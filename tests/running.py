@@ -29,7 +29,7 @@ def run(*args: object, **env: str) -> CompletedProcess[str]:
     """``python -m pytest suites`` with arguments, and with variables added to the environment."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        given = (arguments(*args), {**os.environ, **env}, out, err)
+        given = (arguments(*args), environment(**env), out, err)
         process = _context.Process(target=_main, args=given)
         process.start()
         process.join()
@@ -39,7 +39,12 @@ def run(*args: object, **env: str) -> CompletedProcess[str]:
 def run_from_scratch(*args: object, **env: str) -> CompletedProcess[str]:
     """The same where what is imported, and when, matters."""
     command = [sys.executable, "-m", "pytest", *arguments(*args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **env})
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(**env))
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's variables and more, without what says that it is a worker of xdist."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")} | more
 
 
 def arguments(*args: object) -> list[str]:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from engram_bench import prompt_sets
 from engram_bench.adapters import TRAINING
 from tests.conftest import ENGRAM
-from tests.running import ROOT, arguments, run
+from tests.running import ROOT, arguments, environment, run
 from tests.test_plugin import tiny, without_times
 
 __all__ = ["tiny"]  # a fixture
@@ -238,7 +238,7 @@ def start(*args, limit=None, **env):
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", *arguments(*args)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-        env={**os.environ, **env}, preexec_fn=limit,
+        env=environment(**env), preexec_fn=limit,
     )  # fmt: skip
 
 
