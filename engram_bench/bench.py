@@ -51,7 +51,6 @@ class Bench:
         self._trained: dict[tuple[str, int], adapters.Trained] = {}
         self._loaded: dict[tuple[str, int], Any] = {}
         self._own: dict[str, Backend] = {}
-        self._measured: dict[tuple[object, ...], Record] = {}
         self._controls: dict[tuple[str, ...], list[Text]] = {}
         self.run: RunDir | None = None
         self._run_id = uuid.uuid4().hex
@@ -140,15 +139,13 @@ class Bench:
     def _once(self, kind: str, variant: str, prompts: Sequence[str], measure: Callable[[], Record]) -> Record:
         """What was measured of a variant on these prompts: the run's record of it, or one made now."""
         identity = {"variant": variant, "prompts": len(prompts), "prompts_sha256": describe.texts_sha256(prompts)}
-        key = (kind, *identity.values())
-        if key not in self._measured:
-            known = (r["data"] for r in self._recorded(kind) if identity.items() <= r["data"].items())
-            found = next(known, None)
-            if found is None:
-                found = {**identity, **measure()}
-                self._emit({"type": kind, "data": found})
-            self._measured[key] = found
-        return self._measured[key]
+        for known in self._recorded(kind):
+            data: Record = known["data"]
+            if identity.items() <= data.items():
+                return data
+        data = {**identity, **measure()}
+        self._emit({"type": kind, "data": data})
+        return data
 
     def _control_texts(self, prompts: Sequence[str]) -> list[Text]:
         """Prompts and what the untouched model answers, asked once."""

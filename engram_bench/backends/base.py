@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engram_bench.errors import UsageError
 from engram_bench.items import Example
-from engram_bench.prompts import Prompt, PromptEncoder
+from engram_bench.prompts import Prompt, PromptEncoder, ngram_windows
 from engram_bench.variants import Variant
 
 Text = tuple[Prompt, Sequence[int]]  # a prompt and the answer tokens that follow it
@@ -154,3 +154,24 @@ class Backend(Protocol):
     def divergence(self, adapter: Any, texts: Sequence[Text]) -> Divergence:
         """Compare next-token distributions with and without the adapter over prompts and their given continuations."""
         ...
+
+
+class Looking(Protocol):
+    """What decides which n-grams an adapter sees, whatever the backend."""
+
+    ngram_size: int
+    acts_on_text: bool
+
+    def span(self, prompt: Prompt) -> tuple[int, int] | None: ...
+
+
+def ngram_size(adapter: Looking | None) -> int:
+    """N, how many tokens the windows of an adapter hold; 1 with none attached."""
+    return adapter.ngram_size if adapter else 1
+
+
+def windows(adapter: Looking | None, prompt: Prompt, answer: Sequence[int], mark: int) -> NDArray[np.int64]:
+    """The n-gram that each token of a prompt and its answer sees: int64 [tokens, N]; see `prompts.ngram_windows`."""
+    span = adapter.span(prompt) if adapter else None
+    on_text = adapter is not None and adapter.acts_on_text
+    return ngram_windows(prompt, answer, ngram_size(adapter), span, mark, on_text=on_text)

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from engram_bench.backends import decoding, mlx_training
-from engram_bench.backends.base import Divergence, Progress, Text, Training
+from engram_bench.backends.base import Divergence, Progress, Text, Training, ngram_size, windows
 from engram_bench.backends.mlx_adapters import Adapter, create, load
 from engram_bench.backends.mlx_decoding import Caches, Decoding
 from engram_bench.backends.training import with_validation
 from engram_bench.errors import UsageError
 from engram_bench.items import Example
 from engram_bench.memory.mlx import injected
-from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows, shared_prefix
+from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, shared_prefix
 from engram_bench.variants import Variant
 
 BATCH_SIZE = 64
@@ -153,28 +153,18 @@ class MlxModel:
         lengths = np.array([len(p.ids) + len(answer) - prefix for p, answer in pairs])
         mask = np.arange(lengths.max())[None] < lengths[:, None]
         ids = np.full(mask.shape, self.encoder.eos_id, dtype=np.int64)
-        windows = np.full((*mask.shape, self._ngram_size), ABSENT, dtype=np.int64)
+        seen = np.full((*mask.shape, ngram_size(self._adapter)), ABSENT, dtype=np.int64)
         for row, ((prompt, answer), length) in enumerate(zip(pairs, lengths, strict=True)):
             ids[row, :length] = (*prompt.ids[prefix:], *answer)
-            windows[row, :length] = self.windows(prompt, answer)[prefix:]
-        return Rows(ids, mask, windows)
-
-    @property
-    def _ngram_size(self) -> int:
-        return self._adapter.ngram_size if self._adapter else 1
-
-    def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
-        """The n-gram that each token of a prompt and its answer sees with the attached adapter: [tokens, N]."""
-        span = self._adapter.span(prompt) if self._adapter else None
-        on_text = self._adapter is not None and self._adapter.acts_on_text
-        return ngram_windows(prompt, answer, self._ngram_size, span, self.encoder.eos_id, on_text=on_text)
+            seen[row, :length] = windows(self._adapter, prompt, answer, self.encoder.eos_id)[prefix:]
+        return Rows(ids, mask, seen)
 
     def prefix_state(self, prompt: Prompt, prefix: int) -> Caches:
         """Caches, batch 1, of the first `prefix` tokens, with whatever adapter is attached."""
         caches: Caches = make_prompt_cache(self.model)
         if prefix:
             ids = np.array([prompt.ids[:prefix]])
-            self._look_up(ids, np.full((1, prefix, self._ngram_size), ABSENT))
+            self._look_up(ids, np.full((1, prefix, ngram_size(self._adapter)), ABSENT))
             self.model(mx.array(ids), cache=caches)
         return caches
 

@@ -31,7 +31,7 @@ from engram_bench.backends import (
     torch_unsloth,
     torch_writing,
 )
-from engram_bench.backends.base import Divergence, Progress, Text, Training
+from engram_bench.backends.base import Divergence, Progress, Text, Training, ngram_size, windows
 from engram_bench.backends.torch_adapters import Adapter, EngramAdapter, create, load
 from engram_bench.backends.torch_cache import OwnLayer
 from engram_bench.backends.torch_decoding import Decoding
@@ -45,7 +45,7 @@ from engram_bench.backends.training import with_validation
 from engram_bench.errors import UsageError
 from engram_bench.items import Example
 from engram_bench.memory import weights
-from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, ngram_windows
+from engram_bench.prompts import ABSENT, Prompt, PromptEncoder
 from engram_bench.variants import LoraConfig, Variant
 
 BATCH_SIZE = 256
@@ -170,25 +170,19 @@ class TorchModel:
 
     def rows(self, pairs: Sequence[Text], prefix: int) -> Rows:
         """Lay out prompts and the answer tokens that follow them, less the first `prefix` tokens."""
-        windows = [self.windows(*pair)[prefix:] for pair in pairs]
-        return padded([(*prompt.ids[prefix:], *answer) for prompt, answer in pairs], windows, self.encoder.eos_id)
-
-    @property
-    def _ngram_size(self) -> int:
-        return self._adapter.ngram_size if self._adapter else 1
+        seen = [self.windows(*pair)[prefix:] for pair in pairs]
+        return padded([(*prompt.ids[prefix:], *answer) for prompt, answer in pairs], seen, self.encoder.eos_id)
 
     def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
-        """The n-gram that each token of a prompt and its answer sees with the attached adapter: [tokens, N]."""
-        span = self._adapter.span(prompt) if self._adapter else None
-        on_text = self._adapter is not None and self._adapter.acts_on_text
-        return ngram_windows(prompt, answer, self._ngram_size, span, self.encoder.eos_id, on_text=on_text)
+        """See `base.windows`, with the adapter that is attached."""
+        return windows(self._adapter, prompt, answer, self.encoder.eos_id)
 
     def prefix_state(self, prompt: Prompt, prefix: int) -> Prefix:
         """Keys and values of the first `prefix` tokens, with whatever adapter is attached."""
         if prefix == 0:
             return []
         ids = np.array([prompt.ids[:prefix]])
-        (input_ids,) = self._uploaded(ids, np.full((1, prefix, self._ngram_size), ABSENT))
+        (input_ids,) = self._uploaded(ids, np.full((1, prefix, ngram_size(self._adapter)), ABSENT))
         cache = DynamicCache()
         self._logits(NOWHERE, input_ids=input_ids, past_key_values=cache, logits_to_keep=1)
         return [(layer.keys, layer.values) for layer in cache.layers]
