@@ -68,16 +68,16 @@ def whole_memory(model: TorchModel, rows: int, kind: type[EngramLayer]) -> Engra
 @torch.inference_mode()
 def seconds_a_token(model: TorchModel, adapter: EngramAdapter | None, prompts: Sequence[Prompt], tokens: int) -> float:
     """Seconds of a decoding step in which each prompt gets a token, the mean over `tokens` steps."""
-    nobody_draws = np.full(len(prompts), np.nan)
+    rows, nobody_draws = np.arange(len(prompts)), np.full(len(prompts), np.nan)
     with model.attached(adapter):
         prefix = shared_prefix(prompts)
         state = model.prefix_state(prompts[0], prefix)
-        batch = model.begin(prompts, np.arange(len(prompts)), state, prefix, tokens + 1)
-        chosen = batch.choose(1.0, nobody_draws)
+        batch = model.begin(prompts, len(prompts), state, prefix, tokens + 1)
+        chosen = batch.choose(rows, 1.0, nobody_draws)
         started = time.perf_counter()
         for _ in range(tokens):
             batch.advance(chosen, extend_windows(batch.windows, chosen))
-            chosen = batch.choose(1.0, nobody_draws)  # brings the tokens to the host, so the device is done
+            chosen = batch.choose(rows, 1.0, nobody_draws)  # brings the tokens to the host, so the device is done
         return (time.perf_counter() - started) / tokens
 
 

@@ -219,6 +219,16 @@ def test_a_sample_depends_on_its_seed_and_is_the_one_torch_draws(model, torch_mo
     assert torch_model.generate(prompts, 10, temperature=1.0, seeds=[1, 2, 3, 4]) == together
 
 
+@pytest.mark.parametrize("temperature", [0.01, 0.2, 1.0])
+def test_answers_to_one_prompt_are_those_it_gets_alone(model, temperature):
+    seeds = [None, *range(11)]
+    prompts = [model.encoder.prompt(text) for text in (*TEXTS[:2] * 5, TEXTS[3], TEXTS[2])]
+    alone = [
+        model.generate([p], 10, temperature=temperature, seeds=[s])[0] for p, s in zip(prompts, seeds, strict=True)
+    ]
+    assert model.generate(prompts, 10, temperature=temperature, seeds=seeds) == alone
+
+
 def test_cached_decoding_equals_the_uncached_forward(model, trained):
     variant, folder, _ = trained
     prompt = model.encoder.prompt("Look up KEY:cde")

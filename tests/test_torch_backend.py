@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from engram_bench import variants
+from engram_bench.backends.decoding import COMPACT_AT
 from engram_bench.backends.torch import TorchModel
 from engram_bench.backends.torch_adapters import create
 from engram_bench.errors import UsageError
@@ -144,10 +145,10 @@ def test_prompts_read_as_trees_have_the_logits_that_each_has_by_itself(model, tr
     variant, folder, _ = trained
     texts = [*TEXTS, "KEY:abd", "Look up KEY:dex please", "Look up", "KEY:cde"]
     prompts = [model.encoder.prompt(text) for text in texts]
-    prefix, which = shared_prefix(prompts), np.arange(len(prompts))
+    prefix = shared_prefix(prompts)
     assert prefix
     with model.attached(model.load_adapter(variant, folder)), torch.inference_mode():
-        found = model.begin(prompts, which, model.prefix_state(prompts[0], prefix), prefix, 4).logits
+        found = model.begin(prompts, len(prompts), model.prefix_state(prompts[0], prefix), prefix, 4).logits
         alone, _ = zip(*(model.forward([], model.rows([(prompt, ())], 0), 1) for prompt in prompts), strict=True)
     torch.testing.assert_close(found, torch.cat(alone)[:, -1], atol=1e-5, rtol=1e-4)
 
@@ -156,11 +157,11 @@ def test_what_a_memory_has_nothing_to_say_to_is_read_as_without_it(model, exampl
     memory = variants.parse(ENGRAM, "test")
     model.train(memory, examples, 0, tmp_path, quiet)
     prompts = [model.encoder.prompt(text) for text in ("KEY:abc", "KEY:abd", "Look up KEY:def", "Look up KEY:dex", "K")]
-    prefix, which, found = shared_prefix(prompts), np.arange(len(prompts)), []
+    prefix, found = shared_prefix(prompts), []
     adapter = model.load_adapter(memory, tmp_path)
     for attached in (None, adapter):
         with model.attached(attached), torch.inference_mode():
-            found.append(model.begin(prompts, which, model.prefix_state(prompts[0], prefix), prefix, 4).logits)
+            found.append(model.begin(prompts, len(prompts), model.prefix_state(prompts[0], prefix), prefix, 4).logits)
     silent = [adapter.span(prompt) is None for prompt in prompts]
     assert set(silent) == {True, False}
     assert [torch.equal(*rows) for rows in zip(*found, strict=True)] == silent
@@ -231,6 +232,25 @@ def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(model):
     alone = [model.generate([p], 10, temperature=1.0, seeds=[s])[0] for p, s in zip(prompts, (1, 2, 3, 4), strict=True)]
     assert together == alone
     assert model.generate(prompts, 10, temperature=1.0, seeds=[9, 2, 3, 4])[0] != together[0]
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.2, 1.0])
+def test_answers_to_one_prompt_are_one_row_until_they_part(model, temperature):
+    fed, seeds = [], [None, *range(11)]
+    prompts = [model.encoder.prompt(text) for text in (*TEXTS[:2] * 5, TEXTS[3], TEXTS[2])]
+    alone = [
+        model.generate([p], 10, temperature=temperature, seeds=[s])[0] for p, s in zip(prompts, seeds, strict=True)
+    ]
+    hook = lambda *args: fed.append(args[2]["input_ids"].shape)  # noqa: E731
+    handle = model.model.register_forward_hook(hook, with_kwargs=True)
+    assert model.generate(prompts, 10, temperature=temperature, seeds=seeds) == alone
+    handle.remove()
+    rows = [rows for rows, tokens in fed if tokens == 1]
+    assert rows[0] == 4, "the prompts' last tokens"
+    for said, row in enumerate(rows[1:], 1):
+        beginnings = {(prompt, *answer[:said]) for prompt, answer in zip(prompts, alone, strict=True)}
+        going_on = len([beginning for beginning in beginnings if len(beginning) == 1 + said])
+        assert going_on <= row <= going_on / COMPACT_AT
 
 
 def test_the_memory_recalls_what_it_was_trained_on_in_a_phrasing_it_was_not(model, examples, tmp_path):

@@ -21,15 +21,15 @@ def test_a_draw_is_inverted_through_the_whole_distribution(vocabulary, dtype):
     expected = [
         row.argmax() if np.isnan(u) else (c < u).sum() for row, c, u in zip(logits, cumulative, draws, strict=True)
     ]
-    assert _choose(logits.clone(), TEMPERATURE, draws).tolist() == [int(token) for token in expected]
+    assert _choose(logits.clone(), np.arange(ROWS), TEMPERATURE, draws).tolist() == [int(token) for token in expected]
 
 
 def test_draws_at_both_ends_stay_within_the_vocabulary():
     logits = torch.zeros(2, BLOCK + 1)
-    assert _choose(logits, 1.0, np.array([0.0, np.nextafter(1, 0)])).tolist() == [0, BLOCK]
+    assert _choose(logits, np.arange(2), 1.0, np.array([0.0, np.nextafter(1, 0)])).tolist() == [0, BLOCK]
 
 
 def test_the_first_of_equals_is_the_most_probable():
     logits = torch.zeros(1, 3 * BLOCK)
     logits[0, [BLOCK + 3, BLOCK + 9, 2 * BLOCK]] = 1
-    assert _choose(logits, 1.0, np.array([np.nan])).tolist() == [BLOCK + 3]
+    assert _choose(logits, np.array([0]), 1.0, np.array([np.nan])).tolist() == [BLOCK + 3]

@@ -2,6 +2,7 @@
 
 A backend brings its model and its cache as a `Batch`; what is asked next, and of whom, is decided here. An answer is a
 matter of its prompt and its seed: the draws of a seed are made once for the whole answer, whatever the batch around it.
+Answers to one prompt are one row until they part, so ten draws from a model that is sure cost little more than one.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from numpy.typing import NDArray
 
 from engram_bench.prompts import Prompt, extend_windows, shared_prefix
 
-COMPACT_AT = 0.9  # drop finished rows from a batch once this share or less is still decoding
+COMPACT_AT = 0.9  # drop rows that no answer needs any more once this share or less is still needed
 
 
 class Batch(Protocol):
-    """Rows being decoded. `windows`, int64 [rows, N], is the n-gram each row's last token sees."""
+    """Distinct texts being decoded. `windows`, int64 [rows, N], is the n-gram each row's last token sees."""
 
     windows: NDArray[np.int64]
 
-    def choose(self, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Next token of each row: the most probable one, or the inverse of the cumulative distribution at its draw.
+    def choose(self, rows: NDArray[np.int64], temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The next token of an answer [answers] in each of these `rows` [answers], named as often as wanted.
 
-        A draw of NaN stands for the most probable one.
+        It is the inverse of the row's cumulative distribution at the answer's draw; at NaN, the most probable token.
         """
         ...
 
     def keep(self, rows: NDArray[np.int64]) -> None:
-        """Drop all other rows; `advance` comes next."""
+        """Hold these rows from now on, in this order, a row as often as it is named; `advance` comes next."""
         ...
 
     def advance(self, tokens: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
@@ -48,10 +49,8 @@ class Model(Protocol):
         """Keys and values of a prompt's first `prefix` tokens."""
         ...
 
-    def begin(
-        self, prompts: Sequence[Prompt], which: NDArray[np.int64], state: Any, prefix: int, max_new_tokens: int
-    ) -> Batch:
-        """Read distinct prompts, and make a row of each number in `which` (ascending, repeats allowed)."""
+    def begin(self, prompts: Sequence[Prompt], most_rows: int, state: Any, prefix: int, max_new_tokens: int) -> Batch:
+        """Read distinct prompts, a row each; there will never be more than `most_rows`."""
         ...
 
 
@@ -80,10 +79,10 @@ def generate(
         indices = order[start : start + model.batch_size]
         asked = [prompts[i] for i in indices]
         distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(asked))}
-        which = np.array([distinct[prompt] for prompt in asked])
-        batch = model.begin(list(distinct), which, state, prefix, max_new_tokens)
-        for row, tokens in enumerate(_decode(batch, model.stop_ids, temperature, draws[indices])):
-            answers[indices[row]] = tokens
+        rows = np.array([distinct[prompt] for prompt in asked])
+        batch = model.begin(list(distinct), len(asked), state, prefix, max_new_tokens)
+        for i, tokens in zip(indices, _decode(batch, rows, model.stop_ids, temperature, draws[indices]), strict=True):
+            answers[i] = tokens
     return answers
 
 
@@ -95,9 +94,9 @@ def stop_ids(eos_id: int, configured: int | Sequence[int] | None) -> set[int]:
 
 def stream(model: Model, prompt: Prompt, max_new_tokens: int, ignore_eos: bool) -> Iterator[int]:
     """See `Backend.stream`."""
-    batch = model.begin([prompt], np.array([0]), model.prefix_state(prompt, 0), 0, max_new_tokens)
+    batch = model.begin([prompt], 1, model.prefix_state(prompt, 0), 0, max_new_tokens)
     for step in range(max_new_tokens):
-        chosen = batch.choose(1.0, np.array([np.nan]))
+        chosen = batch.choose(np.array([0]), 1.0, np.array([np.nan]))
         if int(chosen[0]) in model.stop_ids and not ignore_eos:
             return
         yield int(chosen[0])
@@ -105,25 +104,59 @@ def stream(model: Model, prompt: Prompt, max_new_tokens: int, ignore_eos: bool) 
             batch.advance(chosen, extend_windows(batch.windows, chosen))
 
 
-def _decode(batch: Batch, stop_ids: set[int], temperature: float, draws: NDArray[np.float64]) -> list[list[int]]:
-    """Answer tokens of each row of one batch; `draws` is [rows, new tokens]."""
+def _decode(
+    batch: Batch, rows: NDArray[np.int64], stop_ids: set[int], temperature: float, draws: NDArray[np.float64]
+) -> list[list[int]]:
+    """The tokens of each answer to the prompts of a batch.
+
+    Args:
+        batch: a row for each prompt.
+        rows: the row each answer begins in, [answers].
+        stop_ids: tokens that end an answer.
+        temperature: of the draws.
+        draws: [answers, new tokens].
+    """
     count, max_new_tokens = draws.shape
-    live = np.arange(count)  # which answer each row of the batch is
+    live = np.arange(count)  # the answers that go on
     tokens: list[list[int]] = [[] for _ in range(count)]
-    done = np.zeros(count, dtype=bool)
     for step in range(max_new_tokens):
-        chosen = batch.choose(temperature, draws[live, step])
-        for row, (answer, token) in enumerate(zip(live, chosen, strict=True)):
-            if not done[row]:
-                done[row] = int(token) in stop_ids
-                if not done[row]:
-                    tokens[answer].append(int(token))
-        if done.all() or step == max_new_tokens - 1:
+        chosen = batch.choose(rows, temperature, draws[live, step])
+        goes_on = ~np.isin(chosen, list(stop_ids))
+        live, rows, chosen = live[goes_on], rows[goes_on], chosen[goes_on]
+        for answer, token in zip(live.tolist(), chosen.tolist(), strict=True):
+            tokens[answer].append(token)
+        if not len(live) or step == max_new_tokens - 1:
             break
-        windows = batch.windows
-        if (~done).mean() <= COMPACT_AT:
-            kept = np.flatnonzero(~done)
-            batch.keep(kept)
-            live, done, windows, chosen = live[kept], done[kept], windows[kept], chosen[kept]
-        batch.advance(chosen, extend_windows(windows, chosen))
+        sources, fed, rows = _parted(rows, chosen, len(batch.windows))
+        windows = extend_windows(batch.windows[sources], fed)
+        if not np.array_equal(sources, np.arange(len(batch.windows))):
+            batch.keep(sources)
+        batch.advance(fed, windows)
     return tokens
+
+
+def _parted(
+    rows: NDArray[np.int64], tokens: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows for answers that go on with these tokens: one for all that were in one row and say the same.
+
+    A row stays where it is, and those that part from it come after all that there were, so that nothing but these has
+    to be copied; unless enough rows have no answer left for it to pay to move all that have one together.
+
+    Args:
+        rows: the row each answer is in, [answers].
+        tokens: what it says next, [answers].
+        count: how many rows there are.
+
+    Returns:
+        For each new row the one it continues, [new rows], and its token, [new rows]; and the new row of each answer.
+    """
+    idle = np.setdiff1d(np.arange(count), rows)
+    if count - len(idle) <= COMPACT_AT * count:
+        idle = idle[:0]
+    said = np.stack([np.concatenate([rows, idle]), np.concatenate([tokens, np.zeros_like(idle)])])
+    (sources, fed), found = np.unique(said, axis=1, return_inverse=True)  # in the order of their rows
+    parts = np.concatenate([[False], sources[1:] == sources[:-1]])
+    order = np.argsort(parts, kind="stable")
+    place = np.argsort(order)
+    return sources[order], fed[order], place[found.reshape(-1)[: len(rows)]]

@@ -218,7 +218,7 @@ class MlxModel:
         yield from decoding.stream(self, prompt, max_new_tokens, ignore_eos)
 
     def begin(
-        self, prompts: Sequence[Prompt], which: NDArray[np.int64], state: Caches, prefix: int, max_new_tokens: int
+        self, prompts: Sequence[Prompt], most_rows: int, state: Caches, prefix: int, max_new_tokens: int
     ) -> Decoding:
         rows = self.rows([(prompt, ()) for prompt in prompts], prefix)
         last = rows.mask.sum(axis=1) - 1
@@ -226,8 +226,7 @@ class MlxModel:
         logits, caches = self.forward(state, rows, at)
         for cache in caches:
             cache.finalize()
-            cache.filter(mx.array(which))
-        return Decoding(self.step, logits[mx.array(which)], caches, rows.windows[at][which])
+        return Decoding(self.step, logits, caches, rows.windows[at])
 
     # --- scoring --------------------------------------------------------------------------------------------------
 

@@ -13,15 +13,15 @@ Caches = list[Any]  # mlx-lm's, one a layer
 
 
 class Decoding:
-    """Rows being decoded: their last logits and their caches. See `decoding.Batch` for the methods."""
+    """Texts being decoded: their last logits and their caches. See `decoding.Batch` for the methods."""
 
     def __init__(
         self, step: Callable[..., mx.array], logits: mx.array, caches: Caches, windows: NDArray[np.int64]
     ) -> None:
         self._step, self._logits, self._caches, self.windows = step, logits, caches, windows
 
-    def choose(self, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-        return _choose(self._logits, temperature, draws)
+    def choose(self, rows: NDArray[np.int64], temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
+        return _choose(self._logits, rows, temperature, draws)
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         for cache in self._caches:
@@ -33,15 +33,17 @@ class Decoding:
         self.windows = windows
 
 
-def _choose(logits: mx.array, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
+def _choose(
+    logits: mx.array, rows: NDArray[np.int64], temperature: float, draws: NDArray[np.float64]
+) -> NDArray[np.int64]:
     """See `decoding.Batch.choose`; logits [rows, vocabulary]."""
-    chosen = np.array(logits.argmax(-1)).astype(np.int64)
-    sampled = np.flatnonzero(~np.isnan(draws))
-    if len(sampled):
-        rows = logits[mx.array(sampled)].astype(mx.float32)
-        cumulative = mx.softmax(rows / temperature, axis=-1).cumsum(-1)
+    chosen: NDArray[np.int64] = np.array(logits.argmax(-1)).astype(np.int64)[rows]
+    drawn = ~np.isnan(draws)
+    if drawn.any():
+        wanted = logits[mx.array(rows[drawn])].astype(mx.float32)
+        cumulative = mx.softmax(wanted / temperature, axis=-1).cumsum(-1)
         # Scaled by the last entry, which rounding leaves a little off 1, so that a draw never falls past the end.
-        points = mx.array(draws[sampled, None], dtype=mx.float32) * cumulative[:, -1:]
+        points = mx.array(draws[drawn, None], dtype=mx.float32) * cumulative[:, -1:]
         found = np.array((cumulative < points).sum(-1)).astype(np.int64)
-        chosen[sampled] = found.clip(max=logits.shape[-1] - 1)
+        chosen[drawn] = found.clip(max=logits.shape[-1] - 1)
     return chosen

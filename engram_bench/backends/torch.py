@@ -314,9 +314,9 @@ class TorchModel:
         yield from decoding.stream(self, prompt, max_new_tokens, ignore_eos)
 
     def begin(
-        self, prompts: Sequence[Prompt], which: NDArray[np.int64], state: Prefix, prefix: int, max_new_tokens: int
+        self, prompts: Sequence[Prompt], most_rows: int, state: Prefix, prefix: int, max_new_tokens: int
     ) -> Decoding:
-        return torch_prefill.begin(self, prompts, which, state, prefix, max_new_tokens)
+        return torch_prefill.begin(self, prompts, most_rows, state, prefix, max_new_tokens)
 
     # --- scoring --------------------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ class OwnLayer(DynamicLayer):  # type: ignore[misc]
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values [rows, heads, tokens, size] at the start of buffers with room for more tokens.
+    """Keys and values [rows, heads, tokens, size] at the start of buffers with room for more rows and tokens.
 
     Written in place, so for inference only.
 
@@ -52,27 +52,30 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         places: which of all those tokens, rows and tokens counted through, make a row: [rows, tokens + room], int64.
             For the room any token will do: it is masked until it is written over.
         tokens: how many of a row's places hold tokens; the others are room.
-        whole: give attention the whole buffers, for it to mask what is free: a product with a part of a buffer copies
-            that part first, and takes four times as long.
+        most_rows: how many rows there is room for.
+        whole: give attention all tokens of the buffers, for it to mask what is free: a product with a part of them
+            copies that part first, and takes four times as long.
     """
 
-    def __init__(self, pieces: Sequence[DynamicLayer], places: Tensor, tokens: int, whole: bool) -> None:
+    def __init__(
+        self, pieces: Sequence[DynamicLayer], places: Tensor, tokens: int, most_rows: int, whole: bool
+    ) -> None:
         super().__init__()
         self._shared: States | None = getattr(pieces[0], "shared", None)
         self._whole = whole
         keys, values = ([getattr(piece, name) for piece in pieces] for name in ("keys", "values"))
-        self._buffers = _gathered(keys, places), _gathered(values, places)
+        self._buffers = [_gathered(states, places, most_rows) for states in (keys, values)]
         self.dtype, self.device, self.is_initialized = keys[0].dtype, keys[0].device, True
-        self._show(tokens)
+        self._show(len(places), tokens)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> States:
-        """Store the new tokens; returns all of them, or the buffers."""
-        start = self.keys.shape[-2]
+        """Store the new tokens; returns all of them, or with the room behind them."""
+        rows, start = len(self.keys), self.keys.shape[-2]
         end = start + key_states.shape[-2]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[..., start:end, :] = states
-        self._show(end)
-        keys, values = self._buffers if self._whole else (self.keys, self.values)
+            buffer[:rows, :, start:end] = states
+        self._show(rows, end)
+        keys, values = (buffer[:rows] for buffer in self._buffers) if self._whole else (self.keys, self.values)
         return after_shared(self._shared, keys), values
 
     def get_seq_length(self) -> int:
@@ -80,26 +83,37 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         return int(self.keys.shape[-2]) + (int(self._shared[0].shape[-2]) if self._shared else 0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows."""
-        keys, values = self._buffers
-        self._buffers, used = (keys.index_select(0, indices), values.index_select(0, indices)), self.keys.shape[-2]
-        self._show(used)
+        """Hold these rows, a row as often as it is named; where all stay and others follow, only those are copied."""
+        count, tokens = len(self.keys), self.keys.shape[-2]
+        if torch.equal(indices[:count], torch.arange(count, device=indices.device)):
+            for buffer in self._buffers:
+                buffer[count : len(indices)] = buffer[indices[count:]]
+        else:
+            self._buffers = [_taken(buffer, indices, len(buffer)) for buffer in self._buffers]
+        self._show(len(indices), tokens)
 
-    def _show(self, end: int) -> None:
-        self.keys, self.values = (buffer[..., :end, :] for buffer in self._buffers)
+    def _show(self, rows: int, end: int) -> None:
+        self.keys, self.values = (buffer[:rows, :, :end] for buffer in self._buffers)
 
 
-def _gathered(pieces: Sequence[Tensor], places: Tensor) -> Tensor:
-    """Of pieces [rows, heads, tokens, size] the places [rows, tokens] for every head: [rows, heads, tokens, size]."""
+def _taken(rows: Tensor, indices: Tensor, room: int) -> Tensor:
+    """These of `rows` at the start of a buffer with room for so many."""
+    buffer = rows.new_empty(room, *rows.shape[1:])
+    torch.index_select(rows, 0, indices, out=buffer[: len(indices)])
+    return buffer
+
+
+def _gathered(pieces: Sequence[Tensor], places: Tensor, room: int) -> Tensor:
+    """Of pieces [rows, heads, tokens, size] the places [rows, tokens] for every head: [room, heads, tokens, size]."""
     flat = torch.cat([piece.transpose(0, 1).flatten(1, 2) for piece in pieces], dim=1)
     heads, count, size = flat.shape
     starts = torch.arange(heads, device=flat.device)[:, None] * count
-    found = flat.view(-1, size).index_select(0, (starts + places[:, None]).flatten())
-    return found.view(len(places), heads, -1, size)
+    found = _taken(flat.view(-1, size), (starts + places[:, None]).flatten(), room * heads * places.shape[1])
+    return found.view(room, heads, -1, size)
 
 
-def roomy_cache(pieces: Sequence[Cache], places: NDArray[np.int64], tokens: int, whole: bool) -> Cache:
+def roomy_cache(pieces: Sequence[Cache], places: NDArray[np.int64], tokens: int, most_rows: int, whole: bool) -> Cache:
     """A cache of `RoomyLayer`s."""
     at = torch.from_numpy(places).to(pieces[0].layers[0].keys.device)
     layers = zip(*(piece.layers for piece in pieces), strict=True)
-    return Cache(layers=[RoomyLayer(layer, at, tokens, whole) for layer in layers])
+    return Cache(layers=[RoomyLayer(layer, at, tokens, most_rows, whole) for layer in layers])

@@ -16,7 +16,7 @@ BLOCK = 256  # tokens of a vocabulary
 
 
 class Decoding:
-    """Rows being decoded: last logits [rows, vocabulary], a cache and its mask. See `decoding.Batch` for methods.
+    """Texts being decoded: last logits [rows, vocabulary], a cache and its mask. See `decoding.Batch` for methods.
 
     Args:
         step: `TorchModel.step`.
@@ -40,8 +40,8 @@ class Decoding:
         self._step, self._cache, self._mask = step, cache, mask
         self.advance(last, windows)
 
-    def choose(self, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-        return _choose(self.logits, temperature, draws)
+    def choose(self, rows: NDArray[np.int64], temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
+        return _choose(self.logits, rows, temperature, draws)
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         self._cache.batch_select_indices(torch.from_numpy(rows).to(self.logits.device))
@@ -54,18 +54,22 @@ class Decoding:
         self.windows = windows
 
 
-def _choose(logits: Tensor, temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
+def _choose(
+    logits: Tensor, rows: NDArray[np.int64], temperature: float, draws: NDArray[np.float64]
+) -> NDArray[np.int64]:
     """See `decoding.Batch.choose`; logits [rows, vocabulary]."""
-    chosen = _most_probable(logits)
-    sampled = np.flatnonzero(~np.isnan(draws))
-    if len(sampled):
+    found = [_most_probable(logits)]
+    drawn = ~np.isnan(draws)
+    if drawn.any():
         # Together, as each copy to a device waits for it; float32 has room for any number of rows.
-        both = torch.from_numpy(np.stack([sampled, draws[sampled]]).astype(np.float32)).to(logits.device)
-        for start in range(0, len(sampled), AT_ONCE):
-            rows, points = both[:, start : start + AT_ONCE]
-            chosen[rows.long()] = _drawn(logits[rows.long()], temperature, points)
-    on_host: NDArray[np.int64] = chosen.cpu().numpy()
-    return on_host
+        both = torch.from_numpy(np.stack([rows[drawn], draws[drawn]]).astype(np.float32)).to(logits.device)
+        for start in range(0, both.shape[1], AT_ONCE):
+            some, points = both[:, start : start + AT_ONCE]
+            found.append(_drawn(logits[some.long()], temperature, points))
+    on_host: NDArray[np.int64] = torch.cat(found).cpu().numpy()
+    chosen = on_host[rows]
+    chosen[drawn] = on_host[len(logits) :]
+    return chosen
 
 
 def _most_probable(logits: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class Read:
 def begin(
     model: TorchModel,
     prompts: Sequence[Prompt],
-    which: NDArray[np.int64],
+    most_rows: int,
     state: Prefix,
     prefix: int,
     max_new_tokens: int,
@@ -71,11 +71,11 @@ def begin(
         tokens_before += count * tokens
     if pieces:
         whole = model.holds_shared_apart
-        cache = roomy_cache([piece.cache for piece in pieces], places[which], inside + longest, whole)
+        cache = roomy_cache([piece.cache for piece in pieces], places, inside + longest, most_rows, whole)
     else:
-        cache = model.cache(state, len(which))
-    last = np.array([prompts[i].ids[-1] for i in which]), np.stack([windows[i][-1] for i in which])
-    return Decoding(model.step, cache, mask[which], *last)
+        cache = model.cache(state, len(prompts))
+    last = np.array([prompt.ids[-1] for prompt in prompts]), np.stack([own[-1] for own in windows])
+    return Decoding(model.step, cache, mask, *last)
 
 
 # By the number of shared tokens and the prompts less their last token.
