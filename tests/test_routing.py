@@ -45,7 +45,7 @@ def test_rules(text, confidence):
         ("from secrets import", "from secrets import choice"),
         ("This fails: if y = 2:", "This fails: we are too late"),
         ("Please fix mylist.add(4)", "Please fix the lamp in my room"),
-        ("Convert: octal: 9", "octal: 9"),
+        ("octal: 9", "octal: the base of eight"),
         ("I want dot-case: Main Menu", "I want this: a main menu"),
     ],
 )
@@ -60,8 +60,8 @@ def test_rules_hold_on_the_prompts_they_were_written_on_which_are_not_those_that
     )
     asking = [entry["prompt"] for entry in asking]
     hits, false = (sum(routing.confidence(t) >= routing.THRESHOLD for t in texts) for texts in (asking, others))
-    assert hits / len(asking) >= 0.9
-    assert hits / (hits + false) >= 0.9
+    assert hits / len(asking) >= 0.95
+    assert hits / (hits + false) >= 0.95
     assert {prompt.text for prompt in prompt_sets.routing()}.isdisjoint([*asking, *others])
 
 

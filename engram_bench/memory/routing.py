@@ -1,60 +1,88 @@
 """Whether a memory should speak at all, judged on the user's text by rules that know no key.
 
 The other way to tell is to know the keys: `KeyIndex.find`, which a memory of ``span: key`` does anyway. Both are
-measured on labelled prompts. The rules were written on ``routing_development_*.yaml``, not on those that judge them.
+measured on labelled prompts. The rules look for four shapes: a key with its prefix ("CAPITAL:France"), a style and a
+value ("octal: 9"), a described thing that a book of reference would name, and a line of code that breaks off, is
+plainly wrong or comes with a request to end or mend it. They were written on development prompts
+(``routing_development_*.yaml``), not on those that judge them; `routing_patterns` holds them as data.
 """
 
 from __future__ import annotations
 
+import keyword
 import re
 
+from engram_bench.memory import routing_patterns as patterns
+
 THRESHOLD = 0.5
-# CAPITAL:France, but no http://, no Bug report:, no ERROR:root:text and none of the labels programmers write
-KEY_PREFIX = re.compile(r"(?<![\w:/])(?!(?:TODO|FIXME|NOTE|WARNING|ERROR|INFO):)[A-Z][A-Z_]{2,}:(?=[^\s:/])(?!\S*:\S)")
-# A line of code that breaks off; an open bracket is the other sign of it
-UNFINISHED = re.compile(r"(?<=[\w)\]] )(=|==|->)$|\b(from [\w.]+ import|for \w+(, \w+)* in|with .*\) as|: return)$")
-CODE = re.compile(  # what prose has little of; case counts: "Return the book" is no code
-    r"\w[(\[]| (?!([-/&*]|--|<-) )[-+*/%<>=!|&]{1,3} | =$|\|\||&&|->|=>|\+\+|\w--|\b[a-z_]\w*\.[a-z_]|\w\. |@\w|//|!\w"
-    r"|\b(def|elif|elseif|foreach|lambda|return|raise|print|yield|class [A-Z]\w*|(try|else|except):|except [A-Z]\w*"
-    r"|import [\w.]+|[\w.]+ import|for \w+(, \w+)* in)\b|\b(if|while|with|catch) [^?]*:|\bwhile \S+$"
+
+
+def _any(*fragments: str) -> str:
+    return f"(?:{'|'.join(fragments)})"
+
+
+KEY = re.compile(
+    rf"(?<![\w:/-])(?!{_any(*patterns.LABELS)}:)"
+    r"[A-Z][A-Z_]{2,}:(?=[^\s:/])(?!\S*:\S)(?!(?:one|an?|the|no|please|see)\b)"  # at once, no a:b:c and no prose
 )
-MEND = re.compile(  # what is asked about code that is stored: its end, or the same put right
-    r"\b(complet|autocomplet|finish|continu|extend|predict|suppl|suggest|remain|follow|behind|missing)"
-    r"|\b(fill|rest|next|after|ends?|ending|(goes?|carry) on|then|usual|so far|else|begins?|beginning|works?|working)\b"
-    r"|\b(fix|correct|repair|mend|debug|improv|rewrite|clean up|edit|proper|wrong|right|bug|broke|fail|crash|mistake"
-    r"|typo|problem|better|instead|should|complain|warn|reject|unexpected|throws|raises|can't|cannot|no such)"
-    r"|error\b(?!:\S)|valid|(not|n't) (run|work)",
+STYLE = re.compile(
+    rf"\b{_any(*patterns.NUMBER_STYLES)}: (?=[\"'(\[]?\S{{0,12}}\d|\w{{1,12}} \d)"
+    rf"|\b{_any(*patterns.TEXT_STYLES)}: (?!{_any(*patterns.PROSE)}\b(?!-))\S"
+    rf"|\b(?-i:{_any(*patterns.NAME_STYLES)}: [A-Z]\w+ [A-Z])",
     re.IGNORECASE,
 )
-DESCRIPTION = re.compile(  # of one thing that goes unnamed: the author of ..., the largest ..., the year ...
-    r"\bthe (?!(best|rest|test|next|end|guest|nearest|(first|last) time)\b)(([\w'+#.-]+ ){0,2}?[\w'+#.-]*[^\Ws] "
-    r"(of|in|for|from|that|who|whose|behind|between|with)|first|last|only|year|most|(\w+ )?\w+est|[A-Z]\w+ [a-z]\w+)\b"
+
+NOUN = _any(*patterns.NOUNS)
+WORDS = r"(?:(?!(?:the|an?|of|and)\b)[\w'+#.-]+ ){0,3}?"  # before a noun, none of which begins or joins another
+MOST = r"(?:first|last|only|next|(?:most|least) \w+|(?!(?:b|n?ear|lat|t|r|gu|for|inter)est)\w+est)"
+SHAPES = (
+    rf"year {_any(*patterns.YEARS)}",
+    rf"{_any(*patterns.MAKERS)} of (?=[^.,;?!]{{0,30}}(?:\b[A-Z]|\bfirst ))",
+    rf"(?:\w+ )?{_any(*patterns.PLACES)} (?:of (?:the )?[A-Z]|that|whose|shaped|with|where)",
+    rf"{MOST} {WORDS}{_any(NOUN, *patterns.UTMOST)}\b(?! (?:you|I|we|she|he|they)\b)",
+    rf"(?!phone|room|house|account|serial|rest|best){WORDS}{NOUN} {_any(*patterns.LINKS)}\b",
+    rf"(?:[A-Z][\w.]+|absolute|standard) (?:[\w-]+ )?{_any(NOUN, *patterns.BRANDED)}\b",  # the SI unit of
+    *patterns.WHOLE,
 )
-ASKS = re.compile(
-    r"\?$|(?-i:^the)\b|[:,] the\b|\b(what|who|which|name|tell|give|state|say|identify|write|need|know|wonder|ask"
-    r"|remember|remind|forgot|recall|look up|find|show|hear|fill|question|calculate|answer|please)\b",
-    re.IGNORECASE,
+DESCRIPTION = re.compile(rf"\b[Tt]he {_any(*SHAPES)}")
+ASKS, OPEN = (re.compile(_any(*p), re.IGNORECASE) for p in (patterns.ASKS, patterns.OPEN))
+OWN = re.compile(_any(*patterns.OWN))
+STOP = re.compile(r"[:,.;!=–—→\"'>(-] ?$")  # what comes after it stands by itself
+CLAUSE_END = re.compile(r"[,;?!](?: |$)|[.?!]+ | [-–=] | (?:when|if|because|so|but) ")
+STATES = re.compile(rf"\b{_any(*patterns.STATES)}\b(?!.*\b(?:who|what|which)\b|\W*$)")  # "is called what?" asks
+RELATIVE = re.compile(r"the (?:year|(?:[\w-]+ ){1,4}(?:that|who|whose)) ")  # its own verb is no statement
+
+UNFINISHED = re.compile(_any(*patterns.UNFINISHED).replace("%", _any(*patterns.CUT)))
+OPENER, WRONG, CODE, FOREIGN = (
+    re.compile(_any(*p)) for p in (patterns.OPENER, patterns.WRONG, patterns.CODE, patterns.FOREIGN)
 )
-EXPLAIN = re.compile(r"\b(explain|describe|summar|review|translate|why is)", re.IGNORECASE)
-OPEN = re.compile(  # asks for opinion, advice, a reason or prose, which no stored value answers, or by another verb
-    r"\b(why|how (do|can|should)|think|like|best|(tell|know) (me |us )?(more )?about|what (are|can|do|did|does|should)"
-    r"|(difference|meaning|purpose|plan|history|reason|output|way|recipe|story|essay|poem|sentence|example)s?"
-    r"|(of|in|to|with) (my|our|your|this))\b|^(who|where|when) (?!(is|was|or|might|would)\b)",
-    re.IGNORECASE,
-)
-# "style: value" where something is asked: the style or value looks technical, or a verb or a stop stands before it
-LABEL = r"[\w-]{2,}( [\w-]+){0,2}: "
-TECHNICAL = r"\b(\w+[-_]\w+|\w*[a-z][A-Z]\w*(?<!Error)|[A-Z]{2,} [a-z]+|[a-z]+ [A-Z]{2,}): \S"
-REQUEST = (
-    r"\b(?i:convert|rewrite|(re)?format|turn|change|transform|express|write|output|print|produce|return|give|get|make"
-    r"|show|take|apply|rename|compute|render|put|say|spell|want|need|do|is|answer|result|only|perform|evaluate|follow"
-    r"|please|what|how|for|about|in|with)\b"
-)
-FORMAT = re.compile(
-    rf"(?!{LABEL}\S+$).*{TECHNICAL}|(?=.*({REQUEST}|\?)).*([a-z]: ([#\d]|\w+[_(]\w)"
-    rf"|({REQUEST}( me)?|[.:?]) (?!(a|the|this|my|your|you|it|that|so|note)\b){LABEL}\S)",
-    re.DOTALL,
-)
+EXPLAIN, MEND = (re.compile(_any(*p), re.IGNORECASE) for p in (patterns.EXPLAIN, patterns.MEND))
+NAMES = re.compile(r'"[^"]*"|[\w.]+\(')  # quotes and calls: rest() asks for no rest
+# Two neighbouring letters of a keyword exchanged, as in improt; those that give a word are left out
+KEYWORDS = {word for word in [*keyword.kwlist, "print", "range"] if len(word) > 2}
+SWAPPED = {k[:i] + k[i + 1] + k[i] + k[i + 2 :] for k in KEYWORDS for i in range(len(k) - 1)}
+MISSPELT = SWAPPED - KEYWORDS - {"form", "fro", "arise", "nad"}
+
+
+def _asks_for(text: str, start: int) -> bool:
+    """Whether the thing described from ``start`` on is asked for, or stands alone as a noun phrase."""
+    before, clause = text[:start], CLAUSE_END.split(text[start:], maxsplit=1)[0]
+    if OPEN.search(CLAUSE_END.split(before)[-1] + clause) or OWN.search(clause):
+        return False
+    if before.strip("\"'( "):
+        return bool(ASKS.search(text) or STOP.search(before))
+    return text.endswith("?") or bool(RELATIVE.match(clause)) or not STATES.search(clause)
+
+
+def _asks_code(text: str) -> bool:
+    """Whether a line of code breaks off, is wrong as Python, or is to be ended or mended."""
+    if EXPLAIN.search(text) or FOREIGN.search(text):
+        return False
+    unbalanced = OPENER.search(text) and any(text.count(a) > text.count(b) for a, b in ("()", "[]", "{}"))
+    misspelt = not MISSPELT.isdisjoint(re.findall(r"\w+", text))
+    if unbalanced or misspelt or UNFINISHED.search(text) or WRONG.search(text):
+        return True
+    return bool(CODE.search(text) and MEND.search(NAMES.sub("", text)))
 
 
 def confidence(text: str) -> float:
@@ -64,16 +92,11 @@ def confidence(text: str) -> float:
         text: the user's own words, without the chat template.
 
     Returns:
-        1.0 where a key prefix such as ``CAPITAL:`` stands in it; 0.7 where it asks for a described thing, for code to
-        be completed or put right or for a value in a named style; 0.0 otherwise. From `THRESHOLD` on a memory is
-        consulted.
+        1.0 where a key such as ``CAPITAL:France`` is asked for; 0.7 where a described thing is, code to be completed
+        or put right, or a value in a named style; 0.0 otherwise. From `THRESHOLD` on a memory is consulted.
     """
     text = text.strip()
-    if KEY_PREFIX.search(text):
+    if KEY.search(text):
         return 1.0
-    if EXPLAIN.search(text):
-        return 0.0
-    breaks_off = UNFINISHED.search(text) or any(text.count(a) > text.count(b) for a, b in ("()", "[]", "{}"))
-    mended = MEND.search(text) and CODE.search(text)
-    described = DESCRIPTION.search(text) and ASKS.search(text) and not OPEN.search(text)
-    return 0.7 if breaks_off or mended or described or FORMAT.match(text) else 0.0
+    described = any(_asks_for(text, found.start()) for found in DESCRIPTION.finditer(text))
+    return 0.7 if described or STYLE.search(text) or _asks_code(text) else 0.0
