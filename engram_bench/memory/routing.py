@@ -21,6 +21,7 @@ def _any(*fragments: str) -> str:
     return f"(?:{'|'.join(fragments)})"
 
 
+# --- A key, or a style and a value
 KEY = re.compile(
     rf"(?<![\w:/-])(?!{_any(*patterns.LABELS)}:)"
     r"[A-Z][A-Z_]{2,}:(?=[^\s:/])(?!\S*:\S)(?!(?:one|an?|the|no|please|see)\b)"  # at once, no a:b:c and no prose
@@ -32,6 +33,7 @@ STYLE = re.compile(
     re.IGNORECASE,
 )
 
+# --- A described thing
 NOUN = _any(*patterns.NOUNS)
 WORDS = r"(?:(?!(?:the|an?|of|and)\b)[\w'+#.-]+ ){0,3}?"  # before a noun, none of which begins or joins another
 MOST = r"(?:first|last|only|next|(?:most|least) \w+|(?!(?:b|n?ear|lat|t|r|gu|for|inter)est)\w+est)"
@@ -52,6 +54,7 @@ CLAUSE_END = re.compile(r"[,;?!](?: |$)|[.?!]+ | [-–=] | (?:when|if|because|so
 STATES = re.compile(rf"\b{_any(*patterns.STATES)}\b(?!.*\b(?:who|what|which)\b|\W*$)")  # "is called what?" asks
 RELATIVE = re.compile(r"the (?:year|(?:[\w-]+ ){1,4}(?:that|who|whose)) ")  # its own verb is no statement
 
+# --- Code
 UNFINISHED = re.compile(_any(*patterns.UNFINISHED).replace("%", _any(*patterns.CUT)))
 OPENER, WRONG, CODE, FOREIGN = (
     re.compile(_any(*p)) for p in (patterns.OPENER, patterns.WRONG, patterns.CODE, patterns.FOREIGN)
@@ -92,8 +95,9 @@ def confidence(text: str) -> float:
         text: the user's own words, without the chat template.
 
     Returns:
-        1.0 where a key such as ``CAPITAL:France`` is asked for; 0.7 where a described thing is, code to be completed
-        or put right, or a value in a named style; 0.0 otherwise. From `THRESHOLD` on a memory is consulted.
+        1.0 where a key such as ``CAPITAL:France`` stands in it; 0.7 where it asks for a described thing, for code to
+        be completed or put right or for a value in a named style; 0.0 otherwise. From `THRESHOLD` on a memory is
+        consulted.
     """
     text = text.strip()
     if KEY.search(text):
