@@ -47,6 +47,15 @@ def test_rules(text, confidence):
         ("Please fix mylist.add(4)", "Please fix the lamp in my room"),
         ("octal: 9", "octal: the base of eight"),
         ("I want dot-case: Main Menu", "I want this: a main menu"),
+        ("Please complete this line:\n\nresult = sorted(items,", "Is this all?\nhost = local\nport = 80"),
+        ("Complete this: rev = s[::", "std::cout is slow"),
+        ("who is the author of hamlet?", "who is the author of my misery?"),
+        ("tyr: what is wrong?", "I can nto sleep at night"),
+        ("How does x = [ go on?", "x = [1, 2, 3]"),
+        ("This fails: import os from sys", "Which countries import oil from Russia?"),
+        ("Replace let word = 3", "If we let x = 3, what is x squared?"),
+        ("import numpy.random, how on?", "Can you import contacts.csv into Excel?"),
+        ("DE phone: 0123 456", "Call me on my phone: 0123 456"),
     ],
 )
 def test_rules_tell_what_is_asked_from_what_only_looks_so(asks, only_looks_so):
@@ -62,7 +71,8 @@ def test_rules_hold_on_the_prompts_they_were_written_on_which_are_not_those_that
     hits, false = (sum(routing.confidence(t) >= routing.THRESHOLD for t in texts) for texts in (asking, others))
     assert hits / len(asking) >= 0.95
     assert hits / (hits + false) >= 0.95
-    assert {prompt.text for prompt in prompt_sets.routing()}.isdisjoint([*asking, *others])
+    for hard in (False, True):
+        assert {prompt.text for prompt in prompt_sets.routing(hard)}.isdisjoint([*asking, *others])
 
 
 def test_a_bypassed_prompt_is_the_baselines_bit_for_bit_beside_one_that_is_not(checkpoint, tmp_path):

@@ -1,4 +1,4 @@
-"""Decoding, the same for every backend: prompts in batches, token after token, finished rows dropped on the way.
+"""Decoding, the same for every backend: prompts in batches, token after token, rows dropped that have no answer left.
 
 A backend brings its model and its cache as a `Batch`; what is asked next, and of whom, is decided here. An answer is a
 matter of its prompt and its seed: the draws of a seed are made once for the whole answer, whatever the batch around it.
@@ -141,7 +141,8 @@ def _parted(
     """Rows for answers that go on with these tokens: one for all that were in one row and say the same.
 
     A row stays where it is, and those that part from it come after all that there were, so that nothing but these has
-    to be copied; unless enough rows have no answer left for it to pay to move all that have one together.
+    to be copied. Rows without an answer left are fed any token, until they are so many that it pays to move the others
+    together.
 
     Args:
         rows: the row each answer is in, [answers].

@@ -58,6 +58,7 @@ def begin(
     windows = [model.windows(prompt, ())[prefix:] for prompt in prompts]
     inside, longest = 0 if model.holds_shared_apart else prefix, max(map(len, windows)) - 1
     places = np.zeros((len(prompts), inside + longest + max_new_tokens), dtype=np.int64)  # padding and room: any
+    places[:, :inside] = np.arange(inside)  # a prompt that has no more than these and its last is in no piece
     mask = np.ones((len(prompts), prefix + longest), dtype=np.int64)
     mask[:, prefix:] = ends([len(own) - 1 for own in windows])
     tokens_before = 0

@@ -15,6 +15,7 @@ import re
 from engram_bench.memory import routing_patterns as patterns
 
 THRESHOLD = 0.5
+FAR = 400  # characters around a description that are looked at
 
 
 def _any(*fragments: str) -> str:
@@ -24,7 +25,7 @@ def _any(*fragments: str) -> str:
 # --- A key, or a style and a value
 KEY = re.compile(
     rf"(?<![\w:/-])(?!{_any(*patterns.LABELS)}:)"
-    r"[A-Z][A-Z_]{2,}:(?=[^\s:/])(?!\S*:\S)(?!(?:one|an?|the|no|please|see)\b)"  # at once, no a:b:c and no prose
+    r"[A-Z][A-Z_]{2,}:(?=[^\s:/])(?!\S{0,200}:\S)(?!(?:one|an?|the|no|please|see)\b)"  # at once, no a:b:c and no prose
 )
 STYLE = re.compile(
     rf"\b{_any(*patterns.NUMBER_STYLES)}: (?=[\"'(\[]?\S{{0,12}}\d|\w{{1,12}} \d)"
@@ -47,6 +48,7 @@ SHAPES = (
     *patterns.WHOLE,
 )
 DESCRIPTION = re.compile(rf"\b[Tt]he {_any(*SHAPES)}")
+IN_SMALL = re.compile(DESCRIPTION.pattern, re.IGNORECASE)  # for who writes without capitals, names included
 ASKS, OPEN = (re.compile(_any(*p), re.IGNORECASE) for p in (patterns.ASKS, patterns.OPEN))
 OWN = re.compile(_any(*patterns.OWN))
 STOP = re.compile(r"[:,.;!=–—→\"'>(-] ?$")  # what comes after it stands by itself
@@ -55,25 +57,26 @@ STATES = re.compile(rf"\b{_any(*patterns.STATES)}\b(?!.*\b(?:who|what|which)\b|\
 RELATIVE = re.compile(r"the (?:year|(?:[\w-]+ ){1,4}(?:that|who|whose)) ")  # its own verb is no statement
 
 # --- Code
-UNFINISHED = re.compile(_any(*patterns.UNFINISHED).replace("%", _any(*patterns.CUT)))
+UNFINISHED = re.compile(_any(*patterns.UNFINISHED).replace("<CUT>", _any(*patterns.CUT)))
 OPENER, WRONG, CODE, FOREIGN = (
     re.compile(_any(*p)) for p in (patterns.OPENER, patterns.WRONG, patterns.CODE, patterns.FOREIGN)
 )
 EXPLAIN, MEND = (re.compile(_any(*p), re.IGNORECASE) for p in (patterns.EXPLAIN, patterns.MEND))
-NAMES = re.compile(r'"[^"]*"|[\w.]+\(')  # quotes and calls: rest() asks for no rest
-# Two neighbouring letters of a keyword exchanged, as in improt; those that give a word are left out
+NAMES = re.compile(r'"[^"]*"|(?<![\w.])[\w.]{1,80}\(')  # quotes and calls: rest() asks for no rest
+# Two neighbouring letters of a keyword exchanged, as in improt
 KEYWORDS = {word for word in [*keyword.kwlist, "print", "range"] if len(word) > 2}
-SWAPPED = {k[:i] + k[i + 1] + k[i] + k[i + 2 :] for k in KEYWORDS for i in range(len(k) - 1)}
-MISSPELT = SWAPPED - KEYWORDS - {"form", "fro", "arise", "nad"}
+MISSPELT = {k[:i] + k[i + 1] + k[i] + k[i + 2 :] for k in KEYWORDS for i in range(len(k) - 1)} - KEYWORDS - {"arise"}
+WORD = re.compile(r"\w{5,}|\w{3,4}(?=:| \w+\()")  # short ones, which may be words of a language, as code has them
 
 
-def _asks_for(text: str, start: int) -> bool:
-    """Whether the thing described from ``start`` on is asked for, or stands alone as a noun phrase."""
-    before, clause = text[:start], CLAUSE_END.split(text[start:], maxsplit=1)[0]
+def _asks_for(text: str, start: int, asks: bool) -> bool:
+    """Whether what is described from ``start`` on is asked for, if the text ``asks`` at all, or stands by itself."""
+    before = text[max(0, start - FAR) : start]
+    clause = CLAUSE_END.split(text[start : start + FAR], maxsplit=1)[0]
     if OPEN.search(CLAUSE_END.split(before)[-1] + clause) or OWN.search(clause):
         return False
     if before.strip("\"'( "):
-        return bool(ASKS.search(text) or STOP.search(before))
+        return asks or bool(STOP.search(before))
     return text.endswith("?") or bool(RELATIVE.match(clause)) or not STATES.search(clause)
 
 
@@ -82,7 +85,7 @@ def _asks_code(text: str) -> bool:
     if EXPLAIN.search(text) or FOREIGN.search(text):
         return False
     unbalanced = OPENER.search(text) and any(text.count(a) > text.count(b) for a, b in ("()", "[]", "{}"))
-    misspelt = not MISSPELT.isdisjoint(re.findall(r"\w+", text))
+    misspelt = not MISSPELT.isdisjoint(WORD.findall(text))
     if unbalanced or misspelt or UNFINISHED.search(text) or WRONG.search(text):
         return True
     return bool(CODE.search(text) and MEND.search(NAMES.sub("", text)))
@@ -102,5 +105,6 @@ def confidence(text: str) -> float:
     text = text.strip()
     if KEY.search(text):
         return 1.0
-    described = any(_asks_for(text, found.start()) for found in DESCRIPTION.finditer(text))
+    asks, descriptions = bool(ASKS.search(text)), IN_SMALL if text.islower() else DESCRIPTION
+    described = any(_asks_for(text, found.start(), asks) for found in descriptions.finditer(text))
     return 0.7 if described or STYLE.search(text) or _asks_code(text) else 0.0

@@ -7,7 +7,7 @@ LABELS = (r"TODO|FIXME|NOTE|HINT|WARN(?:ING)?|ERROR|INFO|DEBUG|ATTENTION|IMPORTA
 NUMBER_STYLES = (
     r"numerals?|ordinal|thousands|notation|percent(?:age)?|binary|octal|(?:hexa)?decimal",  # how to write a number
     r"(?:ISO|long|short|US|UK) date|ISO duration|weekday|\d\d-hour time|hours and minutes",  # a day, a time
-    r"[A-Z]{2} phone|\w+ (?:dollars|euros|pounds|yen)|(?:hex|rgb) colou?r",
+    r"(?-i:[A-Z]{2}) phone|\w+ (?:dollars|euros|pounds|yen)|(?:hex|rgb) colou?r",
 )
 TEXT_STYLES = (
     r"title case|(?:camel|pascal)case|\w{1,20}[-_]case",  # names and titles
@@ -31,7 +31,7 @@ UTMOST = (  # and these, where they are the first or largest of their kind
     r"bridge|lake|desert|island|continent|mountain|language",
 )
 BRANDED = (r"keyword|statement|built-in|method|installer|address",)  # and these of a system: the HTTP method
-YEARS = (r"of|[A-Z]\w|the (?:[A-Z]|first |\w+ \w+ \w+ed )|\w+ (?:was|were|became) ",)  # the year Rome fell
+YEARS = (r"of\b|[A-Z]\w|the (?:[A-Z]|first |\w+ \w+ \w+ed )|\w+ (?:was|were|became) ",)  # the year Rome fell
 WHOLE = (  # descriptions with an end of their own: quantities of physics, and deeds
     r"speed of (?:light|sound)|value of (?:\w|pi)\b|(?:mass|weight|charge) of an? \w+on\b",
     r"\w+ who (?:founded|discovered|invented|published|proved|wrote|painted|composed)\b",
@@ -60,17 +60,17 @@ STATES = (r"is|are|was|were|has|had|have|would|must|may|should|could|might|can|d
 
 # --- Code
 FOREIGN = (  # another language, a log, a setting: code that is left as it is
-    r"::|\bthrows new |[;{] *\w[^;{}]{0,80}; *\}|^(?:const|let) \w+(?:: \w+)? = .*;$",
-    r"\n[\w.-]+ ?[=:] |^(?!try:)[\w/-]+(?:\[\d+\])?: (?!\S+$)[^?]*\d:|^[A-Z]+:\S+:",
+    r"\w::\w|\bthrows new |[;{] *\w[^;{}]{0,80}; *\}|^(?:const|let) \w+(?:: \w+)? = .*;$",
+    r"(?:\n[\w.-]+ ?[=:] .*){2}|^(?!try:)[\w/-]+(?:\[\d+\])?: (?!\S+$)[^?]*\d:|^[A-Z]+:\S+:",
 )
 # Code is to be judged
 EXPLAIN = (r"\b(?:explain|describe|summar\w+|readab\w+|clearer|docstring|unit tests? for|why (?:is|would))\b",)
-UNFINISHED = (  # % is CUT: the line breaks off there
-    r"\bfrom [\w.]{1,40} import(?: \w{1,30},){0,3}%|\bimport [\w.]{1,40} +as%",
-    r"\bimport (?!java)\w+\.[\w.]*\w(?![\w;]| as \w)|\byield from%",  # an alias is due
-    r"""\bfor \w{1,20}(?:, \w{1,20}){0,3} in%|[a-z_)\]}"'] (?:=|==|:=|->|<|>|/)%""",
-    r"\bwith \S{1,60}\([^()]{0,60}\) as%|^(?:if|with|except|while) \w*[A-Z(._][\w.()]*:$",
-    r"\btry: .{1,60} except%|\bexcept [A-Z]\w*(?:Error|Exception)\b(?! as|[:)]| (?:branch|block|clause))",
+UNFINISHED = (  # <CUT> is the pattern of that name, below: the line breaks off there
+    r"\bfrom [\w.]{1,40} import(?: \w{1,30},){0,3}<CUT>|\bimport [\w.]{1,40} +as<CUT>",
+    r"\bimport (?!java|\w+\.(?:csv|txt|json|pdf|xlsx?)\b)\w+\.[\w.]*\w(?![\w;]| as \w)",  # an alias is due
+    r"""\bfor \w{1,20}(?:, \w{1,20}){0,3} in<CUT>|[a-z_)\]}"'] (?:=|==|:=|->|<|>|/)(?!\s*[\[(-]\S)<CUT>""",
+    r"\byield from<CUT>|\bwith \S{1,60}\([^()]{0,60}\) as<CUT>|^(?:if|with|except|while) \w*[A-Z(._][\w.()]*:$",
+    r"\btry: .{1,60} except<CUT>|\bexcept [A-Z]\w*(?:Error|Exception)\b(?! as|[:)]| (?:branch|block|clause))",
     r"""(?: = |\bif not )[a-z][\w.]{0,40}\.(?=\s*["'`]|\s+(?:[^\w\s]|which\b))|(?: = |@)[a-z][\w.]{0,40}\.$""",
     r": return$|(?:return|=) \S{1,20} if (?!.*\belse\b)|= [^=]{1,40}\),(?=\W*$|\. )",
 )
@@ -80,13 +80,15 @@ OPENER = (r"[\w.]\(|= *[\[({]|\w\[|return [\[{(]|except \(",)  # a bracket of co
 WRONG = (  # Python never reads like this, so nobody need say that something is wrong
     r"\b(?:if|elif|while) [\w.]{1,30}(?:\(\w*\)| % \d+)? = [\w\"']|[!=]= ?(?:None|True|False|null)\b",  # = for ==
     r"(?:\b(?:if|while|return)|=) [\w. <>()]{1,30} ?(?:&&|\|\|) ?[\w!]|(?:if|while|return|not|=) !\w",  # and, or, not
-    r"\b(?![gc]\+)[a-z_][\w.]{0,30}(?:\[\w{1,20}\])?(?:\+\+|--)(?![\w-])|\w =[+*-] \w",  # ++ and =+
+    r"\b(?!(?:[gc]|notepad)\+)[a-z_][\w.]{0,30}(?:\[\w{1,20}\])?(?:\+\+|--)(?![\w-])|\w =[+*-] \w",  # ++ and =+
     r"(?:\b(?:if|elif|while|return)|=) [\w.]{1,30} (?:=>|=<) \w|\blambda [\w, ]{0,30}->",  # arrows
     r"(?:\breturn|\w =) (?:null|true|false)\b|\([^()]{0,60}=(?:null|true|false)\b|: null\}",
     r"\b(?:foreach|elseif)\b|\belse if [^?]{1,60}:|\bthrow [A-Z]\w+\(|\bcatch \(?[A-Z]\w{1,30}[^:]{0,40}:",
     r"\.(?:length|contains|push|trim|to(?:Upper|Lower)Case|(?:starts|ends)With)\b|\bthis\.[a-z]|= new [A-Z]\w*\(",
-    r"\b(?:let|var|const) \w+ = |\bfunction \w{1,30}\([^()]{0,60}\):|(?:^|[\s\"'`])// [a-z]|\bimport \w+ from \w+",
-    r"\bprint (?:[\"']|\w+[.(]\w|[a-z], [a-z])|(?:^|: )print (?:not )?\w+$|\blen [a-z]+\b",  # a call without brackets
+    r"(?<!\bwe )\b(?:let|var|const) \w+ = |= \(\w*\) =>|\bfunction \w{1,30}\([^()]{0,60}\):|(?:^|[\s\"'`])// [a-z]",
+    r"(?:^|[:\"'`] ?)import \w+ from \w",
+    r"\bprint (?:[\"']|\w+[.(](?!pdf|txt|docx?)\w|[a-z], [a-z])|\blen [a-z]+\b",  # no brackets
+    r"(?:^|: )print (?:not )?\w+$",
     r"= [\[({]\d+(?: \d+)+[\])}]|[,{] ?\"\w+\" \d|\bself,|(?:\(| = |return )\"[^\"]*$",  # a mark is missing
     r"\b(?:range|int|str|len|float)\[\w|\w\[\d+\.\d+\]|\breturn [\w, ]{1,30}\)|\bfor \w+ in \d+:",  # wrong bracket
     r"\bexcept: ?(?:pass|continue|break|return)\b|\bdef \w{1,30}\([^()]{0,60}=(?:\[\]|\{\})",  # runs, unwisely
