@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from engram_bench import variants
+from engram_bench.backends import torch_attention
 from engram_bench.backends.decoding import COMPACT_AT
 from engram_bench.backends.torch import TorchModel
 from engram_bench.backends.torch_adapters import create
@@ -151,6 +152,24 @@ def test_prompts_read_as_trees_have_the_logits_that_each_has_by_itself(model, tr
         found = model.begin(prompts, len(prompts), model.prefix_state(prompts[0], prefix), prefix, 4).logits
         alone, _ = zip(*(model.forward([], model.rows([(prompt, ())], 0), 1) for prompt in prompts), strict=True)
     torch.testing.assert_close(found, torch.cat(alone)[:, -1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_prompt_that_ends_with_the_shared_tokens_and_one_more_is_read_beside_longer_ones(apart, tmp_path):
+    model = in_float32(make_checkpoint(tmp_path))
+    if not apart:
+        model.holds_shared_apart = False
+        model.model.set_attn_implementation(torch_attention.MASKED)
+    long = model.encoder.prompt("KEY:abc")
+    cut = 1 + long.content.index(True)
+    short = replace(long, ids=long.ids[:cut], content=long.content[:cut])
+    assert cut > 2
+    prefix = shared_prefix([short, long])
+    assert prefix == cut - 1
+    with torch.inference_mode():
+        found = model.begin([short, long], 2, model.prefix_state(long, prefix), prefix, 4).logits[0]
+        alone, _ = model.forward([], model.rows([(short, ())], 0), 1)
+    torch.testing.assert_close(found.flatten(), alone.flatten(), atol=1e-5, rtol=1e-4)
 
 
 def test_what_a_memory_has_nothing_to_say_to_is_read_as_without_it(model, examples, tmp_path):
