@@ -51,6 +51,7 @@ def test_rules(text, confidence):
         ("Complete this: rev = s[::", "std::cout is slow"),
         ("who is the author of hamlet?", "who is the author of my misery?"),
         ("tyr: what is wrong?", "I can nto sleep at night"),
+        ("dfe start(self)", "Registration form: send it by Friday"),
         ("How does x = [ go on?", "x = [1, 2, 3]"),
         ("This fails: import os from sys", "Which countries import oil from Russia?"),
         ("Replace let word = 3", "If we let x = 3, what is x squared?"),

@@ -4,7 +4,8 @@ The other way to tell is to know the keys: `KeyIndex.find`, which a memory of ``
 measured on labelled prompts. The rules look for four shapes: a key with its prefix ("CAPITAL:France"), a style and a
 value ("octal: 9"), a described thing that a book of reference would name, and a line of code that breaks off, is
 plainly wrong or comes with a request to end or mend it. They were written on development prompts
-(``routing_development_*.yaml``), not on those that judge them; `routing_patterns` holds them as data.
+(``routing_development_*.yaml``); docs/method.md says what of the judging ones was known when they were last changed.
+`routing_patterns` holds them as data.
 """
 
 from __future__ import annotations
@@ -63,9 +64,10 @@ OPENER, WRONG, CODE, FOREIGN = (
 )
 EXPLAIN, MEND = (re.compile(_any(*p), re.IGNORECASE) for p in (patterns.EXPLAIN, patterns.MEND))
 NAMES = re.compile(r'"[^"]*"|(?<![\w.])[\w.]{1,80}\(')  # quotes and calls: rest() asks for no rest
-# Two neighbouring letters of a keyword exchanged, as in improt
+# Two neighbouring letters of a keyword exchanged, as in improt; those that give a word are left out
 KEYWORDS = {word for word in [*keyword.kwlist, "print", "range"] if len(word) > 2}
-MISSPELT = {k[:i] + k[i + 1] + k[i] + k[i + 2 :] for k in KEYWORDS for i in range(len(k) - 1)} - KEYWORDS - {"arise"}
+SWAPPED = {k[:i] + k[i + 1] + k[i] + k[i + 2 :] for k in KEYWORDS for i in range(len(k) - 1)}
+MISSPELT = SWAPPED - KEYWORDS - {"arise", "form", "fro"}
 WORD = re.compile(r"\w{5,}|\w{3,4}(?=:| \w+\()")  # short ones, which may be words of a language, as code has them
 
 
