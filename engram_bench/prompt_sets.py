@@ -21,6 +21,11 @@ from engram_bench.options import ROOT
 
 T = TypeVar("T")
 FOLDER = ROOT / "patterns" / "prompts"
+ROUTING = {  # files of what asks for an item, and of what only looks so
+    "labelled": ("routing_positive", "routing_negative"),
+    "in own words": ("routing_own_words", "routing_negative"),
+    "hard": ("routing_hard_positive", "routing_hard_negative"),
+}
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,17 @@ def mentions(patterns: PatternSet, count: int) -> list[tuple[str, Item]]:
     return found
 
 
-def routing(hard: bool = False) -> list[RoutingPrompt]:
-    """Labelled prompts: those that ask for an item, each of a trained one, and those that only look as if they did.
+def routing(of: str = "labelled") -> list[RoutingPrompt]:
+    """Labelled prompts: those that ask for an item, and those that only look as if they did.
 
-    The `hard` ones mislead both ways: requests no two of which are worded alike, and stored keys mentioned in passing.
+    Args:
+        of: a set of `ROUTING`. In ``labelled`` requests are worded as in the pattern files, and otherwise where an
+            item is a key; ``in own words`` no two of them are, and what asks for nothing is the same; ``hard`` ones
+            mislead both ways, by stored keys mentioned in passing and requests put in unusual ways.
     """
-    kind = "routing_hard" if hard else "routing"
-    asking = _read(FOLDER / f"{kind}_positive.yaml", lambda entry: (entry["prompt"], entry["input"]))
-    others = _read(FOLDER / f"{kind}_negative.yaml", lambda text: (str(text), None))
+    positive, negative = ROUTING[of]
+    asking = _read(FOLDER / f"{positive}.yaml", lambda entry: (entry["prompt"], entry["input"]))
+    others = _read(FOLDER / f"{negative}.yaml", lambda text: (str(text), None))
     kinds = [*asking.items(), *others.items()]
     return [RoutingPrompt(text, kind, input) for kind, entries in kinds for text, input in entries]
 

@@ -88,7 +88,7 @@ class Session:
             thresholds=sorted(thresholds.values(), key=lambda t: t["id"]),
             speed=[named["speed"][name] for name in order if name in named["speed"]],
             lookup=[named["lookup"][rows] for rows in sorted(named["lookup"])],
-            routers=[named["routing"][of] for of in sorted(named["routing"], reverse=True)],  # the labelled set first
+            routers=[named["routing"][of] for of in sorted(named["routing"], reverse=True)],  # labelled set first
         )
         if complete and self._baseline is not None:
             self.report["gate"] = gate.compare(self._baseline, self.report, self.settings.gate_fail)

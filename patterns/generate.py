@@ -26,21 +26,39 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 SEED = 20260107
 PAIRS = 1000
-ASKED = 12  # routing prompts of each category, at most
+ASKED = 12  # routing prompts of each category and writer
 
 Pairs = list[tuple[str, str]]
 LOOKUP = (
     ("{input}", "Look up {input}", "The key {input} maps to what?"),
     ("Fetch {input}", "Value of {input}", "I need what is stored at {input}, please."),
 )
-OTHERWISE = (  # in no pattern file: what else a user may write around the key of a lookup
-    "hey, what's {input}",
-    "Could you tell me {input}? Thanks!",
-    "{input} please",
-    "My notes say {input}. And that is?",
-    "Resolve {input} and nothing else.",
-    "For the table I still lack {input}; fill it in.",
-)
+OTHERWISE = {  # in no pattern file: what else users may write around the key of a lookup, by three writers
+    "A": (
+        "Under {input} there is an entry; read it out to me.",
+        "Which value belongs to {input}?",
+        "{input} = ?",
+        "Would you mind checking what {input} holds?",
+        "Print the record for {input}.",
+        "I can't remember what we filed under {input}, help me out.",
+    ),
+    "B": (
+        "What do you have under {input}?",
+        "{input} = ?",
+        "Please read me the entry for {input}.",
+        "Under {input} there is a record; what does it say?",
+        "can u give me {input} pls",
+        "Would you be so kind as to check {input} for me?",
+    ),
+    "C": (
+        "Which entry sits under {input}?",
+        "pls check {input} for me, got a customer on the line",
+        "{input} -> ?",
+        "Would you mind reading me the record for {input}?",
+        "I keep forgetting {input}. Remind me?",
+        "Return the entry for {input}.",
+    ),
+}
 
 
 def synthetic(pairs: int = PAIRS, seed: int = SEED) -> Pairs:
@@ -169,16 +187,17 @@ def derived() -> dict[str, str]:
 def routing(data: PatternSet) -> str:
     """The text of prompts/routing_positive.yaml: trained items of every category, asked in all kinds of sentences."""
     about = "Prompts that ask for a trained item, named by its input, in many phrasings. Derived by generate.py."
-    lines = ["name: routing_positive", f"description: {quoted(about)}", 'version: "1.0"']
+    lines = ["name: routing_positive", f"description: {quoted(about)}", 'version: "2.0"']
     lines += ['source: "the pattern files"', "license: MIT", "prompts:"]
     for name, category in data.categories.items():
         lines.append(f"  {name}:")
-        phrasings = category.trained + category.rephrased + (() if category.group == "core" else OTHERWISE)
-        seen = category.split("seen")
-        items = random.Random(f"{SEED}:{name}").sample(seen, min(ASKED, len(seen)))
-        for i, item in enumerate(items):
-            prompt = phrasings[i % len(phrasings)].replace("{input}", item.input)
-            lines.append(f"    - {{input: {quoted(item.input)}, prompt: {quoted(prompt)}}}")
+        prompts: dict[str, str] = {}  # each once
+        for writer, otherwise in OTHERWISE.items():
+            phrasings = category.trained + category.rephrased + (() if category.group == "core" else otherwise)
+            items = random.Random(f"judge {writer}:{name}").sample(category.split("seen"), ASKED)
+            for i, item in enumerate(items):
+                prompts[phrasings[i % len(phrasings)].replace("{input}", item.input)] = item.input
+        lines += [f"    - {{input: {quoted(key)}, prompt: {quoted(text)}}}" for text, key in prompts.items()]
     return "\n".join(lines) + "\n"
 
 

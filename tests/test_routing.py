@@ -24,6 +24,8 @@ from tests.conftest import ENGRAM, PATTERNS
         ("HTTP://EXAMPLE.ORG", 0.0),
         ("Bug report: it closes", 0.0),
         ("NOTE: to be done", 0.0),
+        ("undefine x", 0.0),
+        ("What is the capital of happiness?", 0.0),
         ("", 0.0),
     ],
 )
@@ -72,8 +74,8 @@ def test_rules_hold_on_the_prompts_they_were_written_on_which_are_not_those_that
     hits, false = (sum(routing.confidence(t) >= routing.THRESHOLD for t in texts) for texts in (asking, others))
     assert hits / len(asking) >= 0.95
     assert hits / (hits + false) >= 0.95
-    for hard in (False, True):
-        assert {prompt.text for prompt in prompt_sets.routing(hard)}.isdisjoint([*asking, *others])
+    for of in prompt_sets.ROUTING:
+        assert {prompt.text for prompt in prompt_sets.routing(of)}.isdisjoint([*asking, *others])
 
 
 def test_a_bypassed_prompt_is_the_baselines_bit_for_bit_beside_one_that_is_not(checkpoint, tmp_path):

@@ -15,7 +15,7 @@ from tests.test_report import AFTER, BEFORE, report
 
 ROUTED = [
     {"router": router, "set": set, "prompts": prompts, "precision": 0.5, "recall": 0.25}
-    for set, prompts in (("labelled", 404), ("hard", 540))
+    for set, prompts in (("labelled", 404), ("in own words", 300), ("hard", 540))
     for router in ("keys", "rules")
 ]
 MENTIONED = [{"variant": "engram", "prompts": 8, "told": rate(6, 8), "unchanged": rate(1, 8)}]
@@ -43,7 +43,8 @@ def test_routers_are_told_on_each_set_of_prompts(reported):
     data, text = reported
     assert data["routing"]["prompts"] == 404
     assert [(r["set"], r["router"]) for r in data["routing"]["routers"]] == [
-        ("labelled", "rules"), ("labelled", "keys"), ("hard", "rules"), ("hard", "keys"),
+        ("labelled", "rules"), ("labelled", "keys"), ("in own words", "rules"), ("in own words", "keys"),
+        ("hard", "rules"), ("hard", "keys"),
     ]  # fmt: skip
     assert re.search(r"^\| hard +\| keys +\| +540 +\| +50", text, re.MULTILINE)
 

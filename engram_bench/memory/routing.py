@@ -4,8 +4,8 @@ The other way to tell is to know the keys: `KeyIndex.find`, which a memory of ``
 measured on labelled prompts. The rules look for four shapes: a key with its prefix ("CAPITAL:France"), a style and a
 value ("octal: 9"), a described thing that a book of reference would name, and a line of code that breaks off, is
 plainly wrong or comes with a request to end or mend it. They were written on development prompts
-(``routing_development_*.yaml``); docs/method.md says what of the judging ones was known when they were last changed.
-`routing_patterns` holds them as data.
+(``routing_development_*.yaml``) and judged on others that were asked once, see docs/method.md. `routing_patterns`
+holds them as data.
 """
 
 from __future__ import annotations

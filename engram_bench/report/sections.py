@@ -155,9 +155,10 @@ def routing(report: Report, show: Show) -> Section:
         headers=("set", "router", "prompts", "precision", "recall"),
         rows=rows,
         note="keys: a trained n-gram stands in the text, which is what engram goes by; rules: a key prefix, or the "
-        "form of a question, which is what engram-routed goes by as well. Hard prompts mislead: stored keys in "
-        "passing, whole code that begins like a stored line, keys of other namespaces, requests put in unusual ways. "
-        "keys is asked for trained items alone, so its prompts depend on the profile. In brackets the 95% interval.",
+        "form of a question, which is what engram-routed goes by as well. In own words: requests no two of which are "
+        "worded alike, beside the labelled ones that ask for nothing. Hard prompts mislead: stored keys in passing, "
+        "whole code that begins like a stored line, keys of other namespaces, requests put in unusual ways. keys is "
+        "asked for trained items alone, so its prompts depend on the profile. In brackets the 95% interval.",
     )
 
 
