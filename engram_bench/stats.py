@@ -175,13 +175,15 @@ def compare(
 ) -> Comparison:
     """Compare two variants on the same items.
 
-    0/1 outcomes: exact McNemar test and Newcombe's interval for a paired difference. Anything else: a sign-flip
-    permutation test and a bootstrap over items. Where several training seeds ran, `crossed`.
+    Right answers: exact McNemar test and Newcombe's interval for a paired difference; where they are shares, averaged
+    over a few training seeds or phrasings, a sign-flip permutation test and the same interval. Anything else: that test
+    and a bootstrap over items. From `ENOUGH_SEEDS` on `crossed`, and no narrower than Newcombe's where answers are right
+    or wrong: one item in twenty that is lost for good shows in no spread until it is drawn.
 
     Args:
         a: outcomes of one variant, by item.
         b: outcomes of the other.
-        reach: the largest difference one item can show.
+        reach: the largest difference one item can show; 1.0 of right answers, below it of anything else.
         family: how many comparisons share the 5%; the MDE is of a test at 5%/family, Holm's first step.
         by_seed: [seeds, items] differences, where `ENOUGH_SEEDS` ran or more.
 
@@ -199,15 +201,19 @@ def compare(
     n = len(x)
     if n == 0:
         return Comparison(0, Interval(0.0, -1.0, 1.0), 1.0, 1.0, True, 1.0)
-    identical = bool(np.array_equal(x, y))
+    identical, rates = bool(np.array_equal(x, y)), reach == 1.0
     quantiles = [1 - (1 - LEVEL) / (2 * family), POWER]  # of a two-sided test and its power
     if by_seed is not None and n > 1 and np.ptp(by_seed):
         found, p, error = crossed(by_seed)
-        interval = Interval(found.value, max(-reach, found.low), min(reach, found.high))
+        low, high = max(-reach, found.low), min(reach, found.high)
+        if rates:
+            least = newcombe(_table(x, y))
+            low, high = min(low, least.low), max(high, least.high)
+        interval = Interval(found.value, low, high)
         mde = float(scipy.stats.t(min(by_seed.shape) - 1).ppf(quantiles).sum()) * error
         return Comparison(n, interval, p, min(1.0, mde), identical, p)
-    if np.isin(x, (0, 1)).all() and np.isin(y, (0, 1)).all():
-        table = np.array([[np.sum((y == i) & (x == j)) for j in (1, 0)] for i in (1, 0)])
+    table = _table(x, y)
+    if rates and np.isin(x, (0, 1)).all() and np.isin(y, (0, 1)).all():
         p = 1.0 if identical else float(mcnemar(table, exact=True).pvalue)
         cancelling = 2 * float(min(table[0, 1], table[1, 0])) / n
         return Comparison(n, newcombe(table), p, minimum_detectable(n, cancelling, family), identical, p)
@@ -217,7 +223,14 @@ def compare(
     spread = float(differences.std(ddof=1)) if np.ptp(differences) else 0.5  # none seen: as wide as a share can be
     mde = float(scipy.stats.norm.ppf(quantiles).sum()) * spread / math.sqrt(n)
     p = _sign_flip(differences)
-    return Comparison(n, _bootstrap_mean(differences, -reach, reach), p, min(1.0, mde), identical, p)
+    interval = newcombe(table) if rates else _bootstrap_mean(differences, -reach, reach)
+    return Comparison(n, interval, p, min(1.0, mde), identical, p)
+
+
+def _table(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[[both, only b], [only a, neither]]: how many items are right; of shares the number to be expected, if what is
+    right for one share of an item says nothing of the other."""
+    return np.array([[b @ a, b @ (1 - a)], [(1 - b) @ a, (1 - b) @ (1 - a)]])
 
 
 def _sign_flip(differences: np.ndarray) -> float:
@@ -242,7 +255,7 @@ def newcombe(table: np.ndarray) -> Interval:
     collapse to a point when every pair differs the same way.
 
     Args:
-        table: [[both, only b], [only a, neither]] counts; the difference is b - a.
+        table: [[both, only b], [only a, neither]] counts, see `_table`; the difference is b - a.
     """
     (both, only_b), (only_a, neither) = table.astype(float)
     n = table.sum()
