@@ -64,6 +64,17 @@ def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]]) -> list[Qu
     ]
 
 
+def rows(asked: Sequence[Question], samples: int, sampled_items: int | None, greedy_only: bool = False) -> list[Row]:
+    """All that is asked of a variant and training seed: each question greedily, and unless `greedy_only` those drawn
+    from, see `answer`."""
+    greedy: list[Row] = [(question, GREEDY) for question in asked]
+    if greedy_only or not samples:
+        return greedy
+    return greedy + [
+        (question, n) for question in _sampled(asked, sampled_items) for n in (REPEAT, *range(1, samples + 1))
+    ]
+
+
 def sampling_seed(question: Question, seed: int, sample: int) -> int:
     """A seed that depends on what is asked and on nothing else, so that order and batch leave samples alone."""
     text = f"{question.split}\0{question.item.id}\0{seed}\0{sample}"
@@ -92,20 +103,19 @@ def answer(
     `kept` whole is left out: a run taken up again decodes the very batches that it would have. Where `beside` knows an
     answer the model is not asked, and where it knows better how to ask, it is asked that.
     """
-    rows: list[Row] = [(question, GREEDY) for question in asked]
-    rows += [(question, n) for question in _sampled(asked, sampled_items) for n in range(1, samples + 1)]
+    every = rows(asked, samples, sampled_items)
+    first, repeats = ([row for row in every if (row[1] == REPEAT) is again] for again in (False, True))
     beside = beside or Beside("none", ())
     prompts = {q.prompt: backend.encoder.prompt(beside.prompt(q.prompt)) for q in asked}
     known = {q.prompt: text for q in asked if (text := beside.answer(q.prompt)) is not None}
-    rows.sort(key=lambda row: (len(prompts[row[0].prompt].ids), prompts[row[0].prompt].ids, *_order(row)))
-    repeats = [(question, REPEAT) for question in _sampled(asked, sampled_items)] if samples else []
+    first.sort(key=lambda row: (len(prompts[row[0].prompt].ids), prompts[row[0].prompt].ids, *_order(row)))
     repeats.sort(key=lambda row: row[0].item.id)
-    batches = [batch for part in (rows, repeats) for batch in _batches(part, backend.batch_size)]
+    batches = [batch for part in (first, repeats) for batch in _batches(part, backend.batch_size)]
     if greedy_only:
         batches = [few for batch in batches if (few := [row for row in batch if row[1] == GREEDY])]
     done, total = 0, sum(map(len, batches))
     for batch in batches:
-        if any(_key(variant, question, seed, n) not in kept for question, n in batch):
+        if any(key(variant, question, seed, n) not in kept for question, n in batch):
             unknown = [(question, n) for question, n in batch if question.prompt not in known]
             made = iter(
                 backend.generate(
@@ -139,7 +149,8 @@ def _order(row: Row) -> tuple[str, str, int]:
     return row[0].split, row[0].item.id, row[1]
 
 
-def _key(variant: str, question: Question, seed: int, n: int) -> SampleKey:
+def key(variant: str, question: Question, seed: int, n: int) -> SampleKey:
+    """What names one answer."""
     return variant, question.item.category, question.split, question.item.id, seed, n
 
 

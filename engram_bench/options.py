@@ -192,14 +192,14 @@ def _shipped_sha256() -> str:
     return file.read_text(encoding="ascii").strip() if file.is_file() else ""
 
 
-def check_writable(folder: Path) -> None:
-    """Make the report folder, or say why not, before anything is trained."""
+def check_writable(option: str, folder: Path) -> None:
+    """Make a folder that results go to, or say why not, before anything is trained."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--engram-report: {folder}: {error.strerror}; choose another folder") from error
+        raise UsageError(f"{option}: {folder}: {error.strerror}; choose another folder") from error
     if not os.access(folder, os.W_OK):
-        raise UsageError(f"--engram-report: {folder}: cannot be written to; choose another folder")
+        raise UsageError(f"{option}: {folder}: cannot be written to; choose another folder")
 
 
 def _first(option: Option, given: Mapping[str, Any], ini: Callable[[str], str]) -> str:

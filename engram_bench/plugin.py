@@ -46,7 +46,9 @@ def settings_of(config: pytest.Config) -> Settings:
 
         try:
             settings = settle(vars(config.option), config.getini, config.option.markexpr)
-            check_writable(settings.report)
+            check_writable("--engram-report", settings.report)
+            if settings.gate and settings.gate_update:
+                check_writable("--engram-gate", settings.gate.parent)
             config.stash[_baseline] = _read_baseline(settings)
             config.stash[_settings] = settings
         except UsageError as error:
@@ -147,6 +149,11 @@ class Collector:
         self.stopped = bool(session.shouldfail)  # by -x or --maxfail
         self.complete = ended and not (self.stopped or session.shouldstop or self.lost)
         if self.session is not None:
+            if self.complete and not self.session.whole():
+                self.complete = False
+                self.lost.append(
+                    "some cells have a part of their answers: a run is taken up with the tests it was begun with"
+                )
             try:
                 self.reported = self.session.finish(complete=self.complete)
             except UsageError as error:

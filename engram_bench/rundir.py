@@ -16,11 +16,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from engram_bench.errors import UsageError
-from engram_bench.names import Record
+from engram_bench.names import SAMPLE_KEY, Record
 
 SAMPLES = "samples.jsonl"
 WORK = ".work"
@@ -54,15 +55,9 @@ class RunDir:
             ) from error
 
     def read(self, name: str) -> list[Record]:
-        """The lines of a file of the run; one left unfinished by a killed process counts for nothing."""
+        """The lines of a file of the run, see `read`; none where there is no file yet."""
         path = self.folder / name
-        found = []
-        for line in path.read_bytes().splitlines() if path.is_file() else ():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
-        return found
+        return read(path) if path.is_file() else []
 
     def alone(self, name: str) -> AbstractContextManager[object]:
         """One process of the run at a time; the others wait."""
@@ -71,6 +66,29 @@ class RunDir:
     def close(self) -> None:
         """The run is complete: drop what only an unfinished one needs."""
         shutil.rmtree(self.folder / WORK, ignore_errors=True)
+
+
+def read(path: Path, whole: bool = False) -> list[Record]:
+    """The lines of a file of records. One left unfinished by a killed process counts for nothing, unless the file is
+    `whole`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a line of a whole file is not JSON.
+    """
+    found = []
+    for line in path.read_bytes().splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            if whole:
+                raise
+    return found
+
+
+def once(samples: Iterable[Record]) -> dict[tuple[Any, ...], Record]:
+    """Answers by what names them; of one given twice, as when a batch was decoded anew, the later."""
+    return {tuple(sample[field] for field in SAMPLE_KEY): sample for sample in samples}
 
 
 def _ends_a_line(path: Path) -> bool:
@@ -137,4 +155,4 @@ def resume(folder: Path, fingerprint: Record) -> RunDir:
         raise UsageError(f"{option}: {reason}; name the folder of one that was") from error
     if odd := [name for name in fingerprint if theirs.get(name) != fingerprint[name]]:
         raise UsageError(f"{option}: that run had another {', '.join(odd)}; give the options it had, or start anew")
-    return RunDir(folder, id, started)
+    return RunDir(folder.resolve(), id, started)

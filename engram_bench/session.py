@@ -10,14 +10,15 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
+from engram_bench import evaluate
 from engram_bench.cache import write_whole
 from engram_bench.errors import UsageError
 from engram_bench.items import SPLITS
-from engram_bench.names import SAMPLE_KEY, Record
+from engram_bench.names import Record
 from engram_bench.options import ROOT, Settings
 from engram_bench.report import files, gate
 from engram_bench.report.build import build
-from engram_bench.rundir import RECORDS, SAMPLES, RunDir
+from engram_bench.rundir import RECORDS, SAMPLES, RunDir, once
 
 IDENTITY = {  # what names a record among those of its kind
     "variant": itemgetter("name"),
@@ -45,6 +46,19 @@ class Session:
         self.settings, self.argv, self.run, self._baseline = settings, argv, run, baseline
         self.report: Record | None = None
 
+    def whole(self) -> bool:
+        """Whether every cell that was begun has all its answers: not, where a run is taken up to ask something else."""
+        kept = once(self.run.read(SAMPLES)).keys()
+        begun = {key[:3] for key in kept}
+        for variant in self.settings.variants:
+            cells = [(category, split) for name, category, split in begun if name == variant.name]
+            asked = evaluate.questions(self.settings.patterns, cells)
+            rows = evaluate.rows(asked, self.settings.samples, self.settings.sampled_items, variant.control)
+            seeds = self.settings.seeds if variant.config else self.settings.seeds[:1]
+            if any(evaluate.key(variant.name, q, seed, n) not in kept for seed in seeds for q, n in rows):
+                return False
+        return True
+
     def finish(self, *, complete: bool) -> bool:
         """Make the report and write it: JSON, Markdown, HTML, plots.
 
@@ -65,7 +79,8 @@ class Session:
         order = [v.name for v in self.settings.variants]
         started = datetime.fromtimestamp(self.run.started, UTC)
         seconds = _seconds(answered, order)
-        thresholds["evaluation-seconds"] = _evaluation_time(seconds)
+        if seconds and complete:
+            thresholds["evaluation-seconds"] = _evaluation_time(seconds)
         self.report = build(
             run={
                 "started": started.isoformat(timespec="seconds"),
@@ -94,11 +109,12 @@ class Session:
             self.report["gate"] = gate.compare(self._baseline, self.report, self.settings.gate_fail)
         try:
             self._write(self.report, samples)
+            if complete:
+                self._point_latest()
         except OSError as error:
             mend = f"mend that, then go on with --engram-resume {self.run.folder}"
             raise UsageError(f"{error.filename or self.run.folder}: {error.strerror}; {mend}") from error
         if complete:
-            self._point_latest()
             self.run.close()
         if complete and self.settings.gate_update and self.settings.gate:
             gate.update(self.settings.gate, self.report)
@@ -119,7 +135,7 @@ class Session:
         variants = [v.name for v in self.settings.variants]
         categories = list(self.settings.patterns.categories)
         rank = {name: i for i, name in enumerate([*variants, *categories, *SPLITS])}
-        found = {tuple(s[k] for k in SAMPLE_KEY): s for s in self.run.read(SAMPLES)}
+        found = once(self.run.read(SAMPLES))
         return [found[key] for key in sorted(found, key=lambda k: ([rank[name] for name in k[:3]], k[3:]))]
 
     def _records(self) -> tuple[Record, dict[str, dict[Any, Record]], list[Record]]:

@@ -177,8 +177,8 @@ def compare(
 
     Right answers: exact McNemar test and Newcombe's interval for a paired difference; where they are shares, averaged
     over a few training seeds or phrasings, a sign-flip permutation test and the same interval. Anything else: that test
-    and a bootstrap over items. From `ENOUGH_SEEDS` on `crossed`, and no narrower than Newcombe's where answers are right
-    or wrong: one item in twenty that is lost for good shows in no spread until it is drawn.
+    and a bootstrap over items. From `ENOUGH_SEEDS` on `crossed`, for right answers no narrower than Newcombe's: items
+    that are rarely lost show in no spread until one is.
 
     Args:
         a: outcomes of one variant, by item.

@@ -47,4 +47,4 @@ def test_batch_size_leaves_answers_alone(
     least = 1.0 if bench.backend.dtype == "float32" else 0.75
     requirement = f"in {bench.backend.dtype}, {least:.0%} of answers are the same in batches of {size} as in one"
     bench.threshold(f"batch-size/{size}", requirement, share, share, share >= least)
-    assert share >= least
+    assert share >= least or not bench.settings.plan.asserted

@@ -37,4 +37,6 @@ def test_routers(bench: Bench, shipped_patterns: None, router: str, prompts: str
         for name, rate in rates.items():
             requirement = f"{name} of the router by {router} at least {REQUIRED:.0%} on labelled prompts"
             bench.threshold(f"routing/{router}/{name}", requirement, rate.value, rate.low, rate.value >= REQUIRED)
-            assert rate.value >= REQUIRED, f"{name} {rate.value:.1%} of n={len(asked)}"
+            assert rate.value >= REQUIRED or not bench.settings.plan.asserted, (
+                f"{name} {rate.value:.1%} of n={len(asked)}"
+            )

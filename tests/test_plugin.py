@@ -154,6 +154,21 @@ def test_a_report_rebuilt_from_its_answers_is_the_same_to_the_byte(first, tmp_pa
         assert (folder / name).read_bytes() == (latest / name).read_bytes(), name
 
 
+def test_a_report_of_a_run_broken_off_is_rebuilt_from_each_answer_once(first, tmp_path):
+    _, report, latest = first
+    folder = shutil.copytree(latest, tmp_path / "run")
+    broken = {**report, "run": {**report["run"], "complete": False}}
+    (folder / "report.json").write_text(json.dumps(broken), encoding="utf-8")
+    lines = (latest / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    odd = {**json.loads(lines[-1]), "output": "line\u2028separator"}
+    kept = [*lines, lines[0], json.dumps(odd, ensure_ascii=False).encode() + b"\n", lines[1][:9]]
+    (folder / "samples.jsonl").write_bytes(b"".join(kept))
+    assert cli.main(["report", str(folder)]) == 0
+    rebuilt = json.loads((folder / "report.json").read_text("utf-8"))
+    assert [cell["n"] for cell in rebuilt["cells"]] == [cell["n"] for cell in report["cells"]]
+    assert rebuilt["contrasts"] == report["contrasts"]
+
+
 def test_a_report_that_cannot_be_rebuilt_says_why_in_one_line(first, tmp_path, capsys):
     _, report, latest = first
     nothing, newer, odd = (tmp_path / name for name in ("nothing", "newer", "odd"))

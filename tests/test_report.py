@@ -89,7 +89,7 @@ def test_five_seeds_of_which_one_was_broken_off_are_compared_on_items_alone():
     samples = [sample("baseline", f"i{n}", False) for n in range(9)]
     samples += [sample("engram", f"i{n}", n != seed, seed=seed) for seed in range(5) for n in range(9)]
     whole, broken = report(samples)["contrasts"][0], report(samples[:-1])["contrasts"][0]
-    assert whole["low"] != broken["low"]
+    assert whole["p"] != broken["p"]
     assert broken["n"] == 9
 
 
@@ -125,7 +125,7 @@ def test_a_greedy_answer_that_changes_when_asked_again_is_counted():
     answers = [
         sample("engram", f"i{n}", True, sample=k, output="other" if (n, k) == (0, -1) else "right")
         for n in range(4)
-        for k in (0, -1, 1)
+        for k in (0, -1, 1, 2)
     ]
     made = report(answers)
     (cell,) = made["cells"]
@@ -133,6 +133,8 @@ def test_a_greedy_answer_that_changes_when_asked_again_is_counted():
     assert cell["exact"]["k"] == 4, "a repeat is no answer of its own"
     assert cell["consistency"]["n"] == 4
     assert ", greedy 75.0%" in render(made, answers)
+    (single,) = report([a for a in answers if a["sample"] < 2])["cells"]
+    assert single["consistency"] is None, "one drawn answer agrees with itself"
 
 
 def test_outcomes_average_the_greedy_answers_of_an_items_seeds():

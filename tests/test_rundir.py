@@ -1,6 +1,7 @@
 """The directory of a run that is on: one for all its processes, and no line lost or mixed up."""
 
 import multiprocessing
+from pathlib import Path
 
 import pytest
 
@@ -54,9 +55,11 @@ def test_a_line_that_a_kill_left_unfinished_spoils_no_other(tmp_path, torn):
     assert found == [0, 2]
 
 
-def test_a_run_is_taken_up_again_only_as_what_it_was(tmp_path):
+def test_a_run_is_taken_up_again_only_as_what_it_was(tmp_path, monkeypatch):
     run = rundir.claim(tmp_path, "cpu", "a", 5.0, PRINT)
     assert rundir.resume(run.folder, PRINT) == run
+    monkeypatch.chdir(run.folder)
+    assert rundir.resume(Path(), PRINT) == run
     with pytest.raises(UsageError, match="that run had another seeds; give"):
         rundir.resume(run.folder, {**PRINT, "seeds": [1]})
     (run.folder / "report.json").touch()

@@ -113,14 +113,15 @@ def outcomes(samples: Iterable[Record]) -> dict[str, float]:
 
 
 def consistency(samples: Iterable[Record]) -> dict[str, float]:
-    """Item -> share of its commonest output among the answers drawn at temperature 0.8."""
+    """Item -> share of its commonest output among the answers drawn at temperature 0.8, where they are two or more."""
     drawn: dict[tuple[str, int], list[str]] = {}
     for sample in samples:
         if sample["sample"] > GREEDY:
             drawn.setdefault((sample["item"], sample["seed"]), []).append(sample["output"])
     by_item: dict[str, list[float]] = {}
     for (item, _), outputs in drawn.items():
-        by_item.setdefault(item, []).append(metrics.consistency(outputs))
+        if len(outputs) > 1:
+            by_item.setdefault(item, []).append(metrics.consistency(outputs))
     return {item: sum(values) / len(values) for item, values in sorted(by_item.items())}
 
 

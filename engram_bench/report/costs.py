@@ -88,7 +88,10 @@ def what_was_run(report: Report, show: Show) -> Section:
     run, backend, model, data = (report[key] for key in ("run", "backend", "model", "dataset"))
     evaluation = sum(run["evaluation_s"].values())
     rows = [
-        ("started", f"{run['started']}, {run['duration_s']:.0f} s in all, {evaluation:.0f} s of it answering"),
+        (
+            "started",
+            f"{run['started']}, {run['duration_s']:.0f} s from start to end, {evaluation:.0f} s of it answering",
+        ),
         ("command", show(" ".join(run["argv"]), 300)),
         ("profile", f"{run['profile']}; seeds {', '.join(map(str, run['seeds']))}; {run['samples']} samples at 0.8"),
         ("commit", run["git_commit"] or "not a git checkout"),

@@ -11,7 +11,7 @@ from engram_bench.errors import BaselineError, UsageError
 from engram_bench.names import Record
 from engram_bench.report import gate, html, markdown, plots
 from engram_bench.report.build import SCHEMA_VERSION, build
-from engram_bench.rundir import SAMPLES
+from engram_bench.rundir import SAMPLES, once, read
 
 META = ("backend", "model", "dataset")
 
@@ -40,8 +40,7 @@ def rebuild(folder: Path) -> None:
             f"{SCHEMA_VERSION}; use the engram-bench that wrote it, or run anew"
         )
     try:
-        lines = (folder / SAMPLES).read_text(encoding="utf-8").splitlines()
-        samples = [json.loads(line) for line in lines]
+        samples = list(once(read(folder / SAMPLES, whole=old["run"].get("complete", True))).values())
         report = build(
             run=old["run"],
             meta={key: old[key] for key in META},

@@ -9,7 +9,8 @@ from engram_bench.report.text import Section, Show, p_value, percent, points
 def summary(gate: Record) -> str:
     """One line: how many cells came to each verdict, and the least effect the inconclusive ones could have shown."""
     if not gate["rows"]:
-        return "nothing to compare: no cell of this run is in the baseline"
+        why = "no cell of this run is in the baseline" if gate["fail"] else "the two runs drew other numbers of answers"
+        return f"nothing to compare: {why}"
     told = []
     for name in ("regressed", "improved", "inconclusive", "unchanged"):
         rows = [row for row in gate["rows"] if row["verdict"] == name]
@@ -41,7 +42,8 @@ def section(gate: Record, show: Show) -> Section:
     fails = ", ".join(f"{metric} by more than {100 * margin:g} points" for metric, margin in gate["fail"].items())
     return Section(
         "Against the gate's baseline",
-        intro=f"{summary(gate)}. A cell fails where it is worse, with p Holm below 0.05, in {fails}.",
+        intro=f"{summary(gate)}."
+        + (f" A cell fails where it is worse, with p Holm below 0.05, in {fails}." if fails else ""),
         points=[show(warning, 200) for warning in gate["warnings"]],
         headers=(
             *("variant", "category", "split", "metric", "n"),

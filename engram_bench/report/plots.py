@@ -12,10 +12,8 @@ from matplotlib.figure import Figure
 from engram_bench.names import BASELINE, Report
 
 # Okabe and Ito's palette, told apart with any common colour blindness; the marker says the same once more.
-STYLES = (
-    ("#000000", "o"), ("#E69F00", "s"), ("#0072B2", "D"), ("#009E73", "^"),
-    ("#CC79A7", "v"), ("#D55E00", "P"), ("#56B4E9", "X"), ("#F0E442", "*"),
-)  # fmt: skip
+COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">", "p")  # more than colours: no two variants look alike
 ALT = {  # what each plot shows
     "exact": "Exact answers of each variant in each category, with intervals",
     "frontier": "Recall in new words against KL on unrelated prompts, by variant",
@@ -54,7 +52,7 @@ def _png(figure: Figure) -> bytes:
 
 def _styles(report: Report) -> dict[str, tuple[str, str]]:
     """Colour and marker of each variant, the same in every plot."""
-    return {v["name"]: STYLES[i % len(STYLES)] for i, v in enumerate(report["variants"])}
+    return {v["name"]: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, v in enumerate(report["variants"])}
 
 
 def _figure(height: float, columns: int = 1) -> tuple[Figure, Any]:
@@ -193,7 +191,7 @@ def lookup(report: Report) -> Figure | None:
     figure, (axis,) = _figure(3.5)
     rows = [measured["rows"] for measured in report["lookup"]]
     ways = {"seconds": "rows that training touched, in memory", "mapped_seconds": "all rows, in a memory-mapped file"}
-    for (key, label), marker, (color, *_) in zip(ways.items(), "Ds", STYLES[2:], strict=False):
+    for (key, label), marker, color in zip(ways.items(), "Ds", COLOURS[2:], strict=False):
         if all(key in measured for measured in report["lookup"]):
             axis.plot(rows, [1e6 * m[key] for m in report["lookup"]], f"{marker}-", color=color, label=label)
     axis.set(xscale="log", xlabel="rows of a table", ylabel="µs a token and layer")
