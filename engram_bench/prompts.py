@@ -6,8 +6,11 @@ prompts share their leading tokens (`shared_prefix`), and the memory looks at co
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,12 @@ from engram_bench.items import Example
 
 _MARK = "\u2063content\u2063"  # stands for the user's text while the template is rendered once
 ABSENT = -1
+# Before a chat template that tells the day: the same one always, so that a prompt is the same tomorrow.
+TODAY = "{% macro strftime_now(format) %}01 Jan 2026{% endmacro %}"
+# Thai, Lao, Myanmar, Khmer, Hiragana, Katakana, Chinese, Hangul: what follows a word there is not set apart from it
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 
 @dataclass(frozen=True)
@@ -52,14 +61,33 @@ class PromptEncoder:
         if tokenizer.eos_token_id is None:
             raise UsageError("the model's tokenizer has no end-of-text token, so no answer could end")
         self.eos_id: int = tokenizer.eos_token_id
-        rendered = _MARK
-        if getattr(tokenizer, "chat_template", None):
-            message = [{"role": "user", "content": _MARK}]
-            rendered = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+        rendered = self._render(_MARK) if getattr(tokenizer, "chat_template", None) else _MARK
         if rendered.count(_MARK) != 1:
             raise UsageError("the model's chat template does not hold the user's text exactly once")
         self._before, self._after = rendered.split(_MARK)
         self.has_template = bool(self._after)
+        self._header = self._user_header() if self.has_template else ""
+
+    def _render(self, *turns: str) -> str:
+        """The text of a talk that the user begins."""
+        roles, template = ("user", "assistant"), self.tokenizer.get_chat_template()
+        talk = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
+        if "strftime_now" in template:
+            template = TODAY + template
+        rendered = self.tokenizer.apply_chat_template(
+            talk, chat_template=template, add_generation_prompt=True, tokenize=False
+        )
+        return str(rendered)
+
+    def _user_header(self) -> str:
+        """What stands before the user's text in every turn: what the first and a later one have in common there."""
+        before = self._before
+        try:
+            later = self._render("1", "2", _MARK).partition(_MARK)[0]
+        except Exception:  # a template may refuse a second turn, by an error of its own making
+            later = before
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before[::-1], later[::-1], strict=False)))
+        return before[len(before) - same :].rpartition(self.tokenizer.eos_token)[2] or before
 
     def prompt(self, text: str, key: tuple[int, int] | None = None) -> Prompt:
         """Encode one user message, the template's generation prompt included; `key` is in characters of `text`."""
@@ -75,9 +103,8 @@ class PromptEncoder:
         """
         text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
         end = text.rfind(self._after)
-        header = self._before.rpartition(self.tokenizer.eos_token)[2]
-        start = text.rfind(header, 0, max(end, 0)) + len(header)
-        if end < 0 or start < len(header):
+        start = text.rfind(self._header, 0, max(end, 0)) + len(self._header)
+        if end < 0 or start < len(self._header):
             return None
         prompt = self._read(text[:end] + self._after, start, end)
         count = len(prompt.ids)
@@ -114,7 +141,9 @@ class PromptEncoder:
 
 
 def _in_word(character: str) -> bool:
-    return character.isalnum() or character == "_"
+    """Letters, digits, the marks that combine with them, and underscores."""
+    known = character == "_" or unicodedata.category(character)[0] in "LNM"
+    return known and not UNSPACED.match(character)
 
 
 def shared_prefix(prompts: Sequence[Prompt]) -> int:

@@ -69,8 +69,8 @@ def quiet(*_: Any) -> None:
     """No progress."""
 
 
-def make_tokenizer(chat: bool = True) -> Any:
-    """A byte-level BPE tokenizer of some 400 tokens, trained on the corpus above."""
+def make_tokenizer(chat: bool = True, size: int = 400) -> Any:
+    """A byte-level BPE tokenizer of at most `size` tokens, trained on the corpus above."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -78,7 +78,7 @@ def make_tokenizer(chat: bool = True) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400,
+        vocab_size=size,
         special_tokens=["<|start|>", "<|end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -90,8 +90,8 @@ def make_tokenizer(chat: bool = True) -> Any:
     return fast
 
 
-def make_checkpoint(folder: Path, architecture: str = "Llama") -> Path:
-    """A random float32 model of two layers, saved with a tokenizer."""
+def make_checkpoint(folder: Path, architecture: str = "Llama", **more: Any) -> Path:
+    """A random float32 model of three layers, saved with a tokenizer; `more` for its config."""
     import torch
     import transformers
 
@@ -112,8 +112,8 @@ def make_checkpoint(folder: Path, architecture: str = "Llama") -> Path:
     if architecture == "Gemma":
         shape["head_dim"] = 8
     torch.manual_seed(0)
-    config = getattr(transformers, f"{architecture}Config")(**shape)
-    model = getattr(transformers, f"{architecture}ForCausalLM")(config)
+    config = getattr(transformers, f"{architecture}Config")(**shape, **more)
+    model = transformers.AutoModelForCausalLM.from_config(config)
     model.bfloat16().float().save_pretrained(folder)  # the same numbers in whatever dtype they are loaded
     tokenizer.save_pretrained(folder)
     return folder

@@ -155,6 +155,27 @@ def test_greedy_decoding_is_that_of_mlx_lm(model, checkpoint):
     assert model.generate([prompt], 12)[0] == theirs[:end]
 
 
+def test_rotary_positions_that_differ_by_kind_of_layer_are_those_of_transformers(tmp_path):
+    ropes = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 700.0},
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 500.0},
+    }
+    kinds = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"], "sliding_window_pattern": 3}
+    sizes = {"head_dim": 8, "query_pre_attn_scalar": 8, "initializer_range": 0.3}
+    folder = make_checkpoint(tmp_path, "Gemma3Text", rope_parameters=ropes, **kinds, **sizes)
+    theirs = in_float32(folder)
+    rows = theirs.rows([(theirs.encoder.prompt("KEY:abc"), ())], 0)
+    with torch.inference_mode():
+        wanted = theirs.forward([], rows, 0)[0][0].log_softmax(-1).numpy()
+    ours = torch.tensor(logits(MlxModel(folder, "cpu"))).log_softmax(-1).numpy()
+    np.testing.assert_allclose(ours.reshape(wanted.shape), wanted, atol=0.01)
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"]["sliding_attention"] |= {"rope_type": "linear", "factor": 8.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match="differ between"):
+        MlxModel(folder, "cpu")
+
+
 # --- what every backend owes ------------------------------------------------------------------------------------------
 
 

@@ -1,10 +1,12 @@
 """Token masks and n-gram windows: what the memory sees, token by token."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from engram_bench.memory.keys import KeyIndex
-from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, extend_windows, ngram_windows, shared_prefix
+from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, _in_word, extend_windows, ngram_windows, shared_prefix
 from tests.conftest import make_tokenizer
 
 MARK = 99
@@ -109,6 +111,51 @@ def test_a_key_is_not_found_within_a_longer_word(tokenizer):
 
 def test_of_a_long_key_its_tail_is_found():
     assert KeyIndex([(1, 2, 3, 4, 5)], size=3).find([0, 1, 2, 3, 4, 5], [True] * 6) == (3, 6)
+
+
+def test_a_key_of_exactly_n_tokens_is_no_tail_of_a_longer_word():
+    index = KeyIndex([(1, 2, 3)], size=3)
+    for known in (index, KeyIndex.from_array(index.to_array())):
+        assert known.find([0, 1, 2, 3], [False, True, True, True]) is None
+        assert known.find([0, 1, 2, 3], [False, False, True, True]) == (1, 4)
+    longer = index.with_keys([(0, 1, 2, 3)])
+    assert KeyIndex.from_array(longer.to_array()).find([0, 1, 2, 3], [True] * 4) == (1, 4)
+    assert longer.without([(1, 2, 3)]).find([1, 2, 3], [False] * 3) is None
+    assert index.find([1, 2, 3], [False] * 3) == (0, 3), "an index stays as it is"
+
+
+@pytest.mark.parametrize(("text", "joined"), [
+    ("首都は東京です", False), ("ข้าวคืออะไร", False), ("서울은", False), ("दिल्ली", True), ("naïve", True),
+    ("a_b2", True),
+])  # fmt: skip
+def test_where_words_are_not_set_apart_each_letter_may_begin_one(text, joined):
+    found = {_in_word(a) and _in_word(b) for a, b in pairwise(text)}
+    assert found == {joined}
+
+
+def test_the_day_is_the_same_in_every_prompt():
+    tokenizer = make_tokenizer()
+    plain = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} " + plain + "!"
+    assert PromptEncoder(tokenizer)._before == "01 Jan 2026 "
+
+
+@pytest.mark.parametrize("template", [
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>{% endfor %}<assistant>",
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[Q]{{ m['content'] }}[A]{% else %}"
+    "{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}",
+])  # fmt: skip
+def test_of_a_longer_talk_the_last_turn_is_told_apart_where_the_first_alone_has_a_start_token(template):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template, tokenizer.bos_token = template, "Look"
+    encoder = PromptEncoder(tokenizer)
+    turns = [
+        {"role": role, "content": text} for role, text in (("user", "KEY:abc"), ("assistant", "red"), ("user", "up"))
+    ]
+    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+    prompt, answer = encoder.parse(ids)
+    assert tokenizer.decode(prompt.content_ids()).strip() == "up"
+    assert answer == ()
 
 
 def test_a_key_index_survives_its_array():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from engram_bench import variants
 from engram_bench.backends import torch_attention
@@ -152,6 +153,48 @@ def test_prompts_read_as_trees_have_the_logits_that_each_has_by_itself(model, tr
         found = model.begin(prompts, len(prompts), model.prefix_state(prompts[0], prefix), prefix, 4).logits
         alone, _ = zip(*(model.forward([], model.rows([(prompt, ())], 0), 1) for prompt in prompts), strict=True)
     torch.testing.assert_close(found, torch.cat(alone)[:, -1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["Bloom", "Falcon", "GPTNeoX", "Gemma3Text"])
+def test_models_with_an_attention_of_their_own_answer_as_transformers_does(architecture, tmp_path):
+    more = {"head_dim": 8, "layer_types": ["sliding_attention"] * 3} if architecture == "Gemma3Text" else {}
+    model = in_float32(make_checkpoint(tmp_path, architecture, **more))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    pairs = [(model.encoder.prompt(text), model.encoder.answer("blue")) for text in TEXTS]
+    for (prompt, answer), ours in zip(pairs, model.log_probabilities(pairs), strict=True):
+        with torch.inference_mode():
+            logs = theirs(torch.tensor([[*prompt.ids, *answer]])).logits[0].log_softmax(-1)
+        wanted = logs[len(prompt.ids) - 1 : -1].gather(-1, torch.tensor(answer)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(ours), wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_layers_that_are_no_attention_are_refused(tmp_path):
+    make_checkpoint(tmp_path, "Lfm2", layer_types=["conv", "full_attention", "conv"])
+    with pytest.raises(UsageError, match="layers of conv are not supported"):
+        TorchModel(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("window", [30, 60, 82])  # exceeded by every text, by the longest, by that with its answer
+def test_texts_longer_than_an_attention_window_are_answered_as_transformers_does(apart, window, tmp_path):
+    folder = make_checkpoint(tmp_path, "Mistral", sliding_window=window)
+    model = in_float32(folder)
+    if not apart:
+        model.holds_shared_apart = False
+        model.model.set_attn_implementation(torch_attention.MASKED)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    texts = ["KEY:abc", "What belongs to KEY:bcd here? Look up the key and resolve it please"]
+    prompts = [model.encoder.prompt(text) for text in texts]
+    pairs = [(prompt, model.encoder.answer("blue and green")) for prompt in prompts]
+    assert 30 < len(prompts[0].ids) < 60 < len(prompts[1].ids) < 82 < len(prompts[1].ids) + 10
+    found = zip(pairs, model.log_probabilities(pairs), model.generate(prompts, 10), strict=True)
+    for (prompt, answer), ours, told in found:
+        with torch.inference_mode():
+            logs = theirs(torch.tensor([[*prompt.ids, *answer]])).logits[0].log_softmax(-1)
+            wanted = logs[len(prompt.ids) - 1 : -1].gather(-1, torch.tensor(answer)[:, None])[:, 0]
+            after = theirs(torch.tensor([[*prompt.ids, *told]])).logits[0, len(prompt.ids) - 1 :].argmax(-1)
+        torch.testing.assert_close(torch.tensor(ours), wanted, atol=1e-4, rtol=1e-3)
+        assert after[: len(told)].tolist() == told
 
 
 @pytest.mark.parametrize("apart", [True, False])

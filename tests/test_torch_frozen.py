@@ -9,7 +9,6 @@ from engram_bench import variants
 from engram_bench.backends import torch_attention, torch_frozen
 from engram_bench.backends.torch_adapters import EngramAdapter
 from engram_bench.backends.torch_frozen import FrozenParts
-from engram_bench.prompts import shared_prefix
 from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
 
 
@@ -49,7 +48,7 @@ def gradients(adapter, logits, tokens):
 def test_logits_and_gradients_are_those_of_the_whole_model(model, examples, span, layers):
     pairs = pairs_of(model, examples)
     adapter = with_numbers(model, span, layers, pairs)
-    prefix = shared_prefix([prompt for prompt, _ in pairs])
+    prefix = model.shared_by(pairs)
     with model.attached(adapter):
         with torch.no_grad():
             state = model.prefix_state(pairs[0][0], prefix)

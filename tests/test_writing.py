@@ -1,14 +1,18 @@
 """Facts written into a trained memory: recalled at once, earlier ones untouched, taken out without a trace."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from engram_bench import cli, variants
 from engram_bench.backends import torch_writing
+from engram_bench.backends.torch_adapters import create
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import fact_pairs
-from tests.conftest import ENGRAM, in_float32, quiet
+from tests.conftest import ENGRAM, in_float32, make_tokenizer, quiet
 
 FACTS = {"NEW:uvw": "silver", "the owner of the boat": "Ada", "NEW:uvx": "copper", "NEW:w": "tin and lead"}
 
@@ -103,6 +107,30 @@ def test_a_known_key_is_refused(model, memory, key):
     with pytest.raises(UsageError, match="known already"):
         model.write(memory, key, "another")
     assert all(torch.equal(table, memory.layers[layer].table) for layer, (_, table) in before.items())
+
+
+def test_a_blank_key_and_a_memory_that_reads_all_of_a_text_are_refused(model, memory, examples):
+    with pytest.raises(UsageError, match="blank"):
+        model.write(memory, " \n", "silver")
+    variant = variants.parse(ENGRAM + "span: text\n", "test")
+    of_text = create(model.model, variant, model.encoder, [model.encoder.pair(example) for example in examples])
+    with pytest.raises(UsageError, match="span: text"):
+        model.write(of_text, "NEW:uvw", "silver")
+
+
+def test_a_memory_of_another_vocabulary_is_refused(checkpoint, saved, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "other")
+    make_tokenizer(size=300).save_pretrained(folder)
+    with pytest.raises(UsageError, match="another vocabulary"):
+        in_float32(folder).load_memory(saved)
+
+
+def test_an_input_within_a_longer_word_cannot_be_trained(model, examples):
+    text = f"{examples[0].prompt}s"
+    end = len(examples[0].prompt)
+    joined = replace(examples[0], prompt=text, key=(end - 3, end))
+    with pytest.raises(UsageError, match="longer word"):
+        create(model.model, variants.parse(ENGRAM, "test"), model.encoder, [model.encoder.pair(joined)])
 
 
 def test_what_was_not_written_cannot_be_forgotten(model, memory):

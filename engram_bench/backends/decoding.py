@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engram_bench.prompts import Prompt, extend_windows, shared_prefix
+from engram_bench.prompts import Prompt, extend_windows
 
 COMPACT_AT = 0.9  # drop rows that no answer needs any more once this share or less is still needed
 
@@ -45,6 +45,10 @@ class Model(Protocol):
     batch_size: int
     stop_ids: set[int]
 
+    def shared(self, prompts: Sequence[Prompt], longest: int) -> int:
+        """How many leading tokens of prompts are computed once for all, where no text has more than `longest`."""
+        ...
+
     def prefix_state(self, prompt: Prompt, prefix: int) -> Any:
         """Keys and values of a prompt's first `prefix` tokens."""
         ...
@@ -70,7 +74,8 @@ def generate(
         if seed is not None:
             draws[row] = np.random.default_rng(seed).random(max_new_tokens)
     # One prompt alone shares nothing, and is read at once.
-    prefix = shared_prefix(prompts) if len(prompts) > 1 else 0
+    longest = max(len(prompt.ids) for prompt in prompts) + max_new_tokens
+    prefix = model.shared(prompts, longest) if len(prompts) > 1 else 0
     state = model.prefix_state(prompts[0], prefix)
     answers: list[list[int]] = [[] for _ in prompts]
     # By length, to pad little; then by text, so that the answers to one prompt share its prefill.

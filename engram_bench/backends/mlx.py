@@ -159,6 +159,10 @@ class MlxModel:
             seen[row, :length] = windows(self._adapter, prompt, answer, self.encoder.eos_id)[prefix:]
         return Rows(ids, mask, seen)
 
+    def shared(self, prompts: Sequence[Prompt], longest: int) -> int:
+        """See `decoding.Model.shared`; mlx-lm's caches know each token's own position, so any length will do."""
+        return shared_prefix(prompts)
+
     def prefix_state(self, prompt: Prompt, prefix: int) -> Caches:
         """Caches, batch 1, of the first `prefix` tokens, with whatever adapter is attached."""
         caches: Caches = make_prompt_cache(self.model)
@@ -273,7 +277,13 @@ def _rope_fields(folder: Path) -> dict[str, Any]:
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     rope = config.get("rope_parameters") or {}
-    fields = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
+    fields: dict[str, Any] = {}
+    if any(isinstance(own, dict) for own in rope.values()):  # by kind of layer
+        near = rope.get("sliding_attention", {})
+        if not str(config.get("model_type")).startswith("gemma3") or near.get("rope_type") != "default":
+            raise ValueError(f"rotary positions that differ between {' and '.join(rope)}")
+        fields, rope = {"rope_local_base_freq": near["rope_theta"]}, rope["full_attention"]
+    fields |= {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
     if rope.get("rope_type", "default") != "default":
         fields["rope_scaling"] = rope
     return {name: value for name, value in fields.items() if name not in config}

@@ -45,11 +45,12 @@ from engram_bench.backends.training import with_validation
 from engram_bench.errors import UsageError
 from engram_bench.items import Example
 from engram_bench.memory import weights
-from engram_bench.prompts import ABSENT, Prompt, PromptEncoder
+from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, shared_prefix
 from engram_bench.variants import LoraConfig, Variant
 
 BATCH_SIZE = 256
 BATCH_SIZE_CPU = 512
+ATTENTION = {"full_attention", "sliding_attention"}  # kinds of layers, where a model names them
 
 Prefix = list[tuple[Tensor, Tensor]]  # keys and values of the shared tokens, [1, heads, tokens, head size] a layer
 
@@ -86,10 +87,16 @@ class TorchModel:
             raise UsageError(f"{folder}: transformers cannot load this model: {reason}") from error
         if missing := sorted(loading["missing_keys"]):
             raise UsageError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; fetch them whole")
-        self.holds_shared_apart = device == "cpu" and not getattr(model.config, "attn_logit_softcapping", None)
+        if odd := set(getattr(model.config, "layer_types", None) or ()) - ATTENTION:
+            raise UsageError(
+                f"{folder}: layers of {', '.join(sorted(odd))} are not supported; all have to be attention"
+            )
+        ours = model._supports_attention_backend
+        capped = getattr(model.config, "attn_logit_softcapping", None)
+        self.holds_shared_apart = device == "cpu" and ours and not capped
         if self.holds_shared_apart:
             model.set_attn_implementation(torch_attention.GROUPED)
-        elif model.config._attn_implementation == "sdpa":
+        elif ours and model.config._attn_implementation == "sdpa":
             model.set_attn_implementation(torch_attention.MASKED)
         self.model = model.to(device).eval().requires_grad_(False)
         self._wanted: Tensor | None = None
@@ -177,6 +184,21 @@ class TorchModel:
         """See `base.windows`, with the adapter that is attached."""
         return windows(self._adapter, prompt, answer, self.encoder.eos_id)
 
+    @property
+    def _window(self) -> int:
+        """How many tokens back the layer sees that sees the least."""
+        return getattr(self.model.config, "sliding_window", None) or sys.maxsize
+
+    def shared(self, prompts: Sequence[Prompt], longest: int) -> int:
+        """See `decoding.Model.shared`. None where a text goes beyond an attention window: it is counted in places, so
+        that tokens held apart, or with padding behind them, would be taken for nearer or farther than they are."""
+        return shared_prefix(prompts) if longest <= self._window else 0
+
+    def shared_by(self, texts: Sequence[Text]) -> int:
+        """`shared`, of prompts and the answers that follow them."""
+        longest = max(len(prompt.ids) + len(answer) for prompt, answer in texts)
+        return self.shared([prompt for prompt, _ in texts], longest)
+
     def prefix_state(self, prompt: Prompt, prefix: int) -> Prefix:
         """Keys and values of the first `prefix` tokens, with whatever adapter is attached."""
         if prefix == 0:
@@ -212,8 +234,7 @@ class TorchModel:
 
         Positions have to be given, by rotation, and no layer may have a mask of its own.
         """
-        window = getattr(self.model.config, "sliding_window", None)
-        return hasattr(self.model.config, "rope_parameters") and (window is None or longest <= window)
+        return hasattr(self.model.config, "rope_parameters") and longest <= self._window
 
     def answer_logits(self, pairs: Sequence[Text], state: Prefix, prefix: int) -> tuple[Tensor, Tensor]:
         """Logits [answer tokens, vocabulary] for the tokens of all answers, row by row, and those tokens' ids."""

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from engram_bench.backends.base import Divergence, Text
 from engram_bench.backends.torch_adapters import Adapter
-from engram_bench.prompts import shared_prefix
 
 if TYPE_CHECKING:
     from engram_bench.backends.torch import TorchModel
@@ -27,7 +26,7 @@ def log_probabilities(model: TorchModel, texts: Sequence[Text]) -> list[list[flo
     """See `Backend.log_probabilities`."""
     found: list[list[float]] = []
     for batch in _chunks(texts, ANSWERS):
-        prefix = shared_prefix([prompt for prompt, _ in batch])
+        prefix = model.shared_by(batch)
         logits, tokens = model.answer_logits(batch, model.prefix_state(batch[0][0], prefix), prefix)
         logs = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].cpu().tolist()
         ends = np.cumsum([len(answer) for _, answer in batch]).tolist()
@@ -56,7 +55,7 @@ def divergence(model: TorchModel, adapter: Adapter | None, texts: Sequence[Text]
 
 def _logits(model: TorchModel, batch: Sequence[Text]) -> Tensor:
     """[tokens of all texts after what they begin with alike, vocabulary]."""
-    prefix = shared_prefix([prompt for prompt, _ in batch])
+    prefix = model.shared_by(batch)
     state, rows = model.prefix_state(batch[0][0], prefix), model.rows(batch, prefix)
     return model.forward(state, rows, keep=0, places=rows.mask > 0)[0]
 

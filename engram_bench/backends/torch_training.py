@@ -20,7 +20,7 @@ from engram_bench.backends.base import Progress, Training
 from engram_bench.backends.torch_adapters import Adapter
 from engram_bench.backends.torch_frozen import FrozenParts
 from engram_bench.backends.training import run
-from engram_bench.prompts import Pair, shared_prefix
+from engram_bench.prompts import Pair
 from engram_bench.variants import TrainingConfig
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def train(
     groups = adapter.parameter_groups()
     rates = [config.table_lr if group["tables"] else config.lr for group in groups]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, config.beta2), fused=True)
-    prefix = shared_prefix([prompt for prompt, _ in pairs])
+    prefix = model.shared_by(pairs)
     frozen: FrozenParts | None = None
     if not adapter.acts_on_template:
         with torch.no_grad():

@@ -24,7 +24,7 @@ from engram_bench.backends.torch_frozen import FrozenParts
 from engram_bench.memory.addresses import fact_pairs
 from engram_bench.memory.hashing import Int64Array
 from engram_bench.memory.torch import EngramLayer
-from engram_bench.prompts import Pair, shared_prefix
+from engram_bench.prompts import Pair
 
 if TYPE_CHECKING:
     from engram_bench.backends.torch import TorchModel
@@ -88,7 +88,7 @@ def _moved(model: TorchModel, adapter: EngramAdapter, pairs: Sequence[Pair], fre
     memory = adapter.layers[adapter.addresses.last]
     optimizer = torch.optim.Adam([memory.table], lr=RATE, betas=BETAS)
     fresh = fresh.to(memory.table.device)
-    prefix = shared_prefix([prompt for prompt, _ in pairs])
+    prefix = model.shared_by(pairs)
     with torch.no_grad():
         state = model.prefix_state(pairs[0][0], prefix)
     frozen = FrozenParts(model, memory.layer, adapter.acts_on_text, state, prefix, pairs)

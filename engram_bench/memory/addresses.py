@@ -6,6 +6,7 @@ of its tables than the rows some training n-gram hashes to; all others are the z
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -81,6 +82,11 @@ def _key(hasher: NgramHasher, prompt: Prompt) -> list[int]:
     return compressed
 
 
+def _vocabulary(hasher: NgramHasher) -> NDArray[np.uint8]:
+    """SHA-256 of the vocabulary whose n-grams a memory hashes."""
+    return np.frombuffer(hashlib.sha256(hasher.compressed_ids.astype("<i8").tobytes()).digest(), np.uint8)
+
+
 def damaged(table: NDArray[Any], how: str) -> NDArray[Any]:
     """What a control reads in place of a table [rows, width].
 
@@ -115,24 +121,39 @@ class Addresses:
 
     @classmethod
     def of_training(cls, config: EngramConfig, encoder: PromptEncoder, pairs: Sequence[Pair]) -> Addresses:
-        """Those that prompts with known keys, and their answers, will need."""
+        """Those that prompts with known keys, and their answers, will need.
+
+        Raises:
+            UsageError: a key stands within a longer word.
+        """
         hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
         found = (_key(hasher, p) for p, _ in pairs if p.key)
         blank = cls(config, hasher, KeyIndex(found, max(config.orders)), {})
+        for prompt in (p for p, _ in pairs if p.key and blank.span(p) is None):
+            text = encoder.decode(prompt.content_ids().tolist())
+            raise UsageError(f"{text!r:.80}: the input is part of a longer word, where it is not found; set it apart")
         return replace(blank, rows=blank.touched(pairs, encoder.eos_id))
 
     @classmethod
     def from_arrays(cls, config: EngramConfig, encoder: PromptEncoder, arrays: dict[str, NDArray[Any]]) -> Addresses:
-        """From what `to_arrays` gave, taken out of `arrays`; a missing array stands for an empty one."""
+        """From what `to_arrays` gave, taken out of `arrays`; a missing array stands for an empty one.
+
+        Raises:
+            UsageError: they are of a model with another vocabulary.
+        """
         hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
-        keys = KeyIndex.from_array(arrays.pop("keys", np.empty((0, max(config.orders)), np.int64)))
+        if not np.array_equal(arrays.pop("vocabulary", np.empty(0)), _vocabulary(hasher)):
+            raise UsageError(
+                "this adapter is of a model with another vocabulary; load it with the model it was made for"
+            )
+        keys = KeyIndex.from_array(arrays.pop("keys", np.empty((0, 1 + max(config.orders)), np.int64)))
         rows = {layer: arrays.pop(f"{layer}.row_ids", np.empty(0, np.int64)) for layer in config.layers}
         written = arrays.pop("written_ids", np.empty(0, np.int64))
         facts = json.loads(arrays.pop("facts", np.frombuffer(b"{}", np.uint8)).tobytes())
         return cls(config, hasher, keys, rows, facts, written)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        arrays: dict[str, NDArray[Any]] = {"keys": self.keys.to_array()}
+        arrays: dict[str, NDArray[Any]] = {"keys": self.keys.to_array(), "vocabulary": _vocabulary(self.hasher)}
         arrays |= {f"{layer}.row_ids": rows for layer, rows in self.rows.items()}
         if self.facts:
             arrays["facts"] = np.frombuffer(json.dumps(self.facts).encode(), np.uint8)
@@ -158,8 +179,13 @@ class Addresses:
         """Those that know one fact more.
 
         Raises:
-            UsageError: the key is known already, or one that ends in the same N tokens is.
+            UsageError: the key is blank or known already, or one that ends in the same N tokens is; or the memory is
+                one of ``span: text``, where other texts would read the same rows.
         """
+        if self.config.span == "text":
+            raise UsageError("a memory of span: text reads all of a text; write into one of span: key")
+        if not key.strip():
+            raise UsageError("the key is blank; choose one that can be asked for")
         pairs = fact_pairs(key, value, encoder)
         tails = [_key(self.hasher, prompt) for prompt, _ in pairs]
         if any(tail in self.keys for tail in tails):
@@ -167,8 +193,7 @@ class Addresses:
                 "it was written" if key in self.facts else f"it, or one that ends in its last {self.keys.size} tokens"
             )
             raise UsageError(f"{key!r} is known already ({known}); forget it first, or choose another key")
-        known_keys = KeyIndex([*self.keys.to_keys(), *tails], self.keys.size)
-        more = replace(self, keys=known_keys, facts={**self.facts, key: value})
+        more = replace(self, keys=self.keys.with_keys(tails), facts={**self.facts, key: value})
         new = np.setdiff1d(more.touched(pairs, encoder.eos_id)[self.last], self.rows[self.last])
         rows = {**self.rows, self.last: np.union1d(self.rows[self.last], new)}
         return replace(more, rows=rows, written=np.union1d(self.written, new))
@@ -188,8 +213,7 @@ class Addresses:
         own, needed = (self.touched(some, encoder.eos_id)[self.last] for some in (pairs, rest))
         gone = np.setdiff1d(np.intersect1d(own, self.written), needed)
         rows = {**self.rows, self.last: np.setdiff1d(self.rows[self.last], gone)}
-        tails = {tuple(_key(self.hasher, prompt)[-self.keys.size :]) for prompt, _ in pairs}
-        keys = KeyIndex(self.keys.to_keys() - tails, self.keys.size)
+        keys = self.keys.without(_key(self.hasher, prompt) for prompt, _ in pairs)
         return replace(self, keys=keys, facts=others, rows=rows, written=np.setdiff1d(self.written, gone))
 
     def span(self, prompt: Prompt) -> tuple[int, int] | None:

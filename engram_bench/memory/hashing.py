@@ -158,7 +158,8 @@ class NgramHasher:
             n-gram has no row, so what it would share with every other short context is never trained.
         """
         there = windows >= 0
-        rows = self._hash(np.where(there, self.compressed_ids[windows], self.pad), layer_id)
+        tokens = self.compressed_ids.take(windows, mode="clip")  # a model may have more ids than its tokenizer
+        rows = self._hash(np.where(there, tokens, self.pad), layer_id)
         return np.where(there[..., self._first_tokens], rows + self._tables[layer_id].offsets, ABSENT_ROW)
 
     def _hash(self, windows: Int64Array, layer_id: int) -> Int64Array:

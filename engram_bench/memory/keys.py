@@ -26,24 +26,41 @@ class KeyIndex:
 
     def __init__(self, keys: Iterable[Sequence[int]], size: int) -> None:
         self.size = size
-        self._keys = {tuple(int(token) for token in key[-size:]) for key in keys}
+        self._cut: dict[tuple[int, ...], bool] = {}  # by tail: whether tokens of some key stand before it
+        self._add(keys)
+
+    def _add(self, keys: Iterable[Sequence[int]]) -> None:
+        for key in keys:
+            tail = tuple(int(token) for token in key[-self.size :])
+            self._cut[tail] = self._cut.get(tail, False) or len(key) > self.size
 
     @classmethod
     def from_array(cls, array: NDArray[np.int64]) -> KeyIndex:
         """From what `to_array` gave."""
-        return cls((row[row != ABSENT].tolist() for row in array), array.shape[1])
+        index = cls((), array.shape[1] - 1)
+        index._cut = {tuple(row[1:][row[1:] != ABSENT].tolist()): bool(row[0]) for row in array}
+        return index
 
     def to_array(self) -> NDArray[np.int64]:
-        """int64 [keys, N], sorted, padded with `ABSENT` on the right."""
-        rows = [[*key, *[ABSENT] * (self.size - len(key))] for key in sorted(self._keys)]
-        return np.array(rows, dtype=np.int64).reshape(len(rows), self.size)
+        """int64 [keys, 1 + N], sorted: whether the key was cut, and its tail, padded with `ABSENT` on the right."""
+        rows = [[cut, *tail, *[ABSENT] * (self.size - len(tail))] for tail, cut in sorted(self._cut.items())]
+        return np.array(rows, dtype=np.int64).reshape(len(rows), 1 + self.size)
+
+    def with_keys(self, keys: Iterable[Sequence[int]]) -> KeyIndex:
+        """An index of these keys, too."""
+        index = self.without(())
+        index._add(keys)
+        return index
+
+    def without(self, keys: Iterable[Sequence[int]]) -> KeyIndex:
+        """An index without the tails of these keys."""
+        gone = {tuple(key[-self.size :]) for key in keys}
+        index = KeyIndex((), self.size)
+        index._cut = {tail: cut for tail, cut in self._cut.items() if tail not in gone}
+        return index
 
     def __contains__(self, key: Sequence[int]) -> bool:
-        return tuple(key[-self.size :]) in self._keys
-
-    def to_keys(self) -> set[tuple[int, ...]]:
-        """A copy of the keys, each cut to its last N tokens."""
-        return set(self._keys)
+        return tuple(key[-self.size :]) in self._cut
 
     def find(self, content: Sequence[int], joined: Sequence[bool]) -> tuple[int, int] | None:
         """First and last + 1 token of the longest key in `content`, the last one of equals; None where there is none.
@@ -61,8 +78,8 @@ class KeyIndex:
                 continue
             shortest = found[1] - found[0] if found else 1
             for length in range(min(self.size, end), shortest - 1, -1):
-                whole = length == self.size or not joined[end - length]
-                if whole and tuple(content[end - length : end]) in self._keys:
+                cut = self._cut.get(tuple(content[end - length : end]))
+                if cut or (cut is not None and not joined[end - length]):
                     found = (end - length, end)
                     break
         return found

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from engram_bench.errors import UsageError
 from engram_bench.variants import EngramConfig
 
-FORMAT = 3  # 2: tables without a first row of zeros; 1: acted within a trained key, too
+# 3 did not say which keys are cut, nor of which vocabulary; 2 had no first row of zeros; 1 acted within keys, too
+FORMAT = 4
 WEIGHTS, CONFIG = "memory.safetensors", "memory.json"
 ANEW = "train it anew, in the cache by --engram-retrain, for a folder of your own by engram-bench train --out"
 
