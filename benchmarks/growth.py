@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from engram_bench import backends, models, patterns, variants
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.options import ROOT, chosen_items
-from engram_bench.report.plots import STYLES
+from engram_bench.report.plots import COLOURS
 from engram_bench.speed import lookup_times
 from tests.conftest import make_checkpoint
 
@@ -44,7 +44,6 @@ width: 8
 training: {epochs: 1, batch_size: 128, lr: 1.0e-2, table_lr: 0.3}
 """
 
-COLOURS = [colour for colour, _ in STYLES]
 
 Record = dict[str, Any]
 
