@@ -1,8 +1,11 @@
 """A memory's forward against the size of its tables, which may exceed the machine's memory, and against tokens.
 
-``pytest benchmarks/test_scaling.py``: flat in rows, linear in tokens; resident memory is what was read.
+``pytest benchmarks/test_scaling.py``: flat in rows, linear in tokens; resident memory is what was read. It measures a
+size at a time, so a host that slows down meanwhile shows; as a script it has the sizes of tables take turns.
 """
 
+import time
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import cycle
 
@@ -13,18 +16,26 @@ from test_hot_paths import CONFIG, HIDDEN, VOCABULARY
 
 from engram_bench.memory.addresses import make_hasher
 from engram_bench.memory.torch import EngramLayer
-from engram_bench.speed import mapped_table
+from engram_bench.speed import TABLE_ROWS, mapped_table
 
 TEXTS = 100  # that take turns
+TURNS = 400  # of tables
 
 
-@pytest.fixture(scope="module", params=[10**n for n in range(3, 9)])
-def layer(request):
-    config = replace(CONFIG, rows=request.param)
+@contextmanager
+def layer_of(rows):
+    """A memory of tables of so many rows, all of them in a mapped file."""
+    config = replace(CONFIG, rows=rows)
     hasher = make_hasher(config, np.arange(VOCABULARY), 2)
     with mapped_table(hasher, 2, config.width) as table:
         built = EngramLayer(config, 2, hasher, np.empty(0, np.int64), HIDDEN).eval()
         built.row_ids, built.table = None, torch.nn.Parameter(torch.from_numpy(table), requires_grad=False)
+        yield built
+
+
+@pytest.fixture(scope="module", params=TABLE_ROWS)
+def layer(request):
+    with layer_of(request.param) as built:
         yield built
 
 
@@ -53,3 +64,21 @@ def test_tokens(benchmark, tokens):
     hasher = make_hasher(CONFIG, np.arange(VOCABULARY), 2)
     rows = sum(prime for heads in hasher.primes[2] for prime in heads)
     benchmark(look_up_and_add(EngramLayer(CONFIG, 2, hasher, np.arange(rows), HIDDEN).eval(), tokens))
+
+
+def main():
+    with ExitStack() as stack:
+        forwards = [look_up_and_add(stack.enter_context(layer_of(rows)), 1) for rows in TABLE_ROWS]
+        times = np.zeros((TURNS, len(forwards)))
+        for turn, size in np.ndindex(times.shape):
+            started = time.perf_counter()
+            forwards[size]()
+            times[turn, size] = time.perf_counter() - started
+    medians = 1e6 * np.median(times, axis=0)
+    for rows, median in zip(TABLE_ROWS, medians, strict=True):
+        print(f"{rows:>11,} rows: {median:6.1f} us")
+    print(f"largest over smallest: {medians.max() / medians.min():.2f}")
+
+
+if __name__ == "__main__":
+    main()
