@@ -23,9 +23,11 @@ _MARK = "\u2063content\u2063"  # stands for the user's text while the template i
 ABSENT = -1
 # Before a chat template that tells the day: the same one always, so that a prompt is the same tomorrow.
 TODAY = "{% macro strftime_now(format) %}01 Jan 2026{% endmacro %}"
-# Thai, Lao, Myanmar, Khmer, Hiragana, Katakana, Chinese, Hangul: what follows a word there is not set apart from it
-UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]"
+# A word ends before these characters: scripts written without spaces (Thai, Lao, Myanmar, Khmer, Hiragana, Katakana,
+# Chinese, Hangul), and variation selectors, which make an emoji of the character before them.
+APART = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+    "\ufe00-\ufe0f\U00020000-\U0003ffff]"
 )
 
 
@@ -141,9 +143,10 @@ class PromptEncoder:
 
 
 def _in_word(character: str) -> bool:
-    """Letters, digits, the marks that combine with them, and underscores."""
-    known = character == "_" or unicodedata.category(character)[0] in "LNM"
-    return known and not UNSPACED.match(character)
+    """Letters, digits, the marks that combine with them (not those that make an emoji), and underscores."""
+    kind = unicodedata.category(character)
+    known = character == "_" or kind[0] in "LN" or kind in ("Mn", "Mc")
+    return known and not APART.match(character)
 
 
 def shared_prefix(prompts: Sequence[Prompt]) -> int:

@@ -126,7 +126,7 @@ def test_a_key_of_exactly_n_tokens_is_no_tail_of_a_longer_word():
 
 @pytest.mark.parametrize(("text", "joined"), [
     ("首都は東京です", False), ("ข้าวคืออะไร", False), ("서울은", False), ("दिल्ली", True), ("naïve", True),
-    ("a_b2", True),
+    ("a_b2", True), ("\ufe0fa", False), ("\u20e3a", False),
 ])  # fmt: skip
 def test_where_words_are_not_set_apart_each_letter_may_begin_one(text, joined):
     found = {_in_word(a) and _in_word(b) for a, b in pairwise(text)}

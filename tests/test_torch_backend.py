@@ -168,6 +168,18 @@ def test_models_with_an_attention_of_their_own_answer_as_transformers_does(archi
         torch.testing.assert_close(torch.tensor(ours), wanted, atol=1e-4, rtol=1e-3)
 
 
+def test_of_a_model_that_sees_images_the_part_that_reads_is_measured(tmp_path):
+    """Gemma 3 with a vision tower: its layers, window and positions stand in the config of its text part."""
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 8, "layer_types": ["sliding_attention"] * 3, "sliding_window": 60,
+            "vocab_size": len(make_tokenizer())}  # fmt: skip
+    seen = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    make_checkpoint(tmp_path, "Gemma3", text_config=text, vision_config=seen)
+    model = in_float32(tmp_path)
+    assert model.takes_any_layout(60)
+    assert not model.takes_any_layout(61)
+
+
 def test_layers_that_are_no_attention_are_refused(tmp_path):
     make_checkpoint(tmp_path, "Lfm2", layer_types=["conv", "full_attention", "conv"])
     with pytest.raises(UsageError, match="layers of conv are not supported"):

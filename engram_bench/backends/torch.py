@@ -50,7 +50,7 @@ from engram_bench.variants import LoraConfig, Variant
 
 BATCH_SIZE = 256
 BATCH_SIZE_CPU = 512
-ATTENTION = {"full_attention", "sliding_attention"}  # kinds of layers, where a model names them
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # kinds of layers, where a model names them
 
 Prefix = list[tuple[Tensor, Tensor]]  # keys and values of the shared tokens, [1, heads, tokens, head size] a layer
 
@@ -87,12 +87,11 @@ class TorchModel:
             raise UsageError(f"{folder}: transformers cannot load this model: {reason}") from error
         if missing := sorted(loading["missing_keys"]):
             raise UsageError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; fetch them whole")
-        if odd := set(getattr(model.config, "layer_types", None) or ()) - ATTENTION:
-            raise UsageError(
-                f"{folder}: layers of {', '.join(sorted(odd))} are not supported; all have to be attention"
-            )
+        self._config = model.config.get_text_config()  # of a model that sees images too, the part that reads
+        if odd := set(getattr(self._config, "layer_types", None) or ()) - ATTENTION:
+            raise UsageError(f"{folder}: layers of {', '.join(sorted(odd))} are not supported")
         ours = model._supports_attention_backend
-        capped = getattr(model.config, "attn_logit_softcapping", None)
+        capped = getattr(self._config, "attn_logit_softcapping", None)
         self.holds_shared_apart = device == "cpu" and ours and not capped
         if self.holds_shared_apart:
             model.set_attn_implementation(torch_attention.GROUPED)
@@ -187,7 +186,8 @@ class TorchModel:
     @property
     def _window(self) -> int:
         """How many tokens back the layer sees that sees the least."""
-        return getattr(self.model.config, "sliding_window", None) or sys.maxsize
+        named = (getattr(self._config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        return min((tokens for tokens in named if tokens), default=sys.maxsize)
 
     def shared(self, prompts: Sequence[Prompt], longest: int) -> int:
         """See `decoding.Model.shared`. None where a text goes beyond an attention window: it is counted in places, so
@@ -234,7 +234,7 @@ class TorchModel:
 
         Positions have to be given, by rotation, and no layer may have a mask of its own.
         """
-        return hasattr(self.model.config, "rope_parameters") and longest <= self._window
+        return hasattr(self._config, "rope_parameters") and longest <= self._window
 
     def answer_logits(self, pairs: Sequence[Text], state: Prefix, prefix: int) -> tuple[Tensor, Tensor]:
         """Logits [answer tokens, vocabulary] for the tokens of all answers, row by row, and those tokens' ids."""

@@ -59,7 +59,8 @@ class FrozenParts:
     def __init__(
         self, model: TorchModel, first: int, on_text: bool, state: Prefix, prefix: int, pairs: Sequence[Pair]
     ) -> None:
-        self._model, self._first, self._on_text, self._state, self._prefix = model, first, on_text, state, prefix
+        self._model, self._first, self._state, self._prefix = model, first, state, prefix
+        self._whole = on_text or not model.takes_any_layout(max(len(_read_of(pair)) for pair in pairs))
         self._layers = list(decoder_layers(model.model))
         self._known: dict[Pair, Kept] = {}
         size = 0
@@ -76,8 +77,8 @@ class FrozenParts:
         cache = self._model.cache(self._state, len(pairs))
         if any(before):
             states = _stacked([one.states for one in kept]).movedim(0, 2)
-            for layer, (keys, values) in zip(cache.layers[self._first :], states, strict=True):
-                layer.update(keys, values)
+            for layer, (keys, values) in enumerate(states, self._first):
+                cache.update(keys, values, layer)
         own = [_read_of(pair)[-count:] for pair, count in zip(pairs, after, strict=True)]
         rows = padded(own, [one.windows for one in kept], self._model.encoder.eos_id)
         positions = (self._prefix + np.array(before)[:, None] + rows.mask.cumsum(axis=1) - 1).clip(min=0)
@@ -115,8 +116,7 @@ class FrozenParts:
         """How many tokens at an example's end each step runs again: the last of the prompt and the answer's but its
         last, or all after the shared ones where the memory acts on the text or the model takes padded rows alone."""
         own = len(pair[0].ids) + len(pair[1]) - 1 - self._prefix
-        whole = self._on_text or not self._model.takes_any_layout(self._prefix + own)
-        return own if whole else len(pair[1])
+        return own if self._whole else len(pair[1])
 
     @contextmanager
     def _entering(self) -> Iterator[list[Tensor]]:

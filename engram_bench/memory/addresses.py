@@ -130,8 +130,11 @@ class Addresses:
         found = (_key(hasher, p) for p, _ in pairs if p.key)
         blank = cls(config, hasher, KeyIndex(found, max(config.orders)), {})
         for prompt in (p for p, _ in pairs if p.key and blank.span(p) is None):
-            text = encoder.decode(prompt.content_ids().tolist())
-            raise UsageError(f"{text!r:.80}: the input is part of a longer word, where it is not found; set it apart")
+            ids = prompt.content_ids().tolist()
+            key, text = (encoder.decode(part) for part in (ids[slice(*prompt.key)], ids))
+            raise UsageError(
+                f"{key!r:.60} is part of a longer word in {text!r:.120}, where it is not found; set it apart there"
+            )
         return replace(blank, rows=blank.touched(pairs, encoder.eos_id))
 
     @classmethod
