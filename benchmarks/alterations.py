@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
-from engram_bench.backends.torch import TorchModel
+from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.memory.torch import EngramLayer
 from engram_bench.prompts import Prompt, shared_prefix
 
@@ -77,6 +77,6 @@ def altered(model: TorchModel, gate: str = "", schedule: str = "", convolution: 
         if schedule:
             stack.enter_context(patch("engram_bench.backends.training.rate", SCHEDULES[schedule]))
         if convolution:
-            stack.enter_context(patch("engram_bench.backends.torch_adapters.EngramLayer", Convolved))
+            stack.enter_context(patch("engram_bench.backends.torch.adapters.EngramLayer", Convolved))
             stack.enter_context(patch.object(model, "generate", partial(uncached, model)))
         yield

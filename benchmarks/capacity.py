@@ -15,10 +15,12 @@ from pathlib import Path
 
 from recipes import clock, development, tried
 
-from engram_bench import backends, models, patterns, variants
-from engram_bench.evaluate import Question
-from engram_bench.items import example
+from engram_bench import backends, variants
+from engram_bench.data import patterns
+from engram_bench.data.items import example
 from engram_bench.options import ROOT
+from engram_bench.run.evaluate import Question
+from engram_bench.store import models
 
 GROUPS = ("lookups", "synthetic")
 EPOCHS = {"engram": 2, "lora": 1, "lora-matched": 1}

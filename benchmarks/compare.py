@@ -20,9 +20,12 @@ from measures import Record, Work
 from sides import Side, started
 from transformers import AutoTokenizer
 
-from engram_bench import backends, evaluate, models, patterns
+from engram_bench import backends
+from engram_bench.data import patterns
 from engram_bench.options import PROFILES, ROOT, chosen_items
 from engram_bench.prompts import PromptEncoder
+from engram_bench.run import evaluate
+from engram_bench.store import models
 
 RESULTS = Path(__file__).parent / "results"
 GROUPS = ("core", "lookups")

@@ -21,11 +21,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from engram_bench import backends, models, patterns, variants
+from engram_bench import backends, variants
+from engram_bench.data import patterns
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.options import ROOT, chosen_items
 from engram_bench.report.plots import COLOURS
-from engram_bench.speed import lookup_times
+from engram_bench.run.speed import lookup_times
+from engram_bench.store import models
 from tests.conftest import make_checkpoint
 
 ITEMS = (100, 1_000, 10_000, 100_000)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sides import Job, Result, Side, take_turns
 
-from engram_bench.items import Example
+from engram_bench.data.items import Example
 from engram_bench.prompts import PromptEncoder
 from engram_bench.variants import select
 

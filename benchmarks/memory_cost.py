@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from engram_bench import backends, models, variants
-from engram_bench.backends.torch import TorchModel
-from engram_bench.backends.torch_adapters import EngramAdapter
+from engram_bench import backends, variants
+from engram_bench.backends.torch.adapters import EngramAdapter
+from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.memory.addresses import Addresses, make_hasher
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.memory.keys import KeyIndex
 from engram_bench.memory.torch import EngramLayer, decoder_layers
 from engram_bench.prompts import Prompt, extend_windows, shared_prefix
+from engram_bench.store import models
 
 ROUNDS = 3  # each memory once a round, so that a machine that slows down slows all of them
 TRAINED_ROWS = 100_000  # about what the default profile's training touches

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from engram_bench import metrics
 from engram_bench.backends.base import Backend
-from engram_bench.evaluate import Question
-from engram_bench.items import Example, Item, fill
+from engram_bench.data.items import Example, Item, fill
+from engram_bench.run.evaluate import Question
 from engram_bench.variants import Variant
 
 # Key last, key first, key in mid-sentence or before a suffix.

@@ -15,8 +15,11 @@ from typing import Any
 from alterations import altered
 from recipes import clock, development, tried
 
-from engram_bench import backends, evaluate, models, patterns, variants
+from engram_bench import backends, variants
+from engram_bench.data import patterns
 from engram_bench.options import PROFILES, ROOT, chosen_items
+from engram_bench.run import evaluate
+from engram_bench.store import models
 from engram_bench.variants import Variant
 
 TRIALS: dict[str, list[dict[str, Any]]] = {

@@ -16,7 +16,7 @@ from test_hot_paths import CONFIG, HIDDEN, VOCABULARY
 
 from engram_bench.memory.addresses import make_hasher
 from engram_bench.memory.torch import EngramLayer
-from engram_bench.speed import TABLE_ROWS, mapped_table
+from engram_bench.run.speed import TABLE_ROWS, mapped_table
 
 TEXTS = 100  # that take turns
 TURNS = 400  # of tables

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from recipes import LOOKUP_PHRASINGS, TEXTS
 
-from engram_bench import backends, metrics, models
-from engram_bench.items import fill
+from engram_bench import backends, metrics
+from engram_bench.data.items import fill
+from engram_bench.store import models
 
 OWNERS = ("Ada", "Bo", "Cleo", "Dov", "Esme", "Finn", "Greta", "Hugo", "Iris", "Jon", "Kit", "Lena", "Milo", "Nora")
 THINGS = ("locker code", "home town", "favourite tea", "boat's name")

@@ -99,23 +99,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _model(args: argparse.Namespace) -> None:
-    from engram_bench.models import resolve
+    from engram_bench.store.models import resolve
 
     print(resolve(args.id).folder)
 
 
 def _data(args: argparse.Namespace) -> None:
-    from engram_bench.export import counts, export
+    from engram_bench.data.export import counts, export
 
     lines = export(args.out, args.patterns, args.format, args.profile, args.seed)
     print(counts(lines))
 
 
 def _train(args: argparse.Namespace) -> None:
-    from engram_bench.adapters import copy
-    from engram_bench.bench import Bench
     from engram_bench.options import settle
-    from engram_bench.progress import Reporter
+    from engram_bench.run.bench import Bench
+    from engram_bench.run.progress import Reporter
+    from engram_bench.store.adapters import copy
 
     settings = settle({**vars(args), "engram_variants": args.variant}, lambda _: "")
     trained = [variant for variant in settings.variants if variant.config]
@@ -157,7 +157,8 @@ def _forget(args: argparse.Namespace) -> None:
 
 def _memory(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model, and the n-gram memory to be changed."""
-    from engram_bench import adapters, backends, models
+    from engram_bench import backends
+    from engram_bench.store import adapters, models
 
     if (args.adapter / adapters.TRAINING).exists():
         raise UsageError(
@@ -176,9 +177,9 @@ def _demo(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from engram_bench import demo
-    from engram_bench.bench import Bench
     from engram_bench.options import settle
-    from engram_bench.progress import Reporter
+    from engram_bench.run.bench import Bench
+    from engram_bench.run.progress import Reporter
 
     settings = settle({**vars(args), "engram_variants": ",".join(demo.VARIANTS)}, lambda _: "")
     screen = Console()

@@ -23,10 +23,11 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from engram_bench import metrics, prompt_sets
-from engram_bench.bench import Bench
-from engram_bench.items import Item, PatternSet
+from engram_bench import metrics
+from engram_bench.data import prompt_sets
+from engram_bench.data.items import Item, PatternSet
 from engram_bench.report.text import inert
+from engram_bench.run.bench import Bench
 
 VARIANTS = ("baseline", "lora", "engram")
 SCENES = (  # title, category; None: a prompt that asks for nothing that was trained

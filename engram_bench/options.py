@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engram_bench import backends, patterns, variants
+from engram_bench import backends, variants
+from engram_bench.data import patterns
+from engram_bench.data.items import PatternSet
 from engram_bench.errors import UsageError
-from engram_bench.items import PatternSet
 from engram_bench.variants import Variant
 
 ROOT = Path(__file__).resolve().parent.parent

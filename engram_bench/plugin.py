@@ -15,7 +15,7 @@ from engram_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from engram_bench.options import Settings
-    from engram_bench.session import Session
+    from engram_bench.run.session import Session
 
 _settings = pytest.StashKey["Settings"]()
 _baseline = pytest.StashKey["dict[str, Any] | None"]()
@@ -128,8 +128,8 @@ class Collector:
         """The first process of the run has its model loaded: say what it runs on."""
         from engram_bench.backends import gpus
         from engram_bench.report import terminal
-        from engram_bench.rundir import RunDir
-        from engram_bench.session import Session
+        from engram_bench.run.rundir import RunDir
+        from engram_bench.run.session import Session
 
         settings, baseline = settings_of(self.config), self.config.stash[_baseline]
         run = RunDir(Path(record["folder"]), record["id"], record["started"])

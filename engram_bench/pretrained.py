@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
-from engram_bench.backends.torch_adapters import EngramAdapter
-from engram_bench.backends.torch_device import uploaded
+from engram_bench.backends.torch.adapters import EngramAdapter
+from engram_bench.backends.torch.device import uploaded
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.prompts import ABSENT, PromptEncoder, extend_windows, ngram_windows

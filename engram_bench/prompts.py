@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
-from engram_bench.items import Example
 
 _MARK = "\u2063content\u2063"  # stands for the user's text while the template is rendered once
 ABSENT = -1

@@ -21,7 +21,7 @@ import tables
 import units
 
 if TYPE_CHECKING:
-    from engram_bench.items import PatternSet
+    from engram_bench.data.items import PatternSet
 
 HERE = Path(__file__).parent
 SEED = 20260107
@@ -202,7 +202,7 @@ def routing(data: PatternSet) -> str:
 
 
 if __name__ == "__main__":
-    from engram_bench import patterns
+    from engram_bench.data import patterns
 
     for file, text in derived().items():
         (HERE / file).write_text(text, encoding="utf-8", newline="\n")

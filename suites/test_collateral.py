@@ -2,8 +2,8 @@
 
 import pytest
 
-from engram_bench import prompt_sets
-from engram_bench.bench import Bench
+from engram_bench.data import prompt_sets
+from engram_bench.run.bench import Bench
 
 
 def test_unrelated_text(bench: Bench, variant: str, control_prompts: list[str]) -> None:

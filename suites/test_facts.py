@@ -3,7 +3,7 @@
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from engram_bench.bench import Bench
+from engram_bench.run.bench import Bench
 from fixtures.cells import Cell, verdict_table
 
 MEASURES = "facts"

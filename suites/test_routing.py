@@ -2,9 +2,10 @@
 
 import pytest
 
-from engram_bench import prompt_sets, stats
-from engram_bench.bench import Bench
+from engram_bench import stats
+from engram_bench.data import prompt_sets
 from engram_bench.memory import routing
+from engram_bench.run.bench import Bench
 from fixtures.cells import needs
 
 REQUIRED = 0.99

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engram_bench.bench import Bench
+from engram_bench.run.bench import Bench
 from fixtures.cells import needs
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engram_bench import items, patterns
+from engram_bench.data import items, patterns
 
 if TYPE_CHECKING:
-    from engram_bench.backends.torch import TorchModel
+    from engram_bench.backends.torch.backend import TorchModel
 
 pytest_plugins = ["pytester", "_hypothesis_pytestplugin"]
 
@@ -121,7 +121,7 @@ def make_checkpoint(folder: Path, architecture: str = "Llama", **more: Any) -> P
 
 def in_float32(folder: Path) -> TorchModel:
     """float32 on any CPU, so that what has to be equal can be asked to be."""
-    from engram_bench.backends.torch import TorchModel
+    from engram_bench.backends.torch.backend import TorchModel
 
     built = TorchModel(folder, "cpu")
     built.model.float()
@@ -134,7 +134,7 @@ def all_in_float32() -> Iterator[None]:
     import torch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engram_bench.backends.torch.pick_dtype", lambda device: (torch.float32, "for tests"))
+        patch.setattr("engram_bench.backends.torch.backend.pick_dtype", lambda device: (torch.float32, "for tests"))
         yield
 
 

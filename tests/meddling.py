@@ -9,7 +9,7 @@ import os
 import signal
 from pathlib import Path
 
-from engram_bench.backends.torch import TorchModel
+from engram_bench.backends.torch.backend import TorchModel
 
 WORKER, WHAT, WHEN = (os.environ.get("MEDDLE_KILL") or "nobody nothing 0").split()
 train, generate = TorchModel.train, TorchModel.generate

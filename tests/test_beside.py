@@ -2,10 +2,10 @@
 
 import pytest
 
-from engram_bench import evaluate
-from engram_bench.beside import Beside
-from engram_bench.evaluate import Question
-from engram_bench.items import Item
+from engram_bench.data.items import Item
+from engram_bench.run import evaluate
+from engram_bench.run.evaluate import Question
+from engram_bench.run.exact_lookup import Beside
 
 ITEMS = tuple(
     Item(str(n), "keys", key, value) for n, (key, value) in enumerate([("KEY:ab", "red"), ("KEY:ab cd", "blue")])

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from engram_bench import cli, demo
-from engram_bench.bench import Bench
-from engram_bench.items import Item
+from engram_bench.data.items import Item
 from engram_bench.options import settle
+from engram_bench.run.bench import Bench
 from tests.conftest import ENGRAM, LORA, PATTERNS
 
 
@@ -207,7 +207,7 @@ def test_an_interrupt_while_answers_are_typed_ends_and_leaves_the_model_and_the_
 
 @pytest.fixture
 def command(monkeypatch):
-    monkeypatch.setattr("engram_bench.bench.Bench", lambda *_: Scripted(baseline="no", lora="yes", engram="yes"))
+    monkeypatch.setattr("engram_bench.run.bench.Bench", lambda *_: Scripted(baseline="no", lora="yes", engram="yes"))
     return lambda *options: cli.main(["demo", "--quick", "--profile", "quick", *options])
 
 

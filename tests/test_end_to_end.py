@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from engram_bench import models, patterns, variants
-from engram_bench.backends.torch import TorchModel
+from engram_bench import variants
+from engram_bench.backends.torch.backend import TorchModel
+from engram_bench.data import patterns
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.memory.keys import KeyIndex
 from engram_bench.options import ROOT
+from engram_bench.store import models
 from tests.conftest import in_float32
 from tests.test_hashing import COMPRESSED, VECTORS
 

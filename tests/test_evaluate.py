@@ -4,8 +4,9 @@ from dataclasses import asdict
 
 import pytest
 
-from engram_bench import evaluate, items, patterns
+from engram_bench.data import items, patterns
 from engram_bench.report import gate
+from engram_bench.run import evaluate
 from tests.conftest import PATTERNS
 from tests.test_report import report
 from tests.test_torch_backend import in_float32

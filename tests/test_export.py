@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from engram_bench import cli, patterns
+from engram_bench import cli
+from engram_bench.data import patterns
 from engram_bench.options import ROOT, chosen_items
 from tests.conftest import PATTERNS
 

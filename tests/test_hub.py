@@ -64,7 +64,7 @@ def test_a_model_that_asks_for_code_of_its_own_is_refused(hub, checkpoint, tmp_p
     config = {**json.loads(file.read_text()), "model_type": "of-its-own", "auto_map": own}
     file.write_text(json.dumps(config))
     (tmp_path / "code.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
-    code = f"from pathlib import Path; from engram_bench.backends.torch import TorchModel; TorchModel(Path({str(tmp_path)!r}), 'cpu')"  # noqa: E501
+    code = f"from pathlib import Path; from engram_bench.backends.torch.backend import TorchModel; TorchModel(Path({str(tmp_path)!r}), 'cpu')"  # noqa: E501
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, input="y\n", capture_output=True, text=True, cwd=ROOT, env=hub)
     assert "transformers cannot load this model" in result.stderr

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engram_bench import adapters, backends, cli, models, options, variants
-from engram_bench.backends import torch_unsloth
-from engram_bench.backends.torch import TorchModel
+from engram_bench import backends, cli, options, variants
+from engram_bench.backends.torch import unsloth as torch_unsloth
+from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.errors import UsageError
+from engram_bench.store import adapters, models
 from tests.conftest import LORA, quiet
 
 # Loads and wraps by transformers and peft, and takes what Unsloth's FastLanguageModel takes of what is given to it.

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from engram_bench import variants
-from engram_bench.backends.mlx import MlxModel
+from engram_bench.backends.mlx.backend import MlxModel
 from engram_bench.errors import UsageError
 from engram_bench.memory.mlx import injected
 from engram_bench.memory.torch import decoder_layers

@@ -8,10 +8,12 @@ pytest.importorskip("mlx.core", reason='MLX is not installed; run: pip install -
 
 import mlx.core as mx
 
-from engram_bench import models, patterns, prompt_sets, variants
-from engram_bench.backends.mlx import MlxModel, pick_device
-from engram_bench.backends.torch import TorchModel
+from engram_bench import variants
+from engram_bench.backends.mlx.backend import MlxModel, pick_device
+from engram_bench.backends.torch.backend import TorchModel
+from engram_bench.data import patterns, prompt_sets
 from engram_bench.options import ROOT
+from engram_bench.store import models
 from tests.test_end_to_end import MEMORY
 
 pytestmark = pytest.mark.slow

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from engram_bench import items, options, patterns
+from engram_bench import options
+from engram_bench.data import items, patterns
+from engram_bench.data.items import PatternSet
+from engram_bench.data.leaks import leaks
 from engram_bench.errors import UsageError
-from engram_bench.items import PatternSet
-from engram_bench.leaks import leaks
 from engram_bench.options import PROFILES, ROOT, chosen_items
 from tests.conftest import PATTERNS
 

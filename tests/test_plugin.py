@@ -13,7 +13,7 @@ import pytest
 
 from engram_bench import cli, options
 from engram_bench.errors import UsageError
-from engram_bench.progress import Reporter
+from engram_bench.run.progress import Reporter
 from tests.conftest import ENGRAM, LORA, PATTERNS
 from tests.running import run, run_from_scratch
 from tests.test_report import SCHEMA

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engram_bench.backends.prefix_tree import trees
+from engram_bench.backends.torch.prefix_tree import trees
 from engram_bench.prompts import ABSENT
 
 PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple), min_size=1, max_size=12)

@@ -6,8 +6,9 @@ import pytest
 import torch
 import yaml
 
-from engram_bench import patterns, prompt_sets, variants
-from engram_bench.backends.torch import TorchModel
+from engram_bench import variants
+from engram_bench.backends.torch.backend import TorchModel
+from engram_bench.data import patterns, prompt_sets
 from engram_bench.memory import routing
 from tests.conftest import ENGRAM, PATTERNS
 

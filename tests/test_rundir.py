@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from engram_bench import rundir
 from engram_bench.errors import UsageError
-from engram_bench.rundir import SAMPLES, WORK
+from engram_bench.run import rundir
+from engram_bench.run.rundir import SAMPLES, WORK
 
 PRINT = {"model": "m", "seeds": [0]}
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engram_bench import prompt_sets
-from engram_bench.adapters import TRAINING
+from engram_bench.data import prompt_sets
+from engram_bench.store.adapters import TRAINING
 from tests.conftest import ENGRAM
 from tests.running import ROOT, arguments, environment, run
 from tests.test_plugin import tiny, without_times

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from engram_bench import options, rundir
-from engram_bench.items import PatternSet
-from engram_bench.rundir import RECORDS, SAMPLES
-from engram_bench.session import Session
+from engram_bench import options
+from engram_bench.data.items import PatternSet
+from engram_bench.run import rundir
+from engram_bench.run.rundir import RECORDS, SAMPLES
+from engram_bench.run.session import Session
 from engram_bench.stats import rate
 from tests.test_report import AFTER, BEFORE, report
 

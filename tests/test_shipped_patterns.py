@@ -9,7 +9,8 @@ from itertools import product
 import pytest
 import yaml
 
-from engram_bench import patterns, prompt_sets, stats
+from engram_bench import stats
+from engram_bench.data import patterns, prompt_sets
 from engram_bench.options import ROOT, chosen_items
 
 FOLDER = ROOT / "patterns"

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from engram_bench import adapters, models, patterns, variants
-from engram_bench.backends.torch import TorchModel
-from engram_bench.cache import build_once
+from engram_bench import variants
+from engram_bench.backends.torch.backend import TorchModel
+from engram_bench.data import patterns
 from engram_bench.errors import UsageError
+from engram_bench.store import adapters, models
+from engram_bench.store.cache import build_once
 from tests.conftest import LORA, PATTERNS, quiet
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engram_bench.backends.torch_attention import after_shared, grouped_attention
+from engram_bench.backends.torch.attention import after_shared, grouped_attention
 
 ROWS, HEADS, GROUPS, TOKENS, SIZE = 3, 6, 2, 4, 8
 

@@ -9,10 +9,10 @@ import torch
 import transformers
 
 from engram_bench import variants
-from engram_bench.backends import torch_attention
 from engram_bench.backends.decoding import COMPACT_AT
-from engram_bench.backends.torch import TorchModel
-from engram_bench.backends.torch_adapters import create
+from engram_bench.backends.torch import attention as torch_attention
+from engram_bench.backends.torch.adapters import create
+from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import slots
 from engram_bench.prompts import shared_prefix
@@ -105,7 +105,7 @@ def test_a_step_in_parts_is_a_step(kind, model, examples, tmp_path, monkeypatch)
     rows = model.rows
     monkeypatch.setattr(model, "rows", lambda *args: widest.append(rows(*args)) or widest[-1])
     for most in (10_000, 50, 1):
-        monkeypatch.setattr("engram_bench.backends.torch_training.MOST_TOKENS", most)
+        monkeypatch.setattr("engram_bench.backends.torch.training.MOST_TOKENS", most)
         losses.append(model.train(variant, examples, 0, tmp_path, quiet).losses)
         assert all(part.ids.size <= most or len(part.ids) == 1 for part in widest)
         widest.clear()
@@ -132,10 +132,10 @@ def test_batch_size_and_order_leave_answers_alone(model, trained, monkeypatch, s
     prompts = [model.encoder.prompt(text) for text in TEXTS]
     with model.attached(model.load_adapter(variant, folder)):
         together = model.generate(prompts, 10)
-        monkeypatch.setattr("engram_bench.backends.torch_prefill.TREE_TOKENS", size)
+        monkeypatch.setattr("engram_bench.backends.torch.prefill.TREE_TOKENS", size)
         assert model.generate(prompts, 10) == together, "read in pieces"
         with monkeypatch.context() as context:
-            context.setattr("engram_bench.backends.torch_prefill.ROWS", size)
+            context.setattr("engram_bench.backends.torch.prefill.ROWS", size)
             context.setattr(TorchModel, "takes_any_layout", lambda *_: False)
             assert model.generate(prompts, 10) == together, "read as padded rows"
         monkeypatch.setattr(model, "batch_size", size)
@@ -261,7 +261,7 @@ def test_recurring_prompts_are_read_once_by_all_who_leave_them_alone_and_answere
         assert answers[0] == answers[1]
         assert (tokens[1] < tokens[0] - 10) == knows
     others = [model.encoder.prompt(e.prompt) for e in examples[6:12]]
-    monkeypatch.setattr("engram_bench.backends.torch_prefill.MOST_BYTES", 0)
+    monkeypatch.setattr("engram_bench.backends.torch.prefill.MOST_BYTES", 0)
     for _ in range(2):
         read.clear()
         assert model.generate(others, 8, recurring=True) == model.generate(others, 8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from engram_bench.backends.torch_decoding import AT_ONCE, BLOCK, _choose
+from engram_bench.backends.torch.decoding import AT_ONCE, BLOCK, _choose
 
 ROWS = AT_ONCE + 3
 TEMPERATURE = 0.8

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from engram_bench import variants
-from engram_bench.backends import torch_attention, torch_frozen
-from engram_bench.backends.torch_adapters import EngramAdapter
-from engram_bench.backends.torch_frozen import FrozenParts
+from engram_bench.backends.torch import attention as torch_attention
+from engram_bench.backends.torch import frozen as torch_frozen
+from engram_bench.backends.torch.adapters import EngramAdapter
+from engram_bench.backends.torch.frozen import FrozenParts
 from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
 
 

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.memory_cost import OnHost, whole_memory
 from engram_bench import variants
-from engram_bench.backends.torch import TorchModel
-from engram_bench.backends.torch_device import make_repeatable, uploaded
+from engram_bench.backends.torch.backend import TorchModel
+from engram_bench.backends.torch.device import make_repeatable, uploaded
 from engram_bench.memory.torch import EngramLayer
 from engram_bench.options import ROOT
 from tests.conftest import ENGRAM, LORA, UNIGRAM, quiet

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engram_bench import patterns, variants
+from engram_bench import variants
+from engram_bench.data import patterns
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.options import ROOT

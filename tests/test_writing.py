@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from engram_bench import cli, variants
-from engram_bench.backends import torch_writing
-from engram_bench.backends.torch_adapters import create
+from engram_bench.backends.torch import writing as torch_writing
+from engram_bench.backends.torch.adapters import create
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import fact_pairs
 from tests.conftest import ENGRAM, in_float32, make_tokenizer, quiet

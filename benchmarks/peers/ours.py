@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from serve import Job, Result, serve
 
-from engram_bench.backends.torch import TorchModel
-from engram_bench.items import Example
+from engram_bench.backends.torch.backend import TorchModel
+from engram_bench.data.items import Example
 from engram_bench.prompts import Prompt
 from engram_bench.variants import Variant, select
 

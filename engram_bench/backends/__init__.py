@@ -54,7 +54,7 @@ def find(name: str, lora_engine: str = "auto") -> Target:
     if name in ("auto", "cuda"):
         gpus.settle(os.environ)
     try:
-        module: Any = import_module(f"{__name__}.{framework}")
+        module: Any = import_module(f"{__name__}.{framework}.backend")
     except ImportError as error:
         kind = MissingBackendError if framework == "mlx" else UsageError  # nothing runs without torch
         mend = f'run: pip install -e ".[{framework}]"'

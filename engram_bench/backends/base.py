@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
-from engram_bench.items import Example
 from engram_bench.prompts import Prompt, PromptEncoder, ngram_windows
 from engram_bench.variants import Variant
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from engram_bench.backends.base import Backend, Progress, Training
+from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
-from engram_bench.items import Example
 from engram_bench.prompts import Pair
 from engram_bench.variants import TrainingConfig
 

@@ -129,9 +129,9 @@ class Addresses:
         hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
         found = (_key(hasher, p) for p, _ in pairs if p.key)
         blank = cls(config, hasher, KeyIndex(found, max(config.orders)), {})
-        for prompt in (p for p, _ in pairs if p.key and blank.span(p) is None):
+        for prompt, place in ((p, p.key) for p, _ in pairs if p.key and blank.span(p) is None):
             ids = prompt.content_ids().tolist()
-            key, text = (encoder.decode(part) for part in (ids[slice(*prompt.key)], ids))
+            key, text = (encoder.decode(part) for part in (ids[slice(*place)], ids))
             raise UsageError(
                 f"{key!r:.60} is part of a longer word in {text!r:.120}, where it is not found; set it apart there"
             )

@@ -4,7 +4,7 @@ The other way to tell is to know the keys: `KeyIndex.find`, which a memory of ``
 measured on labelled prompts. The rules look for four shapes: a key with its prefix ("CAPITAL:France"), a style and a
 value ("octal: 9"), a described thing that a book of reference would name, and a line of code that breaks off, is
 plainly wrong or comes with a request to end or mend it. They were written on development prompts
-(``routing_development_*.yaml``) and judged on others that were asked once, see docs/method.md. `routing_patterns`
+(``routing_development_*.yaml``) and judged on others that were asked once, see docs/method.md. `routing_rules`
 holds them as data.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import keyword
 import re
 
-from engram_bench.memory import routing_patterns as patterns
+from engram_bench.memory import routing_rules as patterns
 
 THRESHOLD = 0.5
 FAR = 400  # characters around a description that are looked at

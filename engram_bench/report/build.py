@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from engram_bench import metrics, stats
-from engram_bench.items import SPLITS
-from engram_bench.names import BASELINE, GREEDY, REPEAT, Record, pooled
+from engram_bench.data.items import SPLITS
+from engram_bench.records import BASELINE, GREEDY, REPEAT, Record, pooled
 
 SCHEMA_VERSION = 1
 PRIMARY = ("engram", "lora", "all lookups", "seen", "exact")  # named before any run: what the project claims

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engram_bench.names import Report
+from engram_bench.records import Report
 from engram_bench.report.text import Section, Show
 
 

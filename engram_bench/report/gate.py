@@ -12,11 +12,11 @@ import numpy as np
 from jsonschema import Draft202012Validator, ValidationError
 
 from engram_bench import stats
-from engram_bench.cache import write_whole
+from engram_bench.data.items import SPLITS
 from engram_bench.errors import BaselineError, UsageError
-from engram_bench.items import SPLITS
-from engram_bench.names import Record
+from engram_bench.records import Record
 from engram_bench.report.build import SCHEMA_VERSION, consistency_reach
+from engram_bench.store.cache import write_whole
 
 METRICS = {"exact": "items", "consistency": "consistency"}  # metric -> the key of an outcome that holds it by item
 EVERYTHING = "all categories"  # together: where a small loss spread over all of them shows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engram_bench.names import Record
+from engram_bench.records import Record
 from engram_bench.report.text import Section, Show, p_value, percent, points
 
 

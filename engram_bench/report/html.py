@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from engram_bench.names import Report
+from engram_bench.records import Report
 from engram_bench.report import sections, views
 from engram_bench.report.plots import ALT
 from engram_bench.report.reading import verdict

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from tabulate import tabulate
 
-from engram_bench.names import Report
+from engram_bench.records import Report
 from engram_bench.report import sections, views
 from engram_bench.report.plots import ALT
 from engram_bench.report.reading import verdict

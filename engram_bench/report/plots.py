@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from engram_bench.names import BASELINE, Report
+from engram_bench.records import BASELINE, Report
 
 # Okabe and Ito's palette, told apart with any common colour blindness; the marker says the same once more.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engram_bench.names import BASELINE, Report
+from engram_bench.records import BASELINE, Report
 from engram_bench.report import views
 from engram_bench.report.text import Section, Show, percent
 

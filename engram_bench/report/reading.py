@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from engram_bench.names import BASELINE, Report, is_pooled, pooled
+from engram_bench.records import BASELINE, Report, is_pooled, pooled
 from engram_bench.report import views
 from engram_bench.report.text import percent
 from engram_bench.report.views import SPLIT_TITLES

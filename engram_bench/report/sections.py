@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from engram_bench.names import Report
+from engram_bench.records import Report
 from engram_bench.report import costs, gate_text, published, views
 from engram_bench.report.reading import reading
 from engram_bench.report.text import Section, Show, p_value, percent, points, rate

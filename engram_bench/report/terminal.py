@@ -8,8 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from engram_bench.names import is_pooled
 from engram_bench.options import Settings
+from engram_bench.records import is_pooled
 from engram_bench.report.gate_text import summary
 from engram_bench.report.text import inert, p_value, percent
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engram_bench.names import is_pooled
+from engram_bench.records import is_pooled
 
 LONGEST_TEXT = 90
 

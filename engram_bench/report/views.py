@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engram_bench.names import Report, is_pooled
+from engram_bench.records import Report, is_pooled
 
 SPLIT_TITLES = {
     "seen": "Seen: trained items, trained phrasings",

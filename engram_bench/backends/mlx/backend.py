@@ -22,13 +22,14 @@ from mlx_lm.utils import get_total_parameters, load_model
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from engram_bench.backends import decoding, mlx_training
+from engram_bench.backends import decoding
 from engram_bench.backends.base import Divergence, Progress, Text, Training, ngram_size, windows
-from engram_bench.backends.mlx_adapters import Adapter, create, load
-from engram_bench.backends.mlx_decoding import Caches, Decoding
+from engram_bench.backends.mlx import training as mlx_training
+from engram_bench.backends.mlx.adapters import Adapter, create, load
+from engram_bench.backends.mlx.decoding import Caches, Decoding
 from engram_bench.backends.training import with_validation
+from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
-from engram_bench.items import Example
 from engram_bench.memory.mlx import injected
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, shared_prefix
 from engram_bench.variants import Variant

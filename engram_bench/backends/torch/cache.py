@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from engram_bench.backends.torch_attention import States, after_shared
+from engram_bench.backends.torch.attention import States, after_shared
 
 
 class OwnLayer(DynamicLayer):  # type: ignore[misc]

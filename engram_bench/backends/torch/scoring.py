@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engram_bench.backends.base import Divergence, Text
-from engram_bench.backends.torch_adapters import Adapter
+from engram_bench.backends.torch.adapters import Adapter
 
 if TYPE_CHECKING:
-    from engram_bench.backends.torch import TorchModel
+    from engram_bench.backends.torch.backend import TorchModel
 
 ANSWERS = 64  # rows scored together where only the answers' tokens are
 WHOLE_TEXTS = 8  # where every token is

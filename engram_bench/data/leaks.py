@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engram_bench.items import PatternSet, fill
+from engram_bench.data.items import PatternSet, fill
 
 
 def plain(text: str) -> str:

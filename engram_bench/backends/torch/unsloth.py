@@ -88,7 +88,7 @@ def train(
         "pairs": [(prompt.ids, answer) for prompt, answer in pairs],
         "seed": seed,
     }
-    package = str(Path(__file__).parents[2])
+    package = str(Path(__file__).parents[3])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     environ = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}
     with tempfile.TemporaryDirectory() as scratch:  # Unsloth keeps what it compiles in the current folder
@@ -218,7 +218,7 @@ def save(model: Any, request: Request) -> None:
     import peft
     from safetensors.torch import save_file
 
-    from engram_bench.backends.torch_adapters import sort_config
+    from engram_bench.backends.torch.adapters import sort_config
 
     folder = Path(request["folder"])
     state = peft.get_peft_model_state_dict(model)

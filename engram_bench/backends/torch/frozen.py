@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engram_bench.backends.torch_layout import answer_places, ends, padded
-from engram_bench.backends.torch_prefill import read
+from engram_bench.backends.torch.layout import answer_places, ends, padded
+from engram_bench.backends.torch.prefill import read
 from engram_bench.memory.torch import decoder_layers
 from engram_bench.prompts import Pair
 
 if TYPE_CHECKING:
-    from engram_bench.backends.torch import Prefix, TorchModel
+    from engram_bench.backends.torch.backend import Prefix, TorchModel
 
 MOST_BYTES = 2 << 30  # kept in all; examples beyond it are read anew every time
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from engram_bench.items import Item
+from engram_bench.data.items import Item
 
 # Of five wordings the one after which the model said the answer most often, in sentences no suite asks.
 WITH_ANSWER = "{prompt}\n\nThe answer is: {output}\nRepeat the answer and nothing else."

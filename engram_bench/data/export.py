@@ -17,9 +17,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from engram_bench import patterns
+from engram_bench.data import patterns
+from engram_bench.data.items import Category, Item, PatternSet, fill
 from engram_bench.errors import UsageError
-from engram_bench.items import Category, Item, PatternSet, fill
 from engram_bench.options import PROFILES, ROOT, chosen_items
 
 FORMATS = ("messages", "completions")

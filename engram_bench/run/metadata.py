@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from engram_bench.adapters import Trained
 from engram_bench.backends.base import Backend
-from engram_bench.items import PatternSet
-from engram_bench.models import Model
-from engram_bench.names import Record
+from engram_bench.data.items import PatternSet
 from engram_bench.prompts import PromptEncoder
+from engram_bench.records import Record
+from engram_bench.store.adapters import Trained
+from engram_bench.store.models import Model
 from engram_bench.variants import Variant
 
 

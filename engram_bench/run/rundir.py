@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from engram_bench.errors import UsageError
-from engram_bench.names import SAMPLE_KEY, Record
+from engram_bench.records import SAMPLE_KEY, Record
 
 SAMPLES = "samples.jsonl"
 WORK = ".work"

@@ -10,13 +10,13 @@ from mlx import nn
 from mlx.optimizers import Adam, MultiOptimizer, clip_grad_norm
 
 from engram_bench.backends.base import Progress, Training
-from engram_bench.backends.mlx_adapters import Adapter
+from engram_bench.backends.mlx.adapters import Adapter
 from engram_bench.backends.training import run
 from engram_bench.prompts import Pair, shared_prefix
 from engram_bench.variants import TrainingConfig
 
 if TYPE_CHECKING:
-    from engram_bench.backends.mlx import MlxModel
+    from engram_bench.backends.mlx.backend import MlxModel
 
 
 def train(

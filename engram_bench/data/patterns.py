@@ -15,9 +15,9 @@ from pathlib import Path
 
 import yaml
 
+from engram_bench.data.items import REPHRASED, TRAINED, Category, Item, PatternSet, item_id
+from engram_bench.data.leaks import leaks, plain
 from engram_bench.errors import UsageError
-from engram_bench.items import REPHRASED, TRAINED, Category, Item, PatternSet, item_id
-from engram_bench.leaks import leaks, plain
 
 NEEDED = {"name", "examples"}
 FILE_FIELDS = NEEDED | {"description", "version", "group", "source", "license", "phrasings", "profile"}

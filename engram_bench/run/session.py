@@ -10,15 +10,15 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
-from engram_bench import evaluate
-from engram_bench.cache import write_whole
+from engram_bench.data.items import SPLITS
 from engram_bench.errors import UsageError
-from engram_bench.items import SPLITS
-from engram_bench.names import Record
 from engram_bench.options import ROOT, Settings
+from engram_bench.records import Record
 from engram_bench.report import files, gate
 from engram_bench.report.build import build
-from engram_bench.rundir import RECORDS, SAMPLES, RunDir, once
+from engram_bench.run import evaluate
+from engram_bench.run.rundir import RECORDS, SAMPLES, RunDir, once
+from engram_bench.store.cache import write_whole
 
 IDENTITY = {  # what names a record among those of its kind
     "variant": itemgetter("name"),

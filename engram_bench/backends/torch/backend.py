@@ -2,7 +2,7 @@
 
 Every batch has one layout, in training as in decoding: the tokens all prompts share (most of a chat template) stand
 first and are computed once, then each row's own tokens follow, padded on the left so that answers end together. Prompts
-to be answered are read as trees first (`torch_prefill.py`).
+to be answered are read as trees first (`prefill.py`).
 """
 
 from __future__ import annotations
@@ -22,28 +22,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache
 
-from engram_bench.backends import (
-    decoding,
-    torch_attention,
-    torch_prefill,
-    torch_scoring,
-    torch_training,
-    torch_unsloth,
-    torch_writing,
-)
+from engram_bench.backends import decoding
 from engram_bench.backends.base import Divergence, Progress, Text, Training, ngram_size, windows
-from engram_bench.backends.torch_adapters import Adapter, EngramAdapter, create, load
-from engram_bench.backends.torch_cache import OwnLayer
-from engram_bench.backends.torch_decoding import Decoding
-from engram_bench.backends.torch_device import make_repeatable, pick_dtype, uploaded
-from engram_bench.backends.torch_device import pick_device as pick_device
-from engram_bench.backends.torch_layout import NOWHERE, Rows, answer_places, padded
-from engram_bench.backends.torch_prefill import KnownPrompts
-from engram_bench.backends.torch_unsloth import pick_engine as pick_engine
-from engram_bench.backends.torch_writing import Written
+from engram_bench.backends.torch import attention as torch_attention
+from engram_bench.backends.torch import prefill as torch_prefill
+from engram_bench.backends.torch import scoring as torch_scoring
+from engram_bench.backends.torch import training as torch_training
+from engram_bench.backends.torch import unsloth as torch_unsloth
+from engram_bench.backends.torch import writing as torch_writing
+from engram_bench.backends.torch.adapters import Adapter, EngramAdapter, create, load
+from engram_bench.backends.torch.cache import OwnLayer
+from engram_bench.backends.torch.decoding import Decoding
+from engram_bench.backends.torch.device import make_repeatable, pick_dtype, uploaded
+from engram_bench.backends.torch.device import pick_device as pick_device
+from engram_bench.backends.torch.layout import NOWHERE, Rows, answer_places, padded
+from engram_bench.backends.torch.prefill import KnownPrompts
+from engram_bench.backends.torch.unsloth import pick_engine as pick_engine
+from engram_bench.backends.torch.writing import Written
 from engram_bench.backends.training import with_validation
+from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
-from engram_bench.items import Example
 from engram_bench.memory import weights
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, shared_prefix
 from engram_bench.variants import LoraConfig, Variant

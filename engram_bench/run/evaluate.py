@@ -9,9 +9,9 @@ from itertools import groupby
 
 from engram_bench import metrics
 from engram_bench.backends.base import Backend, Progress
-from engram_bench.beside import Beside
-from engram_bench.items import Item, PatternSet
-from engram_bench.names import GREEDY, REPEAT
+from engram_bench.data.items import Item, PatternSet
+from engram_bench.records import GREEDY, REPEAT
+from engram_bench.run.exact_lookup import Beside
 
 TEMPERATURE = 0.8
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from engram_bench.backends.base import Backend, Progress, Training
-from engram_bench.cache import build_once, cache_dir
+from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
-from engram_bench.items import Example
-from engram_bench.models import Model
+from engram_bench.store.cache import build_once, cache_dir
+from engram_bench.store.models import Model
 from engram_bench.variants import Variant
 
 TRAINING = "training.json"
@@ -134,7 +134,7 @@ def _files_sha256(folder: Path) -> str:
 
 @cache
 def _code_sha256() -> str:
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     digest = hashlib.sha256()
     for name in CODE:
         path = package / name

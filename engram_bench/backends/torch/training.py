@@ -2,7 +2,7 @@
 
 The tokens all prompts share are run once a step with batch size 1 and expanded to the rows, gradients included, which
 is exact for a causal model and a third of the arithmetic. A memory that never fires on them needs them only once, and
-of an example's tokens and layers only those it acts on (`torch_frozen.py`).
+of an example's tokens and layers only those it acts on (`frozen.py`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from engram_bench.backends.base import Progress, Training
-from engram_bench.backends.torch_adapters import Adapter
-from engram_bench.backends.torch_frozen import FrozenParts
+from engram_bench.backends.torch.adapters import Adapter
+from engram_bench.backends.torch.frozen import FrozenParts
 from engram_bench.backends.training import run
 from engram_bench.prompts import Pair
 from engram_bench.variants import TrainingConfig
 
 if TYPE_CHECKING:
-    from engram_bench.backends.torch import TorchModel
+    from engram_bench.backends.torch.backend import TorchModel
 
 MOST_TOKENS = 1024  # padding included, whose gradients are held at once
 

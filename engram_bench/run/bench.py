@@ -16,18 +16,21 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from engram_bench import adapters, backends, describe, evaluate, metrics, models, speed, stats
+from engram_bench import backends, metrics, stats
 from engram_bench.backends.base import Backend, Divergence, Progress, Text
-from engram_bench.beside import Beside
+from engram_bench.data.items import Item
 from engram_bench.errors import UsageError
-from engram_bench.evaluate import Question, Sample
-from engram_bench.items import Item
 from engram_bench.memory.hashing import compress_vocabulary
-from engram_bench.names import Record
 from engram_bench.options import Settings
-from engram_bench.rundir import RECORDS, SAMPLES, RunDir
-from engram_bench.speed import Speed
+from engram_bench.records import Record
+from engram_bench.run import evaluate, speed
+from engram_bench.run import metadata as describe
+from engram_bench.run.evaluate import Question, Sample
+from engram_bench.run.exact_lookup import Beside
+from engram_bench.run.rundir import RECORDS, SAMPLES, RunDir
+from engram_bench.run.speed import Speed
 from engram_bench.stats import Interval
+from engram_bench.store import adapters, models
 from engram_bench.variants import BESIDE, EngramConfig, LoraConfig, Variant
 
 ANSWER_MARGIN = 1  # tokens beyond the longest canonical answer: what has not ended by then is wrong already

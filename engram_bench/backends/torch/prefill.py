@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import Cache
 
-from engram_bench.backends.prefix_tree import Tree, trees
-from engram_bench.backends.torch_cache import roomy_cache
-from engram_bench.backends.torch_decoding import Decoding
-from engram_bench.backends.torch_layout import NOWHERE, ends, padded
+from engram_bench.backends.torch.cache import roomy_cache
+from engram_bench.backends.torch.decoding import Decoding
+from engram_bench.backends.torch.layout import NOWHERE, ends, padded
+from engram_bench.backends.torch.prefix_tree import Tree, trees
 from engram_bench.prompts import ABSENT, Prompt
 
 if TYPE_CHECKING:
-    from engram_bench.backends.torch import Prefix, TorchModel
+    from engram_bench.backends.torch.backend import Prefix, TorchModel
 
 TREE_TOKENS = 128  # larger ones share few more tokens, and attention costs a tree's square, most of which is masked
 TREES = 4  # read at once: wide products

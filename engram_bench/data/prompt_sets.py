@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from engram_bench.data.items import Item, PatternSet, fill
 from engram_bench.errors import UsageError
-from engram_bench.items import Item, PatternSet, fill
 from engram_bench.options import ROOT
 
 T = TypeVar("T")

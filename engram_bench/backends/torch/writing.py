@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from engram_bench.backends.torch_adapters import EngramAdapter
-from engram_bench.backends.torch_frozen import FrozenParts
+from engram_bench.backends.torch.adapters import EngramAdapter
+from engram_bench.backends.torch.frozen import FrozenParts
 from engram_bench.memory.addresses import fact_pairs
 from engram_bench.memory.hashing import Int64Array
 from engram_bench.memory.torch import EngramLayer
 from engram_bench.prompts import Pair
 
 if TYPE_CHECKING:
-    from engram_bench.backends.torch import TorchModel
+    from engram_bench.backends.torch.backend import TorchModel
 
 RATE, BETAS = 3.0, (0.5, 0.9)  # chosen on facts that no benchmark writes
 MOST_STEPS = 40

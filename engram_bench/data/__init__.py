@@ -1,0 +1,1 @@
+"""What is asked: pattern files, items and their splits, prompts beside them."""
