@@ -96,7 +96,7 @@ def tried(
     trial = Trial(
         name,
         round(training.seconds, 1),
-        backend.trainable_parameters(adapter),
+        adapter.parameter_count(),
         round(training.losses[-1], 4),
         *(round(sum(found) / len(found), 4) for found in right),
         float(f"{apart.kl_mean:.3g}"),

@@ -7,7 +7,7 @@ import torch
 from engram_bench.memory.hashing import NgramHasher
 from engram_bench.memory.torch import EngramLayer
 from engram_bench.prompts import Prompt, extend_windows, ngram_windows
-from engram_bench.variants import EngramConfig
+from engram_bench.variants.configs import EngramConfig
 
 CONFIG = EngramConfig(layers=[2], orders=[2, 3, 4, 6, 8], heads=2, rows=200_000, width=32)
 VOCABULARY, HIDDEN, TOUCHED = 49_152, 576, 50_000

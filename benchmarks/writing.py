@@ -42,23 +42,23 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=100)
     args = parser.parse_args()
     model = backends.find("cpu").load(models.resolve("bundled").folder)
-    memory, facts = model.load_memory(args.adapter), invented(args.facts)
+    memory, facts = model.load_writable(args.adapter), invented(args.facts)
     prompts = [model.encoder.prompt(text) for text in TEXTS]
     texts = list(zip(prompts, model.generate(prompts, 16), strict=True))
 
     def recalled(phrasing: str) -> float:
-        keys = list(memory.addresses.facts)
-        with model.attached(memory):
+        keys = list(memory.facts)
+        with model.attached(memory.adapter):
             answers = model.generate([model.encoder.prompt(fill(phrasing, key)) for key in keys], 16)
         said = zip(map(model.encoder.decode, answers), keys, strict=True)
         return sum(metrics.exact(answer, facts[key]) for answer, key in said) / len(keys)
 
-    written = [model.write(memory, key, value) for key, value in facts.items()]
+    written = [memory.write(key, value) for key, value in facts.items()]
     seconds = [each.seconds for each in written]
     found = {phrasing: recalled(phrasing) for phrasing in ("{input}", *LOOKUP_PHRASINGS)}
-    apart = model.divergence(memory, texts)
+    apart = model.divergence(memory.adapter, texts)
     for key in list(facts)[::2]:
-        model.forget(memory, key)
+        memory.forget(key)
     print(
         json.dumps(
             {

@@ -7,10 +7,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from engram_bench import __version__
 from engram_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from engram_bench.backends.base import Backend, Writable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,7 +126,7 @@ def _train(args: argparse.Namespace) -> None:
         raise UsageError(f"{args.variant}: nothing to train; the model stays as it comes")
     if args.out and len(trained) * len(settings.seeds) > 1:
         raise UsageError("--out: the folder of one adapter; name one variant and one seed")
-    bench = Bench(settings, Reporter(sys.stderr), lambda _: None)
+    bench = Bench(settings, Reporter(sys.stderr))
     for variant in trained:
         for seed in settings.seeds:
             folder = bench.trained(variant.name, seed).folder
@@ -135,13 +138,13 @@ def _train(args: argparse.Namespace) -> None:
 def _write(args: argparse.Namespace) -> int:
     from engram_bench import metrics
 
-    model, memory = _memory(args)
-    written = model.write(memory, args.key, args.value)
-    with model.attached(memory):
+    model, memory = _writable(args)
+    written = memory.write(args.key, args.value)
+    with model.attached(memory.adapter):
         longest = len(model.encoder.answer(args.value))
         said = model.encoder.decode(model.generate([model.encoder.prompt(args.key)], longest)[0])
     memory.save(args.adapter)
-    print(f"{args.key} -> {said}  ({written.seconds:.2f} s, {written.rows} rows, {len(memory.addresses.facts)} facts)")
+    print(f"{args.key} -> {said}  ({written.seconds:.2f} s, {written.rows} rows, {len(memory.facts)} facts)")
     if metrics.exact(said, args.value):
         return 0
     print("engram-bench: stored, but not what it answers; forget it, and reword the key or the value", file=sys.stderr)
@@ -149,14 +152,14 @@ def _write(args: argparse.Namespace) -> int:
 
 
 def _forget(args: argparse.Namespace) -> None:
-    model, memory = _memory(args)
-    model.forget(memory, args.key)
+    _, memory = _writable(args)
+    memory.forget(args.key)
     memory.save(args.adapter)
-    print(f"{args.key} is forgotten; {len(memory.addresses.facts)} facts are left")
+    print(f"{args.key} is forgotten; {len(memory.facts)} facts are left")
 
 
-def _memory(args: argparse.Namespace) -> tuple[Any, Any]:
-    """The model, and the n-gram memory to be changed."""
+def _writable(args: argparse.Namespace) -> tuple[Backend, Writable]:
+    """The model, and the memory to be changed."""
     from engram_bench import backends
     from engram_bench.store import adapters, models
 
@@ -168,7 +171,7 @@ def _memory(args: argparse.Namespace) -> tuple[Any, Any]:
     if target.framework != "torch":
         raise UsageError("--backend: facts are written with torch (cpu, cuda, mps); MLX reads what it wrote")
     model = target.load(models.resolve(args.model).folder)
-    return model, model.load_memory(args.adapter)  # type: ignore[attr-defined]
+    return model, model.load_writable(args.adapter)
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -192,8 +195,9 @@ def _demo(args: argparse.Namespace) -> None:
             except OSError as error:
                 raise UsageError(f"--record: {args.record}: {error.strerror}; choose another file") from error
             console = Console(file=stream, width=width, force_terminal=True)
-        bench = Bench(settings, Reporter(sys.stderr), lambda _: None)
-        if untrained := [name for name in demo.VARIANTS if not bench.is_trained(name)]:
+        bench = Bench(settings, Reporter(sys.stderr))
+        cached = {name: bench.adapters.is_cached(bench.variant(name), settings.seeds[0]) for name in demo.VARIANTS}
+        if untrained := [name for name in demo.VARIANTS if not cached[name]]:
             told = "will be trained first, once: some three minutes each on two CPU cores"
             print(f"{' and '.join(untrained)} {told}", file=sys.stderr)
         for name in demo.VARIANTS:
@@ -204,9 +208,10 @@ def _demo(args: argparse.Namespace) -> None:
                 with suppress(EOFError):
                     screen.input("[dim]Enter goes on ")
 
-        demo.show(bench, console, demo.scenes(settings.patterns, args.seed, args.quick), pause)
+        stage = demo.Stage(bench)
+        demo.show(stage, console, demo.scenes(settings.patterns, args.seed, args.quick), pause)
         if args.interactive:
-            demo.interact(bench, console)
+            demo.interact(stage, console)
 
 
 def _report(args: argparse.Namespace) -> None:

@@ -24,8 +24,10 @@ from rich.table import Table
 from rich.text import Text
 
 from engram_bench import metrics
+from engram_bench.backends.base import Adapter, Backend
 from engram_bench.data import prompt_sets
 from engram_bench.data.items import Item, PatternSet
+from engram_bench.prompts import Prompt, PromptEncoder
 from engram_bench.report.text import inert
 from engram_bench.run.bench import Bench
 
@@ -86,7 +88,26 @@ def scenes(patterns: PatternSet, seed: int, quick: bool) -> list[Scene]:
     return found
 
 
-def show(bench: Bench, console: Console, shown: Sequence[Scene], pause: Callable[[], object]) -> None:
+@dataclass
+class Stage:
+    """A model for each variant, with its adapter on it: they answer side by side."""
+
+    bench: Bench
+    backends: dict[str, Backend] = field(default_factory=dict)
+
+    @contextmanager
+    def attached(self) -> Iterator[dict[str, Backend]]:
+        """The models by variant, loaded when first asked for."""
+        for name in VARIANTS:
+            if name not in self.backends:
+                self.backends[name] = self.bench.load_model()
+        with ExitStack() as stack:
+            for name, backend in self.backends.items():
+                stack.enter_context(backend.attached(self.bench.adapter(name)))
+            yield self.backends
+
+
+def show(stage: Stage, console: Console, shown: Sequence[Scene], pause: Callable[[], object]) -> None:
     """The whole demo: title, each scene, and what it came to."""
     console.print(Panel(Text(ABOUT, justify="center"), title="[bold]engram-bench", padding=(1, 2)))
     right = dict.fromkeys(VARIANTS, 0)
@@ -94,7 +115,7 @@ def show(bench: Bench, console: Console, shown: Sequence[Scene], pause: Callable
     for number, scene in enumerate(shown, 1):
         pause()
         console.print(Rule(f"{number}/{len(shown)}  {scene.title}"))
-        for name, take in play(bench, console, scene).items():
+        for name, take in play(stage, console, scene).items():
             takes[name].append(take)
             right[name] += scene.item is not None and metrics.exact(take.text, scene.item.output)
     pause()
@@ -103,13 +124,14 @@ def show(bench: Bench, console: Console, shown: Sequence[Scene], pause: Callable
     console.print(Text(CAVEAT, style="dim"))
 
 
-def play(bench: Bench, console: Console, scene: Scene) -> dict[str, Take]:
+def play(stage: Stage, console: Console, scene: Scene) -> dict[str, Take]:
     """Every variant's answer to one scene, typed as it is made, a token of each in turn."""
     takes = {name: Take() for name in VARIANTS}
-    with ExitStack() as stack:
-        for name in VARIANTS:
-            stack.enter_context(bench.backend_of(name).attached(bench.adapter(name)))
-        steps = zip_longest(*(_answer(bench, name, scene, take) for name, take in takes.items()))
+    with stage.attached() as backends:
+        longest = LONGEST_UNRELATED if scene.item is None else stage.bench.max_new_tokens
+        steps = zip_longest(
+            *(_answer(backends[name], stage.bench.adapter(name), scene, longest, take) for name, take in takes.items())
+        )
         if console.is_terminal:
             with Live(_picture(scene, takes), console=console, auto_refresh=False) as live:
                 for _ in steps:
@@ -120,18 +142,17 @@ def play(bench: Bench, console: Console, scene: Scene) -> dict[str, Take]:
     return takes
 
 
-def _answer(bench: Bench, name: str, scene: Scene, take: Take) -> Iterator[None]:
+def _answer(backend: Backend, adapter: Adapter | None, scene: Scene, longest: int, take: Take) -> Iterator[None]:
     """Fills `take`, a step each token."""
-    backend, adapter = bench.backend_of(name), bench.adapter(name)
     prompt = backend.encoder.prompt(scene.prompt)
-    stream = backend.stream(prompt, LONGEST_UNRELATED if scene.item is None else bench.max_new_tokens)
+    stream = backend.stream(prompt, longest)
     ids: list[int] = []
     while not take.done:
         started = time.perf_counter()
         token = next(stream, None)
         take.seconds += time.perf_counter() - started
-        if not ids and hasattr(adapter, "addresses"):
-            take.notes = _looked_up(bench, adapter, prompt)
+        if not ids and adapter:
+            take.notes = _looked_up(backend.encoder, adapter, prompt)
         if token is None:
             take.done = True
         else:
@@ -140,16 +161,17 @@ def _answer(bench: Bench, name: str, scene: Scene, take: Take) -> Iterator[None]
         yield
 
 
-def _looked_up(bench: Bench, adapter: Any, prompt: Any) -> list[str]:
-    """Which n-grams the memory found for the first token of the answer, and how far its gates opened."""
-    encoder = bench.backend.encoder
-    ngrams = adapter.addresses.found(prompt, encoder.eos_id)
+def _looked_up(encoder: PromptEncoder, adapter: Adapter, prompt: Prompt) -> list[str]:
+    """Which n-grams a memory found for the first token of the answer, and how far its gates opened."""
+    ngrams = adapter.found(prompt)
+    if ngrams is None:
+        return []
     if not ngrams:
         return ["no trained key: silent"]
     ends = (encoder.decode([i for i in ids if i != encoder.eos_id]).strip() for ids in (ngrams[0], ngrams[-1]))
     texts = " to ".join(dict.fromkeys(map(repr, ends)))
-    gates = [memory.gate[0, -1, 0].item() for memory in adapter.memories() if memory.gate is not None]
-    return [f"{_count(len(ngrams), 'n-gram')} found: {texts}", "gate " + " ".join(f"{gate:.2f}" for gate in gates)]
+    gates = " ".join(f"{gate:.2f}" for gate in adapter.gates())
+    return [f"{_count(len(ngrams), 'n-gram')} found: {texts}", f"gate {gates}"]
 
 
 def _picture(scene: Scene, takes: dict[str, Take]) -> Group:
@@ -191,7 +213,7 @@ def _summary(takes: dict[str, list[Take]], right: dict[str, int], asked: int) ->
     return table
 
 
-def interact(bench: Bench, console: Console) -> None:
+def interact(stage: Stage, console: Console) -> None:
     """Whatever the user types, answered by all variants, until Ctrl-C or an empty line."""
     console.print(Text("Type a prompt; an empty line or Ctrl-C ends.", style="dim"))
     while True:
@@ -199,7 +221,7 @@ def interact(bench: Bench, console: Console) -> None:
             text = console.input("[bold]> ").strip()
             if not text:
                 return
-            play(bench, console, Scene("", text, None))
+            play(stage, console, Scene("", text, None))
         except (KeyboardInterrupt, EOFError):
             console.print()
             return

@@ -138,6 +138,7 @@ class Paired:
 
     a: Sequence[float]
     b: Sequence[float]
+    rates: bool = True
     reach: float = 1.0
     by_seed: np.ndarray | None = None
 
@@ -161,7 +162,10 @@ def compare_all(pairs: Sequence[Paired]) -> list[Comparison]:
     tested = testable([pair.least_p() for pair in pairs])
     family = sum(tested)
     sizes = [family if counts else family + 1 for counts in tested]
-    found = [compare(p.a, p.b, p.reach, size, p.by_seed) for p, size in zip(pairs, sizes, strict=True)]
+    found = [
+        compare(p.a, p.b, rates=p.rates, reach=p.reach, family=size, by_seed=p.by_seed)
+        for p, size in zip(pairs, sizes, strict=True)
+    ]
     adjusted = iter(holm([c.p for c, counts in zip(found, tested, strict=True) if counts]))
     return [replace(c, p_holm=next(adjusted) if counts else 1.0) for c, counts in zip(found, tested, strict=True)]
 
@@ -169,6 +173,8 @@ def compare_all(pairs: Sequence[Paired]) -> list[Comparison]:
 def compare(
     a: Sequence[float],
     b: Sequence[float],
+    *,
+    rates: bool = True,
     reach: float = 1.0,
     family: int = 1,
     by_seed: np.ndarray | None = None,
@@ -183,7 +189,8 @@ def compare(
     Args:
         a: outcomes of one variant, by item.
         b: outcomes of the other.
-        reach: the largest difference one item can show; 1.0 of right answers, below it of anything else.
+        rates: outcomes are right answers, 0 or 1, or shares of them; False for any other mean of an item.
+        reach: the largest difference one item can show.
         family: how many comparisons share the 5%; the MDE is of a test at 5%/family, Holm's first step.
         by_seed: [seeds, items] differences, where `ENOUGH_SEEDS` ran or more.
 
@@ -201,7 +208,7 @@ def compare(
     n = len(x)
     if n == 0:
         return Comparison(0, Interval(0.0, -1.0, 1.0), 1.0, 1.0, True, 1.0)
-    identical, rates = bool(np.array_equal(x, y)), reach == 1.0
+    identical = bool(np.array_equal(x, y))
     quantiles = [1 - (1 - LEVEL) / (2 * family), POWER]  # of a two-sided test and its power
     if by_seed is not None and n > 1 and np.ptp(by_seed):
         found, p, error = crossed(by_seed)

@@ -134,7 +134,7 @@ def all_in_float32() -> Iterator[None]:
     import torch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engram_bench.backends.torch.backend.pick_dtype", lambda device: (torch.float32, "for tests"))
+        patch.setattr("engram_bench.backends.torch.network.pick_dtype", lambda device: (torch.float32, "for tests"))
         yield
 
 

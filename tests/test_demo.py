@@ -28,11 +28,12 @@ def stage(checkpoint, tmp_path_factory):
     given["engram_variants"] = f"{folder / 'lora.yaml'},{folder / 'engram.yaml'}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ENGRAM_BENCH_CACHE", str(folder / "cache"))
-        made = Bench(settle(given, lambda _: ""), lambda *_: None, lambda _: None)
-        assert not made.is_trained("engram")
+        made = Bench(settle(given, lambda _: ""), lambda *_: None)
+        engram = made.variant("engram")
+        assert not made.adapters.is_cached(engram, 0)
         for name in demo.VARIANTS:
             made.adapter(name)
-        assert made.is_trained("engram")
+        assert made.adapters.is_cached(engram, 0)
         yield made
 
 
@@ -45,7 +46,7 @@ def test_every_scene_is_answered_by_every_variant_and_told_right_or_wrong(stage,
     shown = demo.scenes(stage.settings.patterns, seed=0, quick=True)
     assert [scene.item is None for scene in shown] == [False, True], "there are no random pairs in these patterns"
     pauses = []
-    demo.show(stage, screen, shown, lambda: pauses.append(1))
+    demo.show(demo.Stage(stage), screen, shown, lambda: pauses.append(1))
     told = screen.file.getvalue()
     assert len(pauses) == len(shown) + 1
     assert "\x1b" not in told, "no colour where it is piped"
@@ -63,7 +64,7 @@ def test_another_seed_shows_another_item_and_the_same_seed_the_same(stage):
 
 def test_answers_typed_side_by_side_are_the_decoded_ones(stage, screen):
     scene = next(scene for scene in demo.scenes(stage.settings.patterns, seed=0, quick=True) if scene.item)
-    prompt, takes = stage.backend.encoder.prompt(scene.prompt), demo.play(stage, screen, scene)
+    prompt, takes = stage.backend.encoder.prompt(scene.prompt), demo.play(demo.Stage(stage), screen, scene)
     for name, take in takes.items():
         with stage.backend.attached(stage.adapter(name)):
             (whole,) = stage.backend.generate([prompt], stage.max_new_tokens)
@@ -84,17 +85,24 @@ def test_what_the_memory_found_ends_in_the_key(stage):
     adapter, encoder = stage.adapter("engram"), stage.backend.encoder
     example = stage.settings.patterns.training_examples()[0]
     key = example.prompt[slice(*example.key)]
-    found = adapter.addresses.found(encoder.prompt(f"Well, {key}, please"), encoder.eos_id)
+    found = adapter.found(encoder.prompt(f"Well, {key}, please"))
     texts = [encoder.decode([i for i in ids if i != encoder.eos_id]).strip() for ids in found]
     assert all(key.endswith(text) for text in texts)
     wide = Console(file=io.StringIO(), width=300)
-    demo.play(stage, wide, demo.Scene("", f"Well, {key}, please", None))
+    demo.play(demo.Stage(stage), wide, demo.Scene("", f"Well, {key}, please", None))
     assert f"{len(texts)} n-grams found: {texts[0]!r} to {texts[-1]!r}" in wide.file.getvalue()
     with stage.backend.attached(adapter):
         next(stage.backend.stream(encoder.prompt(f"Well, {key}, please"), 8))
-    gates = " ".join(f"{memory.gate[0, -1, 0].item():.2f}" for memory in adapter.memories())
+        gates = " ".join(f"{gate:.2f}" for gate in adapter.gates())
     assert f"gate {gates}" in wide.file.getvalue(), "of the first token of the answer"
-    assert adapter.addresses.found(encoder.prompt("nothing of the kind"), encoder.eos_id) == []
+    assert adapter.found(encoder.prompt("nothing of the kind")) == []
+
+
+class Silent(str):
+    """An adapter that looks up no n-grams, by its name."""
+
+    def found(self, prompt):
+        return None
 
 
 class Scripted:
@@ -103,17 +111,20 @@ class Scripted:
     max_new_tokens = 9
 
     def __init__(self, **answers):
-        self.answers, self.on, self.own = answers, None, {}
-        self.backend = self.encoder = self
+        self.answers, self.on = answers, None
+        self.backend = self.encoder = self.adapters = self
 
-    def backend_of(self, name):
-        return self.own.setdefault(name, Scripted(**{name: self.answers[name]}))
+    def load_model(self):
+        return Scripted(**self.answers)
 
-    def is_trained(self, name):
-        return name != "lora"
+    def variant(self, name):
+        return name
+
+    def is_cached(self, variant, seed):
+        return variant != "lora"
 
     def adapter(self, name):
-        return name
+        return Silent(name)
 
     def prompt(self, text):
         return text
@@ -141,7 +152,7 @@ UNRELATED = demo.Scene("unrelated", "hello", None)
 
 
 def test_right_wrong_changed_and_unchanged_are_told_apart_and_counted(screen):
-    demo.show(Scripted(baseline="no", lora="yes", engram="no"), screen, [ASKED, UNRELATED], lambda: None)
+    demo.show(demo.Stage(Scripted(baseline="no", lora="yes", engram="no")), screen, [ASKED, UNRELATED], lambda: None)
     told = screen.file.getvalue()
     asked, unrelated, summary = re.split("asked ─|unrelated ─|What this came to", told)[1:]
     assert [word for word in re.findall(r"right|wrong", asked) if "answers" not in word] == ["wrong", "right", "wrong"]
@@ -157,23 +168,23 @@ def test_right_wrong_changed_and_unchanged_are_told_apart_and_counted(screen):
 
 def test_on_a_terminal_all_answers_are_typed_at_once_token_by_token():
     terminal = Console(file=io.StringIO(), width=80, force_terminal=True)
-    demo.play(Scripted(baseline="no", lora="yes", engram="abc"), terminal, ASKED)
+    demo.play(demo.Stage(Scripted(baseline="no", lora="yes", engram="abc")), terminal, ASKED)
     typed = re.findall(r"(\w*)▌", re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", terminal.file.getvalue()))
     grown = list(dict.fromkeys(filter(None, typed)))
     assert grown == ["n", "y", "a", "no", "ye", "ab", "yes", "abc"], "side by side"
 
 
 def test_an_unrelated_answer_is_cut_and_another_is_not(screen):
-    takes = demo.play(Scripted(**dict.fromkeys(demo.VARIANTS, "x" * 99)), screen, UNRELATED)
+    takes = demo.play(demo.Stage(Scripted(**dict.fromkeys(demo.VARIANTS, "x" * 99))), screen, UNRELATED)
     assert {take.tokens for take in takes.values()} == {demo.LONGEST_UNRELATED}
-    takes = demo.play(Scripted(**dict.fromkeys(demo.VARIANTS, "x" * 99)), screen, ASKED)
+    takes = demo.play(demo.Stage(Scripted(**dict.fromkeys(demo.VARIANTS, "x" * 99))), screen, ASKED)
     assert {take.tokens for take in takes.values()} == {Scripted.max_new_tokens}
 
 
 def test_nothing_that_is_asked_or_answered_steers_the_terminal(screen):
     odd = "\x1b[31m[b]z"
     asked = demo.Scene("odd", odd, Item("id", "facts", odd, odd))
-    demo.play(Scripted(**dict.fromkeys(demo.VARIANTS, odd)), screen, asked)
+    demo.play(demo.Stage(Scripted(**dict.fromkeys(demo.VARIANTS, odd))), screen, asked)
     told = screen.file.getvalue()
     assert "\x1b" not in told
     assert told.count("·[31m[b]z") == 5
@@ -190,7 +201,7 @@ def test_three_scenes_are_quick_and_eight_are_all():
 
 
 def test_the_title_is_two_lines_at_the_narrowest(screen):
-    demo.show(Scripted(), screen, [], lambda: None)
+    demo.show(demo.Stage(Scripted()), screen, [], lambda: None)
     assert all(any(line in shown for shown in screen.file.getvalue().splitlines()) for line in demo.ABOUT.splitlines())
     assert len(demo.ABOUT.splitlines()) == 2
 
@@ -198,9 +209,9 @@ def test_the_title_is_two_lines_at_the_narrowest(screen):
 def test_an_interrupt_while_answers_are_typed_ends_and_leaves_the_model_and_the_terminal_as_they_were(monkeypatch):
     terminal = Console(file=io.StringIO(), width=80, force_terminal=True)
     monkeypatch.setattr(terminal, "input", lambda *_: "hello")
-    bench = Scripted(baseline="no", lora="y!", engram="no")
-    demo.interact(bench, terminal)
-    assert [backend.on for backend in bench.own.values()] == [None] * 3
+    stage = demo.Stage(Scripted(baseline="no", lora="y!", engram="no"))
+    demo.interact(stage, terminal)
+    assert [backend.on for backend in stage.backends.values()] == [None] * 3
     told = terminal.file.getvalue()
     assert told.rfind("\x1b[?25h") > told.rfind("\x1b[?25l") > 0, "the cursor is shown again"
 
@@ -261,7 +272,7 @@ def test_typed_prompts_are_answered_until_an_empty_line_or_an_interrupt(stage, s
             return said
 
         monkeypatch.setattr(screen, "input", ask)
-        demo.interact(stage, screen)
+        demo.interact(demo.Stage(stage), screen)
     assert screen.file.getvalue().count("prompt  KEY:abc") == 3
 
 

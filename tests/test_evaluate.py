@@ -5,6 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from engram_bench.data import items, patterns
+from engram_bench.records import GREEDY, REPEAT
 from engram_bench.report import gate
 from engram_bench.run import evaluate
 from tests.conftest import PATTERNS
@@ -26,12 +27,12 @@ def model(checkpoint):
     return in_float32(checkpoint)
 
 
-def in_batches(model, asked, seed=0, batch_size=64, max_new_tokens=6, **options):
+def in_batches(model, asked, seed=0, batch_size=64, max_new_tokens=6, greedy_only=False, kept=()):
     model.batch_size = batch_size
-    return list(evaluate.answer(
-        model, "engram", asked, seed=seed, samples=3, sampled_items=None,
-        max_new_tokens=max_new_tokens, progress=lambda *_: None, **options,
-    ))  # fmt: skip
+    prompts = {question.prompt: model.encoder.prompt(question.prompt) for question in asked}
+    planned = evaluate.plan(asked, prompts, batch_size, samples=3, sampled_items=None, greedy_only=greedy_only)
+    options = {"seed": seed, "max_new_tokens": max_new_tokens, "progress": lambda *_: None, "kept": kept}
+    return list(evaluate.answer(model, "engram", planned, **options))
 
 
 def answers(*args, **options):
@@ -57,21 +58,19 @@ def test_what_is_kept_is_not_asked_again_and_the_rest_comes_in_the_batches_it_wo
 
 def test_the_answers_to_one_prompt_share_a_batch_with_the_same_prompts_whether_or_not_there_are_draws(model, asked):
     all_rows, greedy = (in_batches(model, asked, batch_size=7, greedy_only=only) for only in (False, True))
-    first = [batch for batch in all_rows if batch[0].sample != evaluate.REPEAT]
+    first = [batch for batch in all_rows if batch[0].sample != REPEAT]
     assert [{s.prompt for s in batch} for batch in first] == [{s.prompt for s in batch} for batch in greedy]
     assert sum(len({s.prompt for s in batch}) for batch in first) == len({q.prompt for q in asked})
-    assert [s for batch in greedy for s in batch] == [
-        s for batch in first for s in batch if s.sample == evaluate.GREEDY
-    ]
+    assert [s for batch in greedy for s in batch] == [s for batch in first for s in batch if s.sample == GREEDY]
     assert max(map(len, all_rows)) <= 7
     assert max(map(len, in_batches(model, asked, batch_size=2))) == 4, "an answer and three draws"
 
 
 def test_a_greedy_answer_asked_for_again_in_another_batch_is_the_same_in_float32(model, asked):
     found = {s.key: s.output for s in answers(model, asked, batch_size=7)}
-    again = {key: output for key, output in found.items() if key[-1] == evaluate.REPEAT}
+    again = {key: output for key, output in found.items() if key[-1] == REPEAT}
     assert len(again) == 8
-    assert all(found[(*key[:-1], evaluate.GREEDY)] == output for key, output in again.items())
+    assert all(found[(*key[:-1], GREEDY)] == output for key, output in again.items())
 
 
 @pytest.mark.slow

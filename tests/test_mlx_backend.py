@@ -1,6 +1,7 @@
 """The MLX backend on tiny random models: the same model as torch, the same adapters, exact detaching, training."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_an_adapter_of_one_backend_does_the_same_in_the_other(kind, trained_in, 
     variant = variants.parse(KINDS[kind], "test")
     (torch_model if trained_in == "torch" else model).train(variant, examples, 0, tmp_path, quiet)
     ours, theirs = model.load_adapter(variant, tmp_path), torch_model.load_adapter(variant, tmp_path)
-    assert model.trainable_parameters(ours) == torch_model.trainable_parameters(theirs)
+    assert ours.parameter_count() == theirs.parameter_count()
     prompts = [model.encoder.prompt(e.prompt) for e in examples]
     with model.attached(ours), torch_model.attached(theirs):
         for text in TEXTS:
@@ -126,9 +127,8 @@ def test_both_backends_write_the_same_names_shapes_and_config(model, torch_model
 def test_the_shuffled_control_reads_the_same_wrong_rows(model, torch_model, examples, tmp_path):
     variant = variants.parse(ENGRAM, "test")
     torch_model.train(variant, examples, 0, tmp_path, quiet)
-    ours, theirs = model.load_adapter(variant, tmp_path), torch_model.load_adapter(variant, tmp_path)
-    ours.damage("shuffle")
-    theirs.damage("shuffle")
+    shuffled = replace(variant, damage="shuffle")
+    ours, theirs = (each.load_adapter(shuffled, tmp_path) for each in (model, torch_model))
     with torch_model.attached(theirs):
         assert_close(hidden_with(model, ours, "KEY:abc"), hidden_in_torch(torch_model, "KEY:abc"))
 
@@ -269,7 +269,7 @@ def test_the_memory_recalls_what_it_was_trained_on_in_a_phrasing_it_was_not(mode
     prompts = [model.encoder.prompt(f"Under {e.prompt[slice(*e.key)]} what do you find?") for e in examples]
     for shuffle in (False, True):
         if shuffle:
-            adapter.damage("shuffle")
+            adapter = model.load_adapter(replace(variant, damage="shuffle"), tmp_path)
         with model.attached(adapter):
             answers = [model.encoder.decode(ids) for ids in model.generate(prompts, 8)]
         right = sum(a == e.answer for a, e in zip(answers, examples, strict=True)) / len(examples)

@@ -26,7 +26,7 @@ def parts(request, examples, tmp_path_factory):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     memory = EngramMemory.from_pretrained(saved, model, tokenizer)
-    return model, tokenizer, memory, ours, ours.load_memory(saved)
+    return model, tokenizer, memory, ours, ours.load_writable(saved).adapter
 
 
 def inputs(tokenizer, texts):

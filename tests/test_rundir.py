@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from engram_bench.errors import UsageError
+from engram_bench.records import SAMPLES
 from engram_bench.run import rundir
-from engram_bench.run.rundir import SAMPLES, WORK
+from engram_bench.run.rundir import WORK
 
 PRINT = {"model": "m", "seeds": [0]}
 

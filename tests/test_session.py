@@ -8,8 +8,9 @@ import pytest
 
 from engram_bench import options
 from engram_bench.data.items import PatternSet
+from engram_bench.records import SAMPLES
 from engram_bench.run import rundir
-from engram_bench.run.rundir import RECORDS, SAMPLES
+from engram_bench.run.rundir import RECORDS
 from engram_bench.run.session import Session
 from engram_bench.stats import rate
 from tests.test_report import AFTER, BEFORE, report

@@ -74,7 +74,7 @@ def test_total_improvement_keeps_an_honest_interval():
 def test_fractions_are_compared_by_permutation():
     rng = np.random.default_rng(2)
     a = rng.uniform(0.2, 0.6, 40)
-    right, alike = (stats.compare(a.tolist(), (a + 0.3).tolist(), reach) for reach in (1.0, 0.8))
+    right, alike = (stats.compare(a.tolist(), (a + 0.3).tolist(), rates=rates) for rates in (True, False))
     assert [right.difference.value, alike.difference.value] == pytest.approx([0.3, 0.3])
     assert right.p == alike.p < 0.001
     assert right.difference.low < 0.2 < alike.difference.low, "how consistent answers are has a smaller spread"
@@ -120,7 +120,7 @@ def test_the_power_of_a_comparison_of_shares_is_what_its_mde_says():
     found = []
     for _ in range(300):
         a = rng.uniform(0, 0.3, n)
-        found.append(stats.compare(a.tolist(), (a + rng.normal(delta, spread, n)).tolist(), reach=0.99))
+        found.append(stats.compare(a.tolist(), (a + rng.normal(delta, spread, n)).tolist(), rates=False))
     assert np.mean([c.mde for c in found]) == pytest.approx(delta, rel=0.05)
     assert 0.73 <= np.mean([c.p < 0.05 for c in found]) <= 0.87
     assert 0.92 <= np.mean([c.difference.low <= delta <= c.difference.high for c in found]) <= 0.98

@@ -11,7 +11,7 @@ import transformers
 from engram_bench import variants
 from engram_bench.backends.decoding import COMPACT_AT
 from engram_bench.backends.torch import attention as torch_attention
-from engram_bench.backends.torch.adapters import create
+from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import slots
@@ -337,8 +337,7 @@ def test_the_memory_recalls_what_it_was_trained_on_in_a_phrasing_it_was_not(mode
             answers = [model.encoder.decode(ids) for ids in model.generate(prompts, 8)]
             right = sum(a == e.answer for a, e in zip(answers, examples, strict=True))
             assert right / len(examples) > 0.9, phrasing
-    adapter.damage("shuffle")
-    with model.attached(adapter):
+    with model.attached(model.load_adapter(replace(variant, damage="shuffle"), tmp_path)):
         answers = [model.encoder.decode(ids) for ids in model.generate(prompts, 8)]
     assert sum(a == e.answer for a, e in zip(answers, examples, strict=True)) < len(examples) / 3
 
@@ -355,7 +354,7 @@ def test_what_no_ngram_hashes_to_stays_zero(model, examples, tmp_path, damage):
 def test_whole_orders_are_dropped_in_training_and_what_stays_zero_learns_nothing(model, examples):
     variant = variants.parse(ENGRAM + "order_dropout: 0.5\n", "test")
     pairs = [model.encoder.pair(example) for example in examples]
-    memory = create(model.model, variant, model.encoder, pairs).layers[0].train()
+    memory = EngramAdapter.create(model.model, variant.config, model.encoder, pairs).layers[0].train()
     torch.nn.init.ones_(memory.table.data[1:])
     memory.take(found := 1 + torch.arange(1200).view(1, 200, 6) % len(memory.row_ids))
     read = memory._looked_up(found).unflatten(-1, (3, -1))

@@ -9,7 +9,8 @@ import torch
 
 from engram_bench import cli, variants
 from engram_bench.backends.torch import writing as torch_writing
-from engram_bench.backends.torch.adapters import create
+from engram_bench.backends.torch.adapters import EngramAdapter
+from engram_bench.backends.torch.writing import WritableMemory
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import fact_pairs
 from tests.conftest import ENGRAM, in_float32, make_tokenizer, quiet
@@ -31,23 +32,23 @@ def saved(model, examples, tmp_path_factory):
 
 @pytest.fixture
 def memory(model, saved):
-    return model.load_memory(saved)
+    return model.load_writable(saved)
 
 
 def ask(model, memory, texts):
-    with model.attached(memory):
+    with model.attached(memory and memory.adapter):
         return [model.encoder.decode(ids) for ids in model.generate([model.encoder.prompt(t) for t in texts], 12)]
 
 
 def state(memory):
-    return {layer: (m.row_ids.copy(), m.table.detach().clone()) for layer, m in memory.layers.items()}
+    return {layer: (m.row_ids.copy(), m.table.detach().clone()) for layer, m in memory.adapter.layers.items()}
 
 
 def test_facts_are_recalled_in_other_words_and_what_was_known_stays(model, memory, examples):
     trained = [example.prompt for example in examples]
     before = ask(model, memory, trained)
     for key, value in FACTS.items():
-        written = model.write(memory, key, value)
+        written = memory.write(key, value)
         assert written.rows > 0
     assert ask(model, memory, FACTS) == list(FACTS.values())
     assert ask(model, memory, [f"Please look up {key} for me" for key in FACTS]) == list(FACTS.values())
@@ -56,86 +57,87 @@ def test_facts_are_recalled_in_other_words_and_what_was_known_stays(model, memor
 
 def test_writing_moves_no_row_that_was_there(model, memory):
     before = state(memory)
-    model.write(memory, "NEW:uvw", "silver")
-    model.write(memory, "NEW:uvx", "copper")
+    memory.write("NEW:uvw", "silver")
+    memory.write("NEW:uvx", "copper")
     for layer, (rows, table) in before.items():
-        now = memory.layers[layer]
+        now = memory.adapter.layers[layer]
         assert torch.equal(now.table[1 + np.searchsorted(now.row_ids, rows)], table[1:])
         assert not now.table[0].any()
         assert (len(now.row_ids) > len(rows)) == (layer == max(before)), "only the last layer has new rows"
 
 
 def test_forgetting_leaves_the_others_and_in_the_end_no_trace(model, memory):
-    before, keys = state(memory), memory.addresses.keys.to_array()
+    before, keys = state(memory), memory.adapter.addresses.keys.to_array()
     for key, value in FACTS.items():
-        model.write(memory, key, value)
-    model.forget(memory, "NEW:uvw")
+        memory.write(key, value)
+    memory.forget("NEW:uvw")
     rest = {key: value for key, value in FACTS.items() if key != "NEW:uvw"}
     assert ask(model, memory, rest) == list(rest.values())
     assert ask(model, memory, ["NEW:uvw"]) != ["silver"]
     for key in rest:
-        model.forget(memory, key)
-    assert np.array_equal(memory.addresses.keys.to_array(), keys)
+        memory.forget(key)
+    assert np.array_equal(memory.adapter.addresses.keys.to_array(), keys)
     for layer, (rows, table) in before.items():
-        assert np.array_equal(memory.layers[layer].row_ids, rows)
-        assert torch.equal(memory.layers[layer].table, table)
+        assert np.array_equal(memory.adapter.layers[layer].row_ids, rows)
+        assert torch.equal(memory.adapter.layers[layer].table, table)
 
 
 def test_forgetting_leaves_the_rows_that_another_fact_reads_too(model, memory):
     for key in ("NEW:uvw", "NEW:uvx"):
-        model.write(memory, key, FACTS[key])
-    rest, end = fact_pairs("NEW:uvx", FACTS["NEW:uvx"], model.encoder), model.encoder.eos_id
-    last = memory.addresses.last
-    needed = memory.addresses.touched(rest, end)[last]
-    model.forget(memory, "NEW:uvw")
-    assert np.isin(needed, memory.layers[last].row_ids).all()
+        memory.write(key, FACTS[key])
+    rest = fact_pairs("NEW:uvx", FACTS["NEW:uvx"], model.encoder)
+    last = memory.adapter.addresses.last
+    needed = memory.adapter.addresses.touched(rest)[last]
+    memory.forget("NEW:uvw")
+    assert np.isin(needed, memory.adapter.layers[last].row_ids).all()
 
 
 def test_written_facts_are_saved_and_can_be_forgotten_after_loading(model, memory, tmp_path):
-    model.write(memory, "NEW:uvw", "silver")
+    memory.write("NEW:uvw", "silver")
     memory.save(tmp_path)
-    again = model.load_memory(tmp_path)
+    again = model.load_writable(tmp_path)
     assert ask(model, again, ["NEW:uvw"]) == ["silver"]
-    model.forget(again, "NEW:uvw")
+    again.forget("NEW:uvw")
     assert ask(model, again, ["NEW:uvw"]) == ask(model, None, ["NEW:uvw"])
 
 
 @pytest.mark.parametrize("key", ["KEY:abc", "NEW:uvw"])
 def test_a_known_key_is_refused(model, memory, key):
-    model.write(memory, "NEW:uvw", "silver")
+    memory.write("NEW:uvw", "silver")
     before = state(memory)
     with pytest.raises(UsageError, match="known already"):
-        model.write(memory, key, "another")
-    assert all(torch.equal(table, memory.layers[layer].table) for layer, (_, table) in before.items())
+        memory.write(key, "another")
+    assert all(torch.equal(table, memory.adapter.layers[layer].table) for layer, (_, table) in before.items())
 
 
 def test_a_blank_key_and_a_memory_that_reads_all_of_a_text_are_refused(model, memory, examples):
     with pytest.raises(UsageError, match="blank"):
-        model.write(memory, " \n", "silver")
+        memory.write(" \n", "silver")
     variant = variants.parse(ENGRAM + "span: text\n", "test")
-    of_text = create(model.model, variant, model.encoder, [model.encoder.pair(example) for example in examples])
+    pairs = [model.encoder.pair(example) for example in examples]
+    of_text = WritableMemory(model, EngramAdapter.create(model.model, variant.config, model.encoder, pairs))
     with pytest.raises(UsageError, match="span: text"):
-        model.write(of_text, "NEW:uvw", "silver")
+        of_text.write("NEW:uvw", "silver")
 
 
 def test_a_memory_of_another_vocabulary_is_refused(checkpoint, saved, tmp_path):
     folder = shutil.copytree(checkpoint, tmp_path / "other")
     make_tokenizer(size=300).save_pretrained(folder)
     with pytest.raises(UsageError, match="another vocabulary"):
-        in_float32(folder).load_memory(saved)
+        in_float32(folder).load_writable(saved)
 
 
-def test_an_input_within_a_longer_word_cannot_be_trained(model, examples):
+def test_an_input_within_a_longer_word_cannot_be_trained(model, examples, tmp_path):
     text = f"{examples[0].prompt}s"
     end = len(examples[0].prompt)
     joined = replace(examples[0], prompt=text, key=(end - 3, end))
     with pytest.raises(UsageError, match="longer word"):
-        create(model.model, variants.parse(ENGRAM, "test"), model.encoder, [model.encoder.pair(joined)])
+        model.train(variants.parse(ENGRAM, "test"), [joined], 0, tmp_path, quiet)
 
 
 def test_what_was_not_written_cannot_be_forgotten(model, memory):
     with pytest.raises(UsageError, match="was not written"):
-        model.forget(memory, "KEY:abc")
+        memory.forget("KEY:abc")
 
 
 def test_the_commands_write_and_forget(model, saved, checkpoint, tmp_path, capsys, monkeypatch):

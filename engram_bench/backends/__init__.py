@@ -1,7 +1,7 @@
 """Which backend a name stands for. Nothing is imported before it is asked for: a framework takes seconds to load.
 
-A framework's module has `pick_device(name)`, `pick_dtype(device)`, `pick_engine(wanted, device)` and a class that
-implements `base.Backend`.
+The module ``backend`` of a framework's folder has `pick_device(name)`, `pick_dtype(device)`,
+`pick_engine(wanted, device)` and `load(folder, device, lora_engine)`, which returns a `base.Backend`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from engram_bench.backends.base import Backend
 
 FRAMEWORKS = {"cpu": "torch", "cuda": "torch", "mps": "torch", "mlx": "mlx"}
-MODELS = {"torch": "TorchModel", "mlx": "MlxModel"}
 NAMES = tuple(FRAMEWORKS)
 LORA_ENGINES = ("auto", "peft", "unsloth")
 
@@ -62,5 +61,5 @@ def find(name: str, lora_engine: str = "auto") -> Target:
     device = module.pick_device(name)
     dtype, reason = module.pick_dtype(device)
     engine, why = module.pick_engine(lora_engine, device)
-    load = partial(getattr(module, MODELS[framework]), device=device, lora_engine=(engine, why))
+    load = partial(module.load, device=device, lora_engine=(engine, why))
     return Target(framework, device, str(dtype).rpartition(".")[2], reason, engine, why, load)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
-from engram_bench.prompts import Prompt, PromptEncoder, ngram_windows
+from engram_bench.prompts import Pair, Prompt, PromptEncoder, ngram_windows
 from engram_bench.variants import Variant
+from engram_bench.variants.kinds import KINDS
 
 Text = tuple[Prompt, Sequence[int]]  # a prompt and the answer tokens that follow it
 Progress = Callable[[str, int, int], None]  # (what, done, of how many)
@@ -60,6 +62,105 @@ class Divergence:
         # Rounding may leave a divergence a hair below zero.
         mean, most = max(0.0, float(values.mean())), max(0.0, float(values.max()))
         return cls(len(values), mean, most, float(np.concatenate(same).mean()))
+
+
+class Adapter(Protocol):
+    """What is put on a model, whatever its kind and framework.
+
+    A framework's own adapters add what its forward and training need; only its backend module knows that part.
+
+    Attributes:
+        ngram_size: N, how many tokens the windows it is given hold; 1 where it looks up no n-grams.
+        acts_on_template: whether it changes the tokens that all prompts share.
+        acts_on_text: whether it changes the user's text, and not only the prompt's last token and the answer.
+    """
+
+    ngram_size: int
+    acts_on_template: bool
+    acts_on_text: bool
+
+    def span(self, prompt: Prompt) -> tuple[int, int] | None:
+        """First and last + 1 of the content tokens that it looks at; None: none of them."""
+        ...
+
+    def found(self, prompt: Prompt) -> list[list[int]] | None:
+        """Token ids of the n-grams whose rows the answer's first token reads, shortest first.
+
+        None from an adapter that looks up no n-grams.
+        """
+        ...
+
+    def gates(self) -> list[float]:
+        """How open each gate was at the last token of the last forward, 0 to 1, by layer; empty without gates."""
+        ...
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout on for training, or off."""
+        ...
+
+    def parameter_count(self) -> int:
+        """How many numbers training can change."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write its files into an existing folder."""
+        ...
+
+
+class AdapterClass(Protocol):
+    """How adapters of one kind are made in one framework: what `variants.kinds.Kind.adapters` names.
+
+    `model` is the framework's own; `config` is an instance of the kind's config class.
+    """
+
+    def create(self, model: Any, config: Any, encoder: PromptEncoder, pairs: Sequence[Pair]) -> Adapter:
+        """A fresh adapter. The framework's global generator draws its initial numbers; `pairs` are what it will be
+        trained on."""
+        ...
+
+    def load(self, model: Any, config: Any, encoder: PromptEncoder, folder: Path, **changes: str) -> Adapter:
+        """The adapter that `Adapter.save` wrote, changed as `Kind.changes` allows.
+
+        Raises:
+            UsageError: the files are damaged or of another model.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Written:
+    """How a fact was written: wall time, steps taken, log-odds of its worst token (nats), and rows that it brought."""
+
+    seconds: float
+    steps: int
+    log_odds: float
+    rows: int
+
+
+class Writable(Protocol):
+    """A saved adapter that single facts can be written into, on the model it belongs to."""
+
+    @property
+    def adapter(self) -> Adapter:
+        """For `Backend.attached`."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What was written after training: values by key."""
+        ...
+
+    def write(self, key: str, value: str) -> Written:
+        """Store one fact. Raises UsageError where the key is blank or known already."""
+        ...
+
+    def forget(self, key: str) -> None:
+        """Take one written fact out. Raises UsageError where it was not written."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter's files into an existing folder."""
+        ...
 
 
 class Backend(Protocol):
@@ -110,15 +211,19 @@ class Backend(Protocol):
         """
         ...
 
-    def load_adapter(self, variant: Variant, folder: Path) -> Any:
+    def load_adapter(self, variant: Variant, folder: Path) -> Adapter:
         """An adapter for `attached`. Raises UsageError where the files are damaged or of another model."""
         ...
 
-    def trainable_parameters(self, adapter: Any) -> int:
-        """How many numbers of the adapter training can change."""
+    def load_writable(self, folder: Path) -> Writable:
+        """An adapter that facts can be written into, of the shape its files say.
+
+        Raises:
+            UsageError: there is none in the folder, it is damaged or of another model, or this backend cannot write.
+        """
         ...
 
-    def attached(self, adapter: Any | None) -> AbstractContextManager[None]:
+    def attached(self, adapter: Adapter | None) -> AbstractContextManager[None]:
         """The model with the adapter on it while the context lasts; afterwards the exact baseline, bit for bit."""
         ...
 
@@ -151,27 +256,33 @@ class Backend(Protocol):
         """Log-probability, in nats, of each answer token given its prompt and the answer so far."""
         ...
 
-    def divergence(self, adapter: Any, texts: Sequence[Text]) -> Divergence:
+    def divergence(self, adapter: Adapter | None, texts: Sequence[Text]) -> Divergence:
         """Compare next-token distributions with and without the adapter over prompts and their given continuations."""
         ...
 
 
-class Looking(Protocol):
-    """What decides which n-grams an adapter sees, whatever the backend."""
-
-    ngram_size: int
-    acts_on_text: bool
-
-    def span(self, prompt: Prompt) -> tuple[int, int] | None: ...
-
-
-def ngram_size(adapter: Looking | None) -> int:
-    """N, how many tokens the windows of an adapter hold; 1 with none attached."""
-    return adapter.ngram_size if adapter else 1
-
-
-def windows(adapter: Looking | None, prompt: Prompt, answer: Sequence[int], mark: int) -> NDArray[np.int64]:
+def windows(adapter: Adapter | None, prompt: Prompt, answer: Sequence[int], mark: int) -> NDArray[np.int64]:
     """The n-gram that each token of a prompt and its answer sees: int64 [tokens, N]; see `prompts.ngram_windows`."""
     span = adapter.span(prompt) if adapter else None
     on_text = adapter is not None and adapter.acts_on_text
     return ngram_windows(prompt, answer, ngram_size(adapter), span, mark, on_text=on_text)
+
+
+def ngram_size(adapter: Adapter | None) -> int:
+    """N, how many tokens the windows of an adapter hold; 1 with none attached."""
+    return adapter.ngram_size if adapter else 1
+
+
+def adapter_class(variant: Variant, framework: str) -> AdapterClass:
+    """The class that creates and loads a variant's adapters in a framework.
+
+    Raises:
+        UsageError: the variant's kind has none there.
+    """
+    kind = KINDS[variant.kind]
+    if framework not in kind.adapters:
+        known = ", ".join(kind.adapters) or "none"
+        raise UsageError(f"variant {variant.name}: kind {kind.name} has no adapter for {framework}; it has: {known}")
+    module, _, name = kind.adapters[framework].partition(":")
+    found: AdapterClass = getattr(import_module(module), name)
+    return found

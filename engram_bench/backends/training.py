@@ -12,7 +12,7 @@ from engram_bench.backends.base import Backend, Progress, Training
 from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
 from engram_bench.prompts import Pair
-from engram_bench.variants import TrainingConfig
+from engram_bench.variants.configs import TrainingConfig
 
 SORT_WITHIN = 8  # batches: rows of like length meet, yet the order stays random from epoch to epoch
 

@@ -20,7 +20,7 @@ from engram_bench.memory import routing
 from engram_bench.memory.hashing import ABSENT_ROW, Int64Array, NgramHasher, compress_vocabulary
 from engram_bench.memory.keys import KeyIndex
 from engram_bench.prompts import Pair, Prompt, PromptEncoder, ngram_windows
-from engram_bench.variants import EngramConfig
+from engram_bench.variants.configs import EngramConfig
 
 CONTROL_SEED = 0
 FACT_PHRASINGS = ("{key}", "What belongs to {key}?")
@@ -103,12 +103,13 @@ def damaged(table: NDArray[Any], how: str) -> NDArray[Any]:
 class Addresses:
     """The hash functions of a memory, the keys it knows, and for each layer the rows it holds (sorted).
 
-    `facts` are those written after training, by key. They lie in the last layer's table; `written` are the rows there
-    that only they brought.
+    `mark` is the token id that stands for the start of a span, see `ngram_windows`. `facts` are those written after
+    training, by key. They lie in the last layer's table; `written` are the rows there that only they brought.
     """
 
     config: EngramConfig
     hasher: NgramHasher
+    mark: int
     keys: KeyIndex
     rows: dict[int, Int64Array]
     facts: dict[str, str] = field(default_factory=dict)
@@ -128,14 +129,14 @@ class Addresses:
         """
         hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
         found = (_key(hasher, p) for p, _ in pairs if p.key)
-        blank = cls(config, hasher, KeyIndex(found, max(config.orders)), {})
+        blank = cls(config, hasher, encoder.eos_id, KeyIndex(found, max(config.orders)), {})
         for prompt, place in ((p, p.key) for p, _ in pairs if p.key and blank.span(p) is None):
             ids = prompt.content_ids().tolist()
             key, text = (encoder.decode(part) for part in (ids[slice(*place)], ids))
             raise UsageError(
                 f"{key!r:.60} is part of a longer word in {text!r:.120}, where it is not found; set it apart there"
             )
-        return replace(blank, rows=blank.touched(pairs, encoder.eos_id))
+        return replace(blank, rows=blank.touched(pairs))
 
     @classmethod
     def from_arrays(cls, config: EngramConfig, encoder: PromptEncoder, arrays: dict[str, NDArray[Any]]) -> Addresses:
@@ -153,7 +154,7 @@ class Addresses:
         rows = {layer: arrays.pop(f"{layer}.row_ids", np.empty(0, np.int64)) for layer in config.layers}
         written = arrays.pop("written_ids", np.empty(0, np.int64))
         facts = json.loads(arrays.pop("facts", np.frombuffer(b"{}", np.uint8)).tobytes())
-        return cls(config, hasher, keys, rows, facts, written)
+        return cls(config, hasher, encoder.eos_id, keys, rows, facts, written)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {"keys": self.keys.to_array(), "vocabulary": _vocabulary(self.hasher)}
@@ -163,10 +164,10 @@ class Addresses:
             arrays["written_ids"] = self.written
         return arrays
 
-    def touched(self, pairs: Sequence[Pair], mark: int) -> dict[int, Int64Array]:
-        """By layer, the rows that the n-grams of prompts and their answers hash to; `mark` as in `ngram_windows`."""
+    def touched(self, pairs: Sequence[Pair]) -> dict[int, Int64Array]:
+        """By layer, the rows that the n-grams of prompts and their answers hash to."""
         size, on_text = max(self.config.orders), self.config.acts_on_text
-        windows = [ngram_windows(p, a[:-1], size, self.span(p), mark, on_text=on_text) for p, a in pairs]
+        windows = [ngram_windows(p, a[:-1], size, self.span(p), self.mark, on_text=on_text) for p, a in pairs]
         return {layer: touched_rows(self.hasher, layer, windows) for layer in self.config.layers}
 
     def check_layers(self, count: int) -> None:
@@ -197,7 +198,7 @@ class Addresses:
             )
             raise UsageError(f"{key!r} is known already ({known}); forget it first, or choose another key")
         more = replace(self, keys=self.keys.with_keys(tails), facts={**self.facts, key: value})
-        new = np.setdiff1d(more.touched(pairs, encoder.eos_id)[self.last], self.rows[self.last])
+        new = np.setdiff1d(more.touched(pairs)[self.last], self.rows[self.last])
         rows = {**self.rows, self.last: np.union1d(self.rows[self.last], new)}
         return replace(more, rows=rows, written=np.union1d(self.written, new))
 
@@ -213,7 +214,7 @@ class Addresses:
         pairs = fact_pairs(key, self.facts[key], encoder)
         others = {name: value for name, value in self.facts.items() if name != key}
         rest = [pair for fact in others.items() for pair in fact_pairs(*fact, encoder)]
-        own, needed = (self.touched(some, encoder.eos_id)[self.last] for some in (pairs, rest))
+        own, needed = (self.touched(some)[self.last] for some in (pairs, rest))
         gone = np.setdiff1d(np.intersect1d(own, self.written), needed)
         rows = {**self.rows, self.last: np.setdiff1d(self.rows[self.last], gone)}
         keys = self.keys.without(_key(self.hasher, prompt) for prompt, _ in pairs)
@@ -226,12 +227,9 @@ class Addresses:
             return (0, len(content))
         return self.keys.find(self.hasher.compressed_ids[content].tolist(), prompt.joined)
 
-    def found(self, prompt: Prompt, mark: int) -> list[list[int]]:
-        """Token ids of the n-grams, shortest first, whose rows the first answer token finds in the last layer's table.
-
-        `mark` stands for the start of a span, as in `ngram_windows`.
-        """
-        window = ngram_windows(prompt, (), max(self.config.orders), self.span(prompt), mark, on_text=False)[-1]
+    def found(self, prompt: Prompt) -> list[list[int]]:
+        """Token ids of the n-grams, shortest first, whose rows the answer's first token reads in the last layer."""
+        window = ngram_windows(prompt, (), max(self.config.orders), self.span(prompt), self.mark, on_text=False)[-1]
         hit = slots(self.hasher, self.last, self.rows[self.last], window) > 0
         by_order = hit.reshape(len(self.config.orders), -1)
         return [window[:n][::-1].tolist() for n, heads in zip(self.config.orders, by_order, strict=True) if heads.all()]

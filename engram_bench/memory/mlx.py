@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engram_bench.memory.addresses import slots
 from engram_bench.memory.hashing import Int64Array, NgramHasher
-from engram_bench.variants import EngramConfig
+from engram_bench.variants.configs import EngramConfig
 
 
 class MemoryLayer(Protocol):
@@ -25,8 +25,6 @@ class MemoryLayer(Protocol):
 
     def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None: ...
     def __call__(self, hidden: mx.array) -> mx.array: ...
-    def train(self) -> Any: ...
-    def eval(self) -> Any: ...
 
 
 class EngramLayer(nn.Module):  # type: ignore[misc]

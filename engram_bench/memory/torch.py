@@ -20,7 +20,7 @@ from torch.nn.functional import embedding, linear
 
 from engram_bench.memory.addresses import slots
 from engram_bench.memory.hashing import Int64Array, NgramHasher
-from engram_bench.variants import EngramConfig
+from engram_bench.variants.configs import EngramConfig
 
 EPS = 1e-6  # of the norms
 

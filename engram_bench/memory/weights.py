@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from engram_bench.errors import UsageError
-from engram_bench.variants import EngramConfig
+from engram_bench.variants.configs import EngramConfig
 
 # 3 did not say which keys are cut, nor of which vocabulary; 2 had no first row of zeros; 1 acted within keys, too
 FORMAT = 4

@@ -163,6 +163,13 @@ def consistency_reach(samples: int) -> float:
     return 1 - 1 / samples if samples > 1 else 1.0
 
 
+def pair(metric: str, a: Sequence[float], b: Sequence[float], samples: int, by_seed: Any | None = None) -> stats.Paired:
+    """Outcomes of two variants in a metric, to be compared; `samples` are the answers drawn for consistency."""
+    if metric == "consistency":
+        return stats.Paired(a, b, rates=False, reach=consistency_reach(samples), by_seed=by_seed)
+    return stats.Paired(a, b, by_seed=by_seed)
+
+
 Pair = tuple[str, str, str, str, str]  # variant, variant it is compared with, category, split, metric
 MEASURES = {"exact": outcomes, "consistency": consistency}
 
@@ -177,9 +184,8 @@ def _contrasts(
     for (variant, other, category, split, metric), items in pairs.items():
         theirs, ours = cells[other, category, split], cells[variant, category, split]
         a, b = (MEASURES[metric](side) for side in (theirs, ours))
-        reach = consistency_reach(samples) if metric == "consistency" else 1.0
         by_seed = _by_seed(theirs, ours, metric, items)
-        paired.append(stats.Paired([a[i] for i in items], [b[i] for i in items], reach, by_seed))
+        paired.append(pair(metric, [a[i] for i in items], [b[i] for i in items], samples, by_seed))
     found = [
         {
             **{"a": other, "b": variant, "category": category, "split": split, "metric": metric},

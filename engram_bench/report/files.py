@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engram_bench.errors import BaselineError, UsageError
-from engram_bench.records import Record
+from engram_bench.records import SAMPLES, Record, once, read
 from engram_bench.report import gate, html, markdown, plots
 from engram_bench.report.build import SCHEMA_VERSION, build
-from engram_bench.run.rundir import SAMPLES, once, read
 from engram_bench.store.cache import write_whole
 
 META = ("backend", "model", "dataset")

@@ -15,7 +15,7 @@ from engram_bench import stats
 from engram_bench.data.items import SPLITS
 from engram_bench.errors import BaselineError, UsageError
 from engram_bench.records import Record
-from engram_bench.report.build import SCHEMA_VERSION, consistency_reach
+from engram_bench.report.build import SCHEMA_VERSION, pair
 from engram_bench.store.cache import write_whole
 
 METRICS = {"exact": "items", "consistency": "consistency"}  # metric -> the key of an outcome that holds it by item
@@ -108,8 +108,8 @@ def compare(baseline: Record, report: Record, fail: Margins) -> Record:
         for metric in fail
         for cell, found in _paired(_cells(baseline, METRICS[metric]), _cells(report, METRICS[metric])).items()
     }
-    reach = {"exact": 1.0, "consistency": consistency_reach(report["run"]["samples"])}
-    paired = [stats.Paired(before, after, reach[metric]) for (metric, *_), (before, after) in pairs.items()]
+    samples = report["run"]["samples"]
+    paired = [pair(metric, before, after, samples) for (metric, *_), (before, after) in pairs.items()]
     rows = [
         {
             **{"variant": variant, "category": category, "split": split, "metric": metric},

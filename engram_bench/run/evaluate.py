@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from engram_bench import metrics
 from engram_bench.backends.base import Backend, Progress
 from engram_bench.data.items import Item, PatternSet
-from engram_bench.records import GREEDY, REPEAT
-from engram_bench.run.exact_lookup import Beside
+from engram_bench.prompts import Prompt
+from engram_bench.records import GREEDY, REPEAT, Sample, SampleKey
 
 TEMPERATURE = 0.8
 
@@ -27,31 +27,19 @@ class Question:
 
 
 Row = tuple[Question, int]  # a question and the number of the sample
-SampleKey = tuple[str, str, str, str, int, int]  # variant, category, split, item, seed, sample: names one answer
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One answer, scored: a line of samples.jsonl. `tokens` counts what was generated, end-of-text left out."""
+class Plan:
+    """All that is asked of one variant and training seed.
 
-    variant: str
-    category: str
-    split: str
-    item: str
-    phrasing: str
-    seed: int
-    sample: int
-    prompt: str
-    expected: str
-    output: str
-    tokens: int
-    canonical_tokens: int
-    exact: bool
-    prefix: bool
+    Attributes:
+        prompts: what the model is asked, by the question's text.
+        batches: rows that are decoded together, in this order.
+    """
 
-    @property
-    def key(self) -> SampleKey:
-        return self.variant, self.category, self.split, self.item, self.seed, self.sample
+    prompts: Mapping[str, Prompt]
+    batches: Sequence[Sequence[Row]]
 
 
 def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]]) -> list[Question]:
@@ -65,14 +53,40 @@ def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]]) -> list[Qu
 
 
 def rows(asked: Sequence[Question], samples: int, sampled_items: int | None, greedy_only: bool = False) -> list[Row]:
-    """All that is asked of a variant and training seed: each question greedily, and unless `greedy_only` those drawn
-    from, see `answer`."""
+    """All that is asked of a variant and training seed.
+
+    Each question greedily; unless `greedy_only`, `samples` drawn answers for each seen item, or for the
+    `sampled_items` of each category with the smallest ids, and the greedy answer to these once more.
+    """
     greedy: list[Row] = [(question, GREEDY) for question in asked]
     if greedy_only or not samples:
         return greedy
     return greedy + [
         (question, n) for question in _sampled(asked, sampled_items) for n in (REPEAT, *range(1, samples + 1))
     ]
+
+
+def plan(
+    asked: Sequence[Question],
+    prompts: Mapping[str, Prompt],
+    batch_size: int,
+    samples: int,
+    sampled_items: int | None,
+    greedy_only: bool = False,
+) -> Plan:
+    """What is asked, see `rows`, in batches.
+
+    Batches depend only on the questions, whether or not `greedy_only` leaves out the draws, so every variant sees the
+    same batches of prompts.
+    """
+    every = rows(asked, samples, sampled_items)
+    first, repeats = ([row for row in every if (row[1] == REPEAT) is again] for again in (False, True))
+    first.sort(key=lambda row: (len(prompts[row[0].prompt].ids), prompts[row[0].prompt].ids, *_order(row)))
+    repeats.sort(key=lambda row: row[0].item.id)
+    batches = [batch for part in (first, repeats) for batch in _batches(part, batch_size)]
+    if greedy_only:
+        batches = [few for batch in batches if (few := [row for row in batch if row[1] == GREEDY])]
+    return Plan(prompts, batches)
 
 
 def sampling_seed(question: Question, seed: int, sample: int) -> int:
@@ -84,42 +98,35 @@ def sampling_seed(question: Question, seed: int, sample: int) -> int:
 def answer(
     backend: Backend,
     variant: str,
-    asked: Sequence[Question],
+    planned: Plan,
     *,
     seed: int,
-    samples: int,
-    sampled_items: int | None,
     max_new_tokens: int,
     progress: Progress,
-    greedy_only: bool = False,
     kept: Collection[SampleKey] = (),
-    beside: Beside | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> Iterator[list[Sample]]:
-    """Greedy answers to all questions, and some drawn ones, from the model as it is now attached, batch by batch.
+    """The answers of a plan, batch by batch, from the model with the adapter that is attached now.
 
-    `samples` are drawn for each seen item, or for `sampled_items` of each category: those with the smallest ids; the
-    greedy answer to these is asked for once more. What is asked alone decides which prompts share a batch, whether or
-    not `greedy_only` leaves out the draws, so that variants are asked the same batches of prompts. A batch that is
-    `kept` whole is left out: a run taken up again decodes the very batches that it would have. Where `beside` knows an
-    answer the model is not asked, and where it knows better how to ask, it is asked that.
+    Args:
+        backend: the model.
+        variant: for the samples.
+        planned: from `plan`.
+        seed: of the training.
+        max_new_tokens: of one answer.
+        progress: called after every batch.
+        kept: answers a resumed run has. A batch with all its answers is left out, and the others are decoded whole, so
+            that every batch is the one it would have been.
+        known: answers by the question's text that need no model, as a dictionary's.
     """
-    every = rows(asked, samples, sampled_items)
-    first, repeats = ([row for row in every if (row[1] == REPEAT) is again] for again in (False, True))
-    beside = beside or Beside("none", ())
-    prompts = {q.prompt: backend.encoder.prompt(beside.prompt(q.prompt)) for q in asked}
-    known = {q.prompt: text for q in asked if (text := beside.answer(q.prompt)) is not None}
-    first.sort(key=lambda row: (len(prompts[row[0].prompt].ids), prompts[row[0].prompt].ids, *_order(row)))
-    repeats.sort(key=lambda row: row[0].item.id)
-    batches = [batch for part in (first, repeats) for batch in _batches(part, backend.batch_size)]
-    if greedy_only:
-        batches = [few for batch in batches if (few := [row for row in batch if row[1] == GREEDY])]
-    done, total = 0, sum(map(len, batches))
-    for batch in batches:
-        if any(key(variant, question, seed, n) not in kept for question, n in batch):
+    known = known or {}
+    done, total = 0, sum(map(len, planned.batches))
+    for batch in planned.batches:
+        if any(key(variant, row, seed) not in kept for row in batch):
             unknown = [(question, n) for question, n in batch if question.prompt not in known]
             made = iter(
                 backend.generate(
-                    [prompts[question.prompt] for question, _ in unknown],
+                    [planned.prompts[question.prompt] for question, _ in unknown],
                     max_new_tokens,
                     seeds=[sampling_seed(question, seed, n) if n > GREEDY else None for question, n in unknown],
                     temperature=TEMPERATURE,
@@ -149,9 +156,10 @@ def _order(row: Row) -> tuple[str, str, int]:
     return row[0].split, row[0].item.id, row[1]
 
 
-def key(variant: str, question: Question, seed: int, n: int) -> SampleKey:
-    """What names one answer."""
-    return variant, question.item.category, question.split, question.item.id, seed, n
+def key(variant: str, row: Row, seed: int) -> SampleKey:
+    """What identifies the answer to a row."""
+    question, n = row
+    return SampleKey(variant, question.item.category, question.split, question.item.id, seed, n)
 
 
 def _sampled(asked: Sequence[Question], items: int | None) -> list[Question]:

@@ -17,8 +17,8 @@ WITH_ANSWER = "{prompt}\n\nThe answer is: {output}\nRepeat the answer and nothin
 
 
 @dataclass(frozen=True)
-class Beside:
-    """The pairs of `items`, and how they are used: `kind` is "dictionary", "retrieval" or "none"."""
+class ExactLookup:
+    """The pairs of `items`, and how they are used: `kind` is "dictionary" or "retrieval"."""
 
     kind: str
     items: tuple[Item, ...]
@@ -34,7 +34,7 @@ class Beside:
 
     def item(self, prompt: str) -> Item | None:
         """The pair whose input stands in a prompt, the longest one where several do; None where none does."""
-        found = {match[0] for match in self._keys.finditer(prompt)} if self.items else set()
+        found = {match[0] for match in self._keys.finditer(prompt)}
         return self._by_input[max(found, key=len)] if found else None
 
     def answer(self, prompt: str) -> str | None:

@@ -16,14 +16,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
+from engram_bench import records
 from engram_bench.errors import UsageError
-from engram_bench.records import SAMPLE_KEY, Record
+from engram_bench.records import Record
 
-SAMPLES = "samples.jsonl"
 WORK = ".work"
 RECORDS, MANIFEST = f"{WORK}/records.jsonl", f"{WORK}/run.json"
 
@@ -36,13 +35,13 @@ class RunDir:
     id: str
     started: float
 
-    def append(self, name: str, records: Iterable[Record]) -> None:
+    def append(self, name: str, lines: Iterable[Record]) -> None:
         """Add lines to a file of the run, all of them before any other process adds its own.
 
         Raises:
             UsageError: the disk is full, or the folder is gone.
         """
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in lines)
         path = self.folder / name
         try:
             with self.alone("append"), path.open("ab+") as file:
@@ -55,9 +54,9 @@ class RunDir:
             ) from error
 
     def read(self, name: str) -> list[Record]:
-        """The lines of a file of the run, see `read`; none where there is no file yet."""
+        """The lines of a file of the run, see `records.read`; none where there is no file yet."""
         path = self.folder / name
-        return read(path) if path.is_file() else []
+        return records.read(path) if path.is_file() else []
 
     def alone(self, name: str) -> AbstractContextManager[object]:
         """One process of the run at a time; the others wait."""
@@ -66,29 +65,6 @@ class RunDir:
     def close(self) -> None:
         """The run is complete: drop what only an unfinished one needs."""
         shutil.rmtree(self.folder / WORK, ignore_errors=True)
-
-
-def read(path: Path, whole: bool = False) -> list[Record]:
-    """The lines of a file of records. One left unfinished by a killed process counts for nothing, unless the file is
-    `whole`.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: a line of a whole file is not JSON.
-    """
-    found = []
-    for line in path.read_bytes().splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            if whole:
-                raise
-    return found
-
-
-def once(samples: Iterable[Record]) -> dict[tuple[Any, ...], Record]:
-    """Answers by what names them; of one given twice, as when a batch was decoded anew, the later."""
-    return {tuple(sample[field] for field in SAMPLE_KEY): sample for sample in samples}
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -7,28 +7,18 @@ import subprocess
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from operator import itemgetter
-from typing import Any
 
+from engram_bench import records
 from engram_bench.data.items import SPLITS
 from engram_bench.errors import UsageError
 from engram_bench.options import ROOT, Settings
-from engram_bench.records import Record
+from engram_bench.records import SAMPLES, Record, once
 from engram_bench.report import files, gate
 from engram_bench.report.build import build
 from engram_bench.run import evaluate
-from engram_bench.run.rundir import RECORDS, SAMPLES, RunDir, once
+from engram_bench.run.rundir import RECORDS, RunDir
 from engram_bench.store.cache import write_whole
 
-IDENTITY = {  # what names a record among those of its kind
-    "variant": itemgetter("name"),
-    "collateral": itemgetter("variant"),
-    "mention": itemgetter("variant"),
-    "threshold": itemgetter("id"),
-    "routing": itemgetter("set", "router"),
-    "speed": itemgetter("variant"),
-    "lookup": itemgetter("rows"),
-}
 EVALUATION_BUDGET_S = 120  # PRD NFR-1.2
 
 
@@ -47,15 +37,18 @@ class Session:
         self.report: Record | None = None
 
     def whole(self) -> bool:
-        """Whether every cell that was begun has all its answers: not, where a run is taken up to ask something else."""
+        """Whether every cell that was begun has all its answers.
+
+        It has not where a run was resumed with another selection of tests.
+        """
         kept = once(self.run.read(SAMPLES)).keys()
-        begun = {key[:3] for key in kept}
+        begun = {key.cell for key in kept}
         for variant in self.settings.variants:
-            cells = [(category, split) for name, category, split in begun if name == variant.name]
+            cells = [(cell.category, cell.split) for cell in begun if cell.variant == variant.name]
             asked = evaluate.questions(self.settings.patterns, cells)
             rows = evaluate.rows(asked, self.settings.samples, self.settings.sampled_items, variant.control)
             seeds = self.settings.seeds if variant.config else self.settings.seeds[:1]
-            if any(evaluate.key(variant.name, q, seed, n) not in kept for seed in seeds for q, n in rows):
+            if any(evaluate.key(variant.name, row, seed) not in kept for seed in seeds for row in rows):
                 return False
         return True
 
@@ -72,13 +65,14 @@ class Session:
             UsageError: the folder cannot be written to.
         """
         samples = self._samples()
-        meta, named, answered = self._records()
+        measured = records.by_kind(self.run.read(RECORDS))
+        named = measured.named
         if not samples and not any(named[kind] for kind in named if kind != "variant"):
             return False
         variants, collateral, thresholds = named["variant"], named["collateral"], named["threshold"]
         order = [v.name for v in self.settings.variants]
         started = datetime.fromtimestamp(self.run.started, UTC)
-        seconds = _seconds(answered, order)
+        seconds = _seconds(measured.answered, order)
         if seconds and complete:
             thresholds["evaluation-seconds"] = _evaluation_time(seconds)
         self.report = build(
@@ -88,14 +82,14 @@ class Session:
                 "complete": complete,
                 "evaluation_s": {name: round(s, 1) for name, s in seconds.items()},
                 "tokens_s": _tokens_per_second(samples, seconds),
-                "peak_memory_mb": max((a["peak_memory"] for a in answered), default=0) >> 20,
+                "peak_memory_mb": max((a["peak_memory"] for a in measured.answered), default=0) >> 20,
                 "argv": self.argv,
                 "git_commit": _git_commit(),
                 "profile": self.settings.profile,
                 "seeds": list(self.settings.seeds),
                 "samples": self.settings.samples,
             },
-            meta=meta,
+            meta=measured.meta,
             variants=[variants[name] for name in order if name in variants],
             samples=samples,
             collateral=[collateral[name] for name in order if name in collateral],
@@ -137,23 +131,6 @@ class Session:
         rank = {name: i for i, name in enumerate([*variants, *categories, *SPLITS])}
         found = once(self.run.read(SAMPLES))
         return [found[key] for key in sorted(found, key=lambda k: ([rank[name] for name in k[:3]], k[3:]))]
-
-    def _records(self) -> tuple[Record, dict[str, dict[Any, Record]], list[Record]]:
-        """Meta; all that has an identity, by kind and by that; and what each batch of answers cost."""
-        meta: Record = {}
-        named: dict[str, dict[Any, Record]] = {kind: {} for kind in IDENTITY}
-        answered: list[Record] = []
-        for record in self.run.read(RECORDS):
-            kind = record["type"]
-            if kind == "meta":
-                meta = {k: v for k, v in record.items() if k != "type"}
-            elif kind == "answered":
-                answered.append(record)
-            elif kind == "variant":  # the first tells of the training, those after it of a cached adapter
-                named[kind].setdefault(IDENTITY[kind](record["data"]), record["data"])
-            else:  # what was measured again, after the run was taken up, is what holds
-                named[kind][IDENTITY[kind](record["data"])] = record["data"]
-        return meta, named, answered
 
     def _point_latest(self) -> None:
         runs = self.run.folder.parent

@@ -19,7 +19,7 @@ from engram_bench.backends.base import Backend
 from engram_bench.memory import addresses
 from engram_bench.memory.hashing import Int64Array, NgramHasher
 from engram_bench.prompts import Prompt
-from engram_bench.variants import EngramConfig
+from engram_bench.variants.configs import EngramConfig
 
 TABLE_ROWS = tuple(10**n for n in range(3, 9))  # nominal rows of one table
 TRAINED_NGRAMS, LOOKUPS = 10_000, 200

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Any
 import yaml
 
 from engram_bench.errors import UsageError
+from engram_bench.variants.configs import Config, TrainingConfig
+from engram_bench.variants.kinds import KINDS
 
 BUILT_IN = (
     "baseline",
@@ -38,75 +39,24 @@ EVERY = "all"  # stands for all of them in --engram-variants
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """How an adapter is trained: AdamW, linear warm-up over 5% of the steps, linear decay to zero."""
-
-    epochs: int
-    batch_size: int
-    lr: float
-    table_lr: float = 0.0  # for memory tables; each row is touched rarely, so it has to move far when it is
-    beta2: float = 0.99
-    clip: float = 0.0  # gradient norm; 0: none
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """Low-rank adaptation of every linear layer but the head (arXiv:2106.09685), by peft or mlx-lm."""
-
-    rank: int
-    alpha: float
-    four_bit: bool = False  # train against a backbone of 4 bits, which Unsloth alone can; the whole one answers
-
-
-@dataclass(frozen=True)
-class EngramConfig:
-    """Shape of an n-gram memory; every field has the paper's meaning (section 2) unless said otherwise."""
-
-    layers: Sequence[int]
-    orders: Sequence[int]  # beyond the paper: any n-gram lengths, not only 2..N
-    heads: int
-    rows: int  # least rows of one table; there is a table for each layer, order and head. 1: exactly one
-    width: int  # numbers in a row
-    order_dropout: float = 0.0  # share of (token, order) pairs a training step leaves out; beyond the paper
-    span: str = "key"  # what the memory looks at: "text", the user's; "key", a trained key in it, beyond the paper
-    hash_seed: int = 0
-
-    @property
-    def acts_on_text(self) -> bool:
-        """Whether it acts on each token it looks at, as the paper's, and not just where the answer is made."""
-        return self.span == "text"
-
-
-@dataclass(frozen=True)
-class UnigramConfig:
-    """Shape of the published single-token memory; it sits on every layer."""
-
-    slots: int
-
-
-COUNTS = ("epochs", "batch_size", "rank", "heads", "rows", "width", "slots")
-CHANGES = {  # what a variant does to the n-gram memory of another
-    "damage": ("shuffle", "zero"),  # give every n-gram another one's row; empty all rows
-    "router": ("rules",),  # look only where rules on the user's text say so, see memory.routing
-}
-BESIDE = ("dictionary", "retrieval")  # kinds that keep the trained pairs beside the untouched model, see `beside`
-KINDS = {"none": None, **dict.fromkeys(BESIDE), "lora": LoraConfig, "engram": EngramConfig, "unigram": UnigramConfig}
-
-
-@dataclass(frozen=True)
 class Variant:
     """A model variant: a kind of adapter, its config and its training; the baseline has none of them."""
 
     name: str
     kind: str
     about: str
-    config: LoraConfig | EngramConfig | UnigramConfig | None
+    config: Config | None
     training: TrainingConfig | None
     control: bool = False  # whether it is there to be compared with, and claims nothing itself
     adapter_of: str | None = None
     damage: str | None = None
     router: str | None = None
     own_epochs: bool = False  # from a user's file; no profile changes them
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """What is done to the trained adapter when it is loaded, see `Kind.changes`."""
+        return {name: value for name, value in (("damage", self.damage), ("router", self.router)) if value}
 
 
 def select(names: str) -> list[Variant]:
@@ -152,7 +102,7 @@ def parse(text: str, place: str, from_user: bool = False) -> Variant:
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise UsageError(f"{place}: kind is {kind!r}; use one of {', '.join(KINDS)}")
-    config_class = KINDS[kind]
+    config_class = KINDS[kind].config
     own = {f.name for f in fields(config_class)} if config_class else set()
     outer = {"name", "kind", "about", "control", "training"}
     if unknown := [str(key) for key in data if key not in own | outer]:
@@ -160,15 +110,6 @@ def parse(text: str, place: str, from_user: bool = False) -> Variant:
     if "training" in data and not config_class:
         raise UsageError(f"{place}: a variant of kind {kind} trains nothing; remove training")
     config = _build(config_class, {k: v for k, v in data.items() if k in own}, place) if config_class else None
-    if isinstance(config, EngramConfig):
-        if not (config.layers and config.orders):
-            raise UsageError(f"{place}: layers and orders must each hold at least one number")
-        if sorted(set(config.orders)) != list(config.orders) or config.orders[0] < 1:
-            raise UsageError(f"{place}: orders is {config.orders}; n-gram lengths ascend from 1 or more")
-        if config.order_dropout >= 1:
-            raise UsageError(f"{place}: order_dropout is {config.order_dropout}; it is a share below 1")
-        if config.span not in ("text", "key"):
-            raise UsageError(f"{place}: span is {config.span!r}; use text or key")
     training = _build(TrainingConfig, data.get("training") or {}, f"{place}: training") if config else None
     rest = {k: v for k, v in data.items() if k in outer - {"training"}}
     variant: Variant = _build(Variant, {**rest, "config": config, "training": training}, place)
@@ -183,15 +124,16 @@ def _named(variant: Variant, place: str) -> Variant:
 
 def _changed(data: dict[str, Any], place: str) -> Variant:
     """The variant whose adapter is taken, renamed and marked with what is done to it."""
-    change = next((name for name in CHANGES if name in data), "damage")
-    if set(data) != {"name", "about", "adapter_of", change} or data[change] not in list(CHANGES[change]):
-        choices = " or ".join(f"{name}: {', '.join(values)}" for name, values in CHANGES.items())
-        raise UsageError(f"{place}: with adapter_of there are name, about and one change ({choices}), no more")
     if data["adapter_of"] not in BUILT_IN:
         raise UsageError(f"{place}: adapter_of is {data['adapter_of']!r}; name a built-in variant")
     base = _load(data["adapter_of"])
-    if not isinstance(base.config, EngramConfig) or base.adapter_of:
+    changes = KINDS[base.kind].changes
+    if not changes or base.adapter_of:
         raise UsageError(f"{place}: adapter_of is {data['adapter_of']!r}; only an n-gram memory can be changed")
+    change = next((name for name in changes if name in data), "damage")
+    if set(data) != {"name", "about", "adapter_of", change} or data[change] not in list(changes[change]):
+        choices = " or ".join(f"{name}: {', '.join(values)}" for name, values in changes.items())
+        raise UsageError(f"{place}: with adapter_of there are name, about and one change ({choices}), no more")
     changed = replace(base, name=str(data["name"]), about=str(data["about"]), adapter_of=base.name)
     return _named(replace(changed, control=change == "damage", **{change: data[change]}), place)
 
@@ -207,11 +149,12 @@ def _build(cls: Any, data: dict[str, Any], place: str) -> Any:
                 raise UsageError(f"{place}: field {field.name!r} is missing; add it")
         elif not _fits(data[field.name], hints[field.name]):
             raise UsageError(f"{place}: {field.name} is {data[field.name]!r}, expected {hints[field.name]}")
-        elif field.name in COUNTS and data[field.name] < 1:
-            raise UsageError(f"{place}: {field.name} is {data[field.name]!r}, expected 1 or more")
     if unknown := set(data) - {f.name for f in fields(cls)}:
         raise UsageError(f"{place}: unknown field {min(unknown)!r}")
-    return cls(**data)
+    try:
+        return cls(**data)
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}") from error
 
 
 def _fits(value: Any, hint: Any) -> bool:

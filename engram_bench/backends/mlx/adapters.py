@@ -20,70 +20,55 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters, remove_lora_layers
 from numpy.typing import NDArray
 
+from engram_bench.backends.base import Adapter
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.memory.addresses import Addresses, Spans, damaged
 from engram_bench.memory.mlx import EngramLayer, MemoryLayer, UnigramLayer, injected
 from engram_bench.prompts import Pair, Prompt, PromptEncoder
-from engram_bench.variants import EngramConfig, LoraConfig, UnigramConfig, Variant
+from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfig
 
 LORA_WEIGHTS, LORA_CONFIG = "adapters.safetensors", "adapter_config.json"  # the names mlx-lm looks for
 PREFIX = "layer"
 
 
-class Adapter(Protocol):
-    """What training, decoding and scoring need of an adapter.
+class MlxAdapter(Adapter, Protocol):
+    """What this backend's training, decoding and scoring need of an adapter besides the contract of all.
 
     Attributes:
-        ngram_size: how many tokens the windows it is given hold.
-        acts_on_template: whether it changes the tokens all prompts share.
-        acts_on_text: whether it changes the user's, and not just the prompt's last token and the answer.
         trained: the module whose parameters train; LoRA's is the model itself, and only while attached.
     """
 
-    ngram_size: int
-    acts_on_template: bool
-    acts_on_text: bool
     trained: nn.Module
 
     def on(self, model: nn.Module) -> AbstractContextManager[None]: ...
     def memories(self) -> Sequence[MemoryLayer]: ...
-    def span(self, prompt: Prompt) -> tuple[int, int] | None: ...
     def is_table(self, name: str) -> bool: ...
-    def parameters(self) -> int: ...
-    def save(self, folder: Path) -> None: ...
 
 
-def create(model: nn.Module, variant: Variant, encoder: PromptEncoder, pairs: Sequence[Pair]) -> Adapter:
-    """A fresh adapter; MLX's global generator decides its initial numbers. `pairs` fix which rows a memory has."""
-    if isinstance(variant.config, LoraConfig):
-        return LoraAdapter.create(model, variant.config)
-    if isinstance(variant.config, EngramConfig):
-        return EngramAdapter(model, Addresses.of_training(variant.config, encoder, pairs))
-    assert isinstance(variant.config, UnigramConfig), f"{variant.name} has nothing to train"
-    return UnigramAdapter(model, variant.config)
+class WithoutNgrams:
+    """The part of the contract that adapters without n-grams, gates and dropout share."""
+
+    ngram_size = 1
+    acts_on_template = acts_on_text = True
+
+    def span(self, prompt: Prompt) -> tuple[int, int] | None:
+        return None
+
+    def found(self, prompt: Prompt) -> list[list[int]] | None:
+        return None
+
+    def gates(self) -> list[float]:
+        return []
+
+    def train(self, mode: bool) -> None:
+        pass
+
+    def is_table(self, name: str) -> bool:
+        return False
 
 
-def load(model: nn.Module, variant: Variant, encoder: PromptEncoder, folder: Path) -> Adapter:
-    """A saved adapter, damaged or routed where its variant says so."""
-    if isinstance(variant.config, LoraConfig):
-        return LoraAdapter.load(model, folder)
-    if isinstance(variant.config, EngramConfig):
-        arrays = weights.load(folder, "engram", asdict(variant.config))
-        memory = EngramAdapter(model, Addresses.from_arrays(variant.config, encoder, arrays))
-        _fill(folder, memory.trained, arrays)
-        if variant.damage:
-            memory.damage(variant.damage)
-        if variant.router == "rules":
-            memory.span = memory.addresses.routed_span(encoder)
-        return memory
-    assert isinstance(variant.config, UnigramConfig)
-    unigram = UnigramAdapter(model, variant.config)
-    _fill(folder, unigram.trained, weights.load(folder, "unigram", asdict(variant.config)))
-    return unigram
-
-
-class LoraAdapter:
+class LoraAdapter(WithoutNgrams):
     """mlx-lm's LoRA on every linear layer but the head, put on and taken off by its own functions.
 
     Args:
@@ -91,24 +76,21 @@ class LoraAdapter:
         state: parameters by name; None: fresh ones, as mlx-lm draws them.
     """
 
-    ngram_size = 1
-    acts_on_template = acts_on_text = True
-
     def __init__(self, config: dict[str, Any], state: dict[str, mx.array] | None) -> None:
         self._config, self._state = config, state
 
     @classmethod
-    def create(cls, model: nn.Module, config: LoraConfig) -> LoraAdapter:
+    def create(cls, model: nn.Module, config: LoraConfig, encoder: PromptEncoder, pairs: Sequence[Pair]) -> LoraAdapter:
         parameters = {"rank": config.rank, "scale": config.alpha / config.rank, "dropout": 0.0}
         layers = len(model.layers)
         return cls({"fine_tune_type": "lora", "num_layers": layers, "lora_parameters": parameters}, None)
 
     @classmethod
-    def load(cls, model: nn.Module, folder: Path) -> LoraAdapter:
+    def load(cls, model: nn.Module, config: LoraConfig, encoder: PromptEncoder, folder: Path) -> LoraAdapter:
         try:
-            config = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
+            stored = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
             load_adapters(model, str(folder))
-            return cls(config, _trained(model))
+            return cls(stored, _trained(model))
         except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(f"{folder}: this adapter cannot be read ({reason}); {weights.ANEW}") from error
@@ -132,13 +114,7 @@ class LoraAdapter:
     def memories(self) -> Sequence[MemoryLayer]:
         return ()
 
-    def span(self, prompt: Prompt) -> tuple[int, int] | None:
-        return None
-
-    def is_table(self, name: str) -> bool:
-        return False
-
-    def parameters(self) -> int:
+    def parameter_count(self) -> int:
         return sum(array.size for array in (self._state or {}).values())
 
     def save(self, folder: Path) -> None:
@@ -156,10 +132,37 @@ class EngramAdapter:
         config, hasher = addresses.config, addresses.hasher
         addresses.check_layers(len(model.layers))
         self.addresses, self.ngram_size, self.acts_on_text = addresses, max(config.orders), config.acts_on_text
-        self.span: Spans = addresses.span
+        self._span: Spans = addresses.span
         size = model.args.hidden_size
         self.layers = {layer: EngramLayer(config, layer, hasher, rows, size) for layer, rows in addresses.rows.items()}
         self.trained = _together(self.layers)
+
+    @classmethod
+    def create(
+        cls, model: nn.Module, config: EngramConfig, encoder: PromptEncoder, pairs: Sequence[Pair]
+    ) -> EngramAdapter:
+        return cls(model, Addresses.of_training(config, encoder, pairs))
+
+    @classmethod
+    def load(
+        cls,
+        model: nn.Module,
+        config: EngramConfig,
+        encoder: PromptEncoder,
+        folder: Path,
+        damage: str | None = None,
+        router: str | None = None,
+    ) -> EngramAdapter:
+        """The saved memory, its rows damaged for a control (see `addresses.damaged`), or with a router before it."""
+        arrays = weights.load(folder, "engram", asdict(config))
+        adapter = cls(model, Addresses.from_arrays(config, encoder, arrays))
+        _fill(folder, adapter.trained, arrays)
+        if damage:
+            for memory in adapter.layers.values():
+                memory.table = mx.array(damaged(np.array(memory.table), damage))
+        if router == "rules":
+            adapter._span = adapter.addresses.routed_span(encoder)
+        return adapter
 
     def on(self, model: nn.Module) -> AbstractContextManager[None]:
         return injected(model, self.layers)
@@ -167,10 +170,24 @@ class EngramAdapter:
     def memories(self) -> Sequence[MemoryLayer]:
         return list(self.layers.values())
 
+    def span(self, prompt: Prompt) -> tuple[int, int] | None:
+        return self._span(prompt)
+
+    def found(self, prompt: Prompt) -> list[list[int]] | None:
+        return self.addresses.found(prompt)
+
+    def gates(self) -> list[float]:
+        gates = (memory.gate for memory in self.layers.values())
+        return [gate[0, -1, 0].item() for gate in gates if gate is not None]
+
+    def train(self, mode: bool) -> None:
+        for memory in self.layers.values():
+            memory.train(mode)
+
     def is_table(self, name: str) -> bool:
         return name.endswith(".table")
 
-    def parameters(self) -> int:
+    def parameter_count(self) -> int:
         arrays = _trained(self.trained)  # the first row of a table stays zero
         return sum((array[1:] if self.is_table(name) else array).size for name, array in arrays.items())
 
@@ -178,17 +195,9 @@ class EngramAdapter:
         arrays = {**_arrays(self.trained), **self.addresses.to_arrays()}
         weights.save(folder, "engram", asdict(self.addresses.config), arrays)
 
-    def damage(self, how: str) -> None:
-        """Leave the gate as it is and take the contents away; see `addresses.damaged`."""
-        for memory in self.layers.values():
-            memory.table = mx.array(damaged(np.array(memory.table), how))
 
-
-class UnigramAdapter:
+class UnigramAdapter(WithoutNgrams):
     """`UnigramLayer`s on the outputs of all layers. They act on every token, so on the template too."""
-
-    ngram_size = 1
-    acts_on_template = acts_on_text = True
 
     def __init__(self, model: nn.Module, config: UnigramConfig) -> None:
         self.config = config
@@ -196,19 +205,25 @@ class UnigramAdapter:
         self.layers = {layer: UnigramLayer(config.slots, size) for layer in range(len(model.layers))}
         self.trained = _together(self.layers)
 
+    @classmethod
+    def create(
+        cls, model: nn.Module, config: UnigramConfig, encoder: PromptEncoder, pairs: Sequence[Pair]
+    ) -> UnigramAdapter:
+        return cls(model, config)
+
+    @classmethod
+    def load(cls, model: nn.Module, config: UnigramConfig, encoder: PromptEncoder, folder: Path) -> UnigramAdapter:
+        adapter = cls(model, config)
+        _fill(folder, adapter.trained, weights.load(folder, "unigram", asdict(config)))
+        return adapter
+
     def on(self, model: nn.Module) -> AbstractContextManager[None]:
         return injected(model, self.layers, after=True)
 
     def memories(self) -> Sequence[MemoryLayer]:
         return list(self.layers.values())
 
-    def span(self, prompt: Prompt) -> tuple[int, int] | None:
-        return None
-
-    def is_table(self, name: str) -> bool:
-        return False
-
-    def parameters(self) -> int:
+    def parameter_count(self) -> int:
         return sum(array.size for array in _trained(self.trained).values())
 
     def save(self, folder: Path) -> None:

@@ -1,64 +1,34 @@
-"""The MLX backend: one causal language model by mlx-lm, on Apple Silicon or on a Linux machine.
-
-The batch layout is mlx-lm's own: the tokens all prompts share are computed once, each row's own tokens follow, padded
-on the right; before decoding the cache is rolled so that all rows end together.
-"""
+"""The MLX backend: one causal language model by mlx-lm, on Apple Silicon or on a Linux machine."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
 from mlx import nn
-from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import get_total_parameters, load_model
+from mlx_lm.utils import get_total_parameters
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
 
 from engram_bench.backends import decoding
-from engram_bench.backends.base import Divergence, Progress, Text, Training, ngram_size, windows
-from engram_bench.backends.mlx import training as mlx_training
-from engram_bench.backends.mlx.adapters import Adapter, create, load
+from engram_bench.backends.base import Adapter, Backend, Divergence, Progress, Text, Training, Writable, adapter_class
+from engram_bench.backends.mlx import training
+from engram_bench.backends.mlx.adapters import MlxAdapter
 from engram_bench.backends.mlx.decoding import Caches, Decoding
+from engram_bench.backends.mlx.network import Network
+from engram_bench.backends.mlx.network import pick_device as pick_device
+from engram_bench.backends.mlx.network import pick_dtype as pick_dtype
 from engram_bench.backends.training import with_validation
 from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
-from engram_bench.memory.mlx import injected
-from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, shared_prefix
+from engram_bench.prompts import Prompt, shared_prefix
 from engram_bench.variants import Variant
 
 BATCH_SIZE = 64
 SCORING_BATCH_SIZE = 8  # a row of [tokens, vocabulary] float32 is some 10 MB
-
-
-@dataclass
-class Rows:
-    """The part of a batch after the shared prefix: [rows, tokens] arrays, right-padded; windows [rows, tokens, N]."""
-
-    ids: NDArray[np.int64]
-    mask: NDArray[np.bool_]
-    windows: NDArray[np.int64]
-
-
-def pick_device(_: str) -> str:
-    """Where MLX computes on this machine."""
-    if mx.default_device().type == mx.DeviceType.cpu:
-        return "cpu"
-    return "metal" if mx.metal.is_available() else "cuda"
-
-
-def pick_dtype(device: str) -> tuple[mx.Dtype, str]:
-    """The backbone's dtype on a device, and why."""
-    if device == "cpu":
-        return mx.float32, "on a CPU, a fast BLAS does float32 alone"
-    return mx.bfloat16, "a GPU"
 
 
 def pick_engine(wanted: str, _: str) -> tuple[str, str]:
@@ -74,7 +44,12 @@ def pick_engine(wanted: str, _: str) -> tuple[str, str]:
     return "mlx-lm", "on MLX"
 
 
-class MlxModel:
+def load(folder: Path, device: str, lora_engine: tuple[str, str]) -> Backend:
+    """The backend on a model folder; see `MlxModel`."""
+    return MlxModel(folder, device, lora_engine)
+
+
+class MlxModel(Network):
     """A `Backend` (see base.py for the contract of its public methods).
 
     Args:
@@ -90,28 +65,18 @@ class MlxModel:
     batch_size = BATCH_SIZE
 
     def __init__(self, folder: Path, device: str, lora_engine: tuple[str, str] = ("mlx-lm", "on MLX")) -> None:
-        self.device = device
+        super().__init__(folder, device)
         self.lora_engine, self.lora_engine_reason = lora_engine
-        dtype, self.dtype_reason = pick_dtype(device)
-        self.dtype = str(dtype).removeprefix("mlx.core.")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            self.model, config = load_model(folder, model_config=_rope_fields(folder))
-            self.encoder = PromptEncoder(tokenizer)
-        except Exception as error:  # mlx-lm raises OSError, ValueError, KeyError, RuntimeError, TypeError, ...
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UsageError(f"{folder}: mlx-lm cannot load this model: {reason}") from error
-        self.model.set_dtype(dtype)
-        self.model.freeze()
         self.parameters = get_total_parameters(self.model)
-        self.stop_ids = decoding.stop_ids(self.encoder.eos_id, config.get("eos_token_id"))
-        self._adapter: Adapter | None = None
+        self.stop_ids = decoding.stop_ids(self.encoder.eos_id, self.config.get("eos_token_id"))
 
     def versions(self) -> dict[str, str]:
         return {name: importlib.metadata.version(name) for name in ("mlx", "mlx-lm", "transformers", "numpy")}
 
     def peak_memory(self) -> int:
         return int(mx.get_peak_memory())
+
+    # --- adapters -------------------------------------------------------------------------------------------------
 
     def train(
         self,
@@ -125,86 +90,18 @@ class MlxModel:
         assert variant.training is not None, f"{variant.name} has nothing to train"
         pairs = [self.encoder.pair(example) for example in examples]
         mx.random.seed(seed)
-        adapter = create(self.model, variant, self.encoder, pairs)
+        adapter = adapter_class(variant, self.name).create(self.model, variant.config, self.encoder, pairs)
         with self.attached(adapter):
-            training = mlx_training.train(self, adapter, variant.training, pairs, seed, progress)
+            found = training.train(self, cast(MlxAdapter, adapter), variant.training, pairs, seed, progress)
             adapter.save(folder)
-            return with_validation(training, self, validation)
+            return with_validation(found, self, validation)
 
     def load_adapter(self, variant: Variant, folder: Path) -> Adapter:
-        return load(self.model, variant, self.encoder, folder)
+        made_by = adapter_class(variant, self.name)
+        return made_by.load(self.model, variant.config, self.encoder, folder, **variant.changes)
 
-    def trainable_parameters(self, adapter: Adapter) -> int:
-        return adapter.parameters()
-
-    @contextmanager
-    def attached(self, adapter: Adapter | None) -> Iterator[None]:
-        assert self._adapter is None, "an adapter is on already; adapters do not stack"
-        self._adapter = adapter
-        try:
-            with adapter.on(self.model) if adapter else nullcontext():
-                yield
-        finally:
-            self._adapter = None
-
-    # --- the one batch layout -------------------------------------------------------------------------------------
-
-    def rows(self, pairs: Sequence[Text], prefix: int) -> Rows:
-        """Lay out prompts and the answer tokens that follow them, less the first `prefix` tokens."""
-        lengths = np.array([len(p.ids) + len(answer) - prefix for p, answer in pairs])
-        mask = np.arange(lengths.max())[None] < lengths[:, None]
-        ids = np.full(mask.shape, self.encoder.eos_id, dtype=np.int64)
-        seen = np.full((*mask.shape, ngram_size(self._adapter)), ABSENT, dtype=np.int64)
-        for row, ((prompt, answer), length) in enumerate(zip(pairs, lengths, strict=True)):
-            ids[row, :length] = (*prompt.ids[prefix:], *answer)
-            seen[row, :length] = windows(self._adapter, prompt, answer, self.encoder.eos_id)[prefix:]
-        return Rows(ids, mask, seen)
-
-    def shared(self, prompts: Sequence[Prompt], longest: int) -> int:
-        """See `decoding.Model.shared`; mlx-lm's caches know each token's own position, so any length will do."""
-        return shared_prefix(prompts)
-
-    def prefix_state(self, prompt: Prompt, prefix: int) -> Caches:
-        """Caches, batch 1, of the first `prefix` tokens, with whatever adapter is attached."""
-        caches: Caches = make_prompt_cache(self.model)
-        if prefix:
-            ids = np.array([prompt.ids[:prefix]])
-            self._look_up(ids, np.full((1, prefix, ngram_size(self._adapter)), ABSENT))
-            self.model(mx.array(ids), cache=caches)
-        return caches
-
-    def forward(self, state: Caches, rows: Rows, at: NDArray[np.bool_]) -> tuple[mx.array, Caches]:
-        """Logits [wanted, vocabulary] where `at`, [rows, tokens], says so, row by row; and caches of all tokens."""
-        caches = [cache.merge([cache]) for cache in state]
-        lengths = rows.mask.sum(axis=1)
-        for cache in caches:
-            cache.filter(mx.zeros(len(lengths), dtype=mx.int32))  # the one row there is, once for each of the batch
-            cache.prepare(lengths=lengths.tolist(), right_padding=(rows.mask.shape[1] - lengths).tolist())
-        return self.step(rows.ids, rows.windows, caches, at), caches
-
-    def answer_logits(self, pairs: Sequence[Text], state: Caches, prefix: int) -> tuple[mx.array, mx.array]:
-        """Logits [answer tokens, vocabulary] for the tokens of all answers, row by row, and those tokens' ids."""
-        rows = self.rows([(prompt, answer[:-1]) for prompt, answer in pairs], prefix)
-        # A token is predicted at the one before it: the first at the last of the prompt.
-        first = np.array([[len(p.ids) - 1 - prefix] for p, _ in pairs])
-        place = np.arange(rows.ids.shape[1])[None] - first
-        logits, _ = self.forward(state, rows, (place >= 0) & (place < [[len(answer)] for _, answer in pairs]))
-        return logits, mx.array([token for _, answer in pairs for token in answer], dtype=mx.int32)
-
-    def step(
-        self, ids: NDArray[np.int64], windows: NDArray[np.int64], caches: Caches, at: NDArray[np.bool_]
-    ) -> mx.array:
-        """Logits [wanted, vocabulary] of tokens [rows, tokens] that follow those in the caches, and join them."""
-        self._look_up(ids, windows)
-        where = tuple(map(mx.array, np.nonzero(at)))
-        # Cut out after the last layer: what follows works token by token, and the vocabulary matrix is large.
-        with injected(self.model, {len(self.model.layers) - 1: lambda hidden: hidden[where][None]}, after=True):
-            logits: mx.array = self.model(mx.array(ids), cache=caches)[0]
-        return logits
-
-    def _look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
-        for memory in self._adapter.memories() if self._adapter else ():
-            memory.look_up(ids, windows)
+    def load_writable(self, folder: Path) -> Writable:
+        raise UsageError("--backend: facts are written with torch (cpu, cuda, mps); MLX reads what it wrote")
 
     # --- decoding -------------------------------------------------------------------------------------------------
 
@@ -269,22 +166,3 @@ class MlxModel:
         logs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         mx.eval(logs)
         return logs
-
-
-def _rope_fields(folder: Path) -> dict[str, Any]:
-    """What transformers 5 writes as `rope_parameters`, by the names most models of mlx-lm read.
-
-    Without it they take their default base frequency and answer, slightly wrong.
-    """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    rope = config.get("rope_parameters") or {}
-    fields: dict[str, Any] = {}
-    if any(isinstance(own, dict) for own in rope.values()):  # by kind of layer
-        near = rope.get("sliding_attention", {})
-        if not str(config.get("model_type")).startswith("gemma3") or near.get("rope_type") != "default":
-            raise ValueError(f"rotary positions that differ between {' and '.join(rope)}")
-        fields, rope = {"rope_local_base_freq": near["rope_theta"]}, rope["full_attention"]
-    fields |= {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
-    if rope.get("rope_type", "default") != "default":
-        fields["rope_scaling"] = rope
-    return {name: value for name, value in fields.items() if name not in config}

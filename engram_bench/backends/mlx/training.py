@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 from mlx import nn
 from mlx.optimizers import Adam, MultiOptimizer, clip_grad_norm
 
 from engram_bench.backends.base import Progress, Training
-from engram_bench.backends.mlx.adapters import Adapter
+from engram_bench.backends.mlx.adapters import MlxAdapter
+from engram_bench.backends.mlx.network import Network
 from engram_bench.backends.training import run
 from engram_bench.prompts import Pair, shared_prefix
-from engram_bench.variants import TrainingConfig
-
-if TYPE_CHECKING:
-    from engram_bench.backends.mlx.backend import MlxModel
+from engram_bench.variants.configs import TrainingConfig
 
 
 def train(
-    model: MlxModel, adapter: Adapter, config: TrainingConfig, pairs: Sequence[Pair], seed: int, progress: Progress
+    model: Network, adapter: MlxAdapter, config: TrainingConfig, pairs: Sequence[Pair], seed: int, progress: Progress
 ) -> Training:
     """Train the attached adapter in place.
 
@@ -55,9 +52,7 @@ def train(
         mx.eval(adapter.trained.trainable_parameters(), optimizer.state)
         return float(value.item()), sum(len(answer) for _, answer in batch)
 
-    for memory in adapter.memories():
-        memory.train()
+    adapter.train(True)
     training = run(step, config, pairs, seed, progress)
-    for memory in adapter.memories():
-        memory.eval()
+    adapter.train(False)
     return training

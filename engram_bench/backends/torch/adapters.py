@@ -16,75 +16,58 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from engram_bench.backends.base import Adapter
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.memory.addresses import Addresses, Spans, damaged
 from engram_bench.memory.torch import EngramLayer, MemoryLayer, UnigramLayer, decoder_layers, injected, low_precision
 from engram_bench.prompts import Pair, Prompt, PromptEncoder
-from engram_bench.variants import EngramConfig, LoraConfig, UnigramConfig, Variant
+from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfig
 
 
-class Adapter(Protocol):
-    """What training, decoding and scoring need of an adapter.
+class TorchAdapter(Adapter, Protocol):
+    """What this backend's training, decoding and scoring need of an adapter besides the contract of all.
 
     Attributes:
-        ngram_size: how many tokens the windows it is given hold.
-        acts_on_template: whether it changes the tokens all prompts share.
-        acts_on_text: whether it changes the user's, and not just the prompt's last token and the answer.
         first_layer: the lowest layer it acts on.
     """
 
-    ngram_size: int
-    acts_on_template: bool
-    acts_on_text: bool
     first_layer: int
 
     def on(self, model: nn.Module) -> AbstractContextManager[None]: ...
     def memories(self) -> Sequence[MemoryLayer]: ...
-    def span(self, prompt: Prompt) -> tuple[int, int] | None: ...
     def parameter_groups(self) -> list[dict[str, Any]]: ...
-    def training(self, on: bool) -> None: ...
-    def save(self, folder: Path) -> None: ...
 
 
-def create(model: nn.Module, variant: Variant, encoder: PromptEncoder, pairs: Sequence[Pair]) -> Adapter:
-    """A fresh adapter; torch's global generator decides its initial numbers. `pairs` fix which rows a memory has."""
-    if isinstance(variant.config, LoraConfig):
-        return LoraAdapter.create(variant.config)
-    if isinstance(variant.config, EngramConfig):
-        return EngramAdapter.create(model, variant.config, encoder, pairs)
-    assert isinstance(variant.config, UnigramConfig), f"{variant.name} has nothing to train"
-    return UnigramAdapter.create(model, variant.config)
-
-
-def load(model: nn.Module, variant: Variant, encoder: PromptEncoder, folder: Path) -> Adapter:
-    """A saved adapter, damaged or routed where its variant says so."""
-    if isinstance(variant.config, LoraConfig):
-        return LoraAdapter.load(folder)
-    if isinstance(variant.config, EngramConfig):
-        adapter = EngramAdapter.load(model, variant.config, encoder, folder)
-        if variant.damage:
-            adapter.damage(variant.damage)
-        if variant.router == "rules":
-            adapter.span = adapter.addresses.routed_span(encoder)
-        return adapter
-    assert isinstance(variant.config, UnigramConfig)
-    return UnigramAdapter.load(model, variant.config, folder)
-
-
-class LoraAdapter:
-    """peft's LoRA on every linear layer but the head. Held as peft's wrapped model; `unload` gives the layers back."""
+class WithoutNgrams:
+    """The part of the contract that adapters without n-grams, gates and dropout share."""
 
     ngram_size = 1
     acts_on_template = acts_on_text = True
     first_layer = 0
+
+    def span(self, prompt: Prompt) -> tuple[int, int] | None:
+        return None
+
+    def found(self, prompt: Prompt) -> list[list[int]] | None:
+        return None
+
+    def gates(self) -> list[float]:
+        return []
+
+    def train(self, mode: bool) -> None:
+        pass
+
+
+class LoraAdapter(WithoutNgrams):
+    """peft's LoRA on every linear layer but the head. Held as peft's wrapped model; `unload` gives the layers back."""
 
     def __init__(self, config: Any, state: dict[str, torch.Tensor] | None) -> None:
         self._config, self._state, self._fresh = config, state, state is None
         self._peft: Any = None
 
     @classmethod
-    def create(cls, config: LoraConfig) -> LoraAdapter:
+    def create(cls, model: nn.Module, config: LoraConfig, encoder: PromptEncoder, pairs: Sequence[Pair]) -> LoraAdapter:
         import peft
 
         return cls(
@@ -93,7 +76,7 @@ class LoraAdapter:
         )
 
     @classmethod
-    def load(cls, folder: Path) -> LoraAdapter:
+    def load(cls, model: nn.Module, config: LoraConfig, encoder: PromptEncoder, folder: Path) -> LoraAdapter:
         import peft
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -132,16 +115,12 @@ class LoraAdapter:
     def memories(self) -> Sequence[MemoryLayer]:
         return ()
 
-    def span(self, prompt: Prompt) -> tuple[int, int] | None:
-        return None
-
     def parameter_groups(self) -> list[dict[str, Any]]:
-        if self._peft is None:  # counted while off the model
-            return [{"params": list((self._state or {}).values()), "tables": False}]
         return [{"params": self._own(), "tables": False}]
 
-    def training(self, on: bool) -> None:
-        """LoRA without dropout is the same in training."""
+    def parameter_count(self) -> int:
+        parameters = (self._state or {}).values() if self._peft is None else self._own()
+        return sum(parameter.numel() for parameter in parameters)
 
     def save(self, folder: Path) -> None:
         self._peft.save_pretrained(folder)
@@ -165,7 +144,7 @@ class EngramAdapter:
         self.config, self.addresses, self.layers = addresses.config, addresses, layers
         self.ngram_size, self.first_layer = max(self.config.orders), min(self.config.layers)
         self.acts_on_text = self.config.acts_on_text
-        self.span: Spans = addresses.span
+        self._span: Spans = addresses.span
 
     @classmethod
     def create(
@@ -174,12 +153,25 @@ class EngramAdapter:
         return cls._build(model, Addresses.of_training(config, encoder, pairs))
 
     @classmethod
-    def load(cls, model: Any, config: EngramConfig, encoder: PromptEncoder, folder: Path) -> EngramAdapter:
+    def load(
+        cls,
+        model: Any,
+        config: EngramConfig,
+        encoder: PromptEncoder,
+        folder: Path,
+        damage: str | None = None,
+        router: str | None = None,
+    ) -> EngramAdapter:
+        """The saved memory, its rows damaged for a control (see `addresses.damaged`), or with a router before it."""
         arrays = weights.load(folder, "engram", asdict(config))
         adapter = cls._build(model, Addresses.from_arrays(config, encoder, arrays))
         _fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
         for memory in adapter.layers.values():
             memory.fuse(model.dtype)
+            if damage:
+                memory.table.data.copy_(torch.from_numpy(damaged(memory.table.detach().cpu().numpy(), damage)))
+        if router == "rules":
+            adapter._span = adapter.addresses.routed_span(encoder)
         return adapter
 
     @classmethod
@@ -192,7 +184,7 @@ class EngramAdapter:
 
     def readdress(self, addresses: Addresses) -> None:
         """Hold the rows that these addresses hold: those new to the tables are zero, those left out are gone."""
-        self.addresses, self.span = addresses, addresses.span
+        self.addresses, self._span = addresses, addresses.span
         for layer, memory in self.layers.items():
             memory.hold(addresses.rows[layer])
 
@@ -209,39 +201,45 @@ class EngramAdapter:
             {"params": [p for name, p in named if name != "table"], "tables": False},
         ]
 
-    def training(self, on: bool) -> None:
+    def span(self, prompt: Prompt) -> tuple[int, int] | None:
+        return self._span(prompt)
+
+    def found(self, prompt: Prompt) -> list[list[int]] | None:
+        return self.addresses.found(prompt)
+
+    def gates(self) -> list[float]:
+        gates = (memory.gate for memory in self.layers.values())
+        return [gate[0, -1, 0].item() for gate in gates if gate is not None]
+
+    def train(self, mode: bool) -> None:
         for memory in self.layers.values():
-            memory.train(on)
+            memory.train(mode)
+
+    def parameter_count(self) -> int:
+        every = sum(p.numel() for memory in self.layers.values() for p in memory.parameters())
+        return every - self.config.width * len(self.layers)  # the first row of a table stays zero
 
     def save(self, folder: Path) -> None:
         arrays = _arrays({str(layer): memory for layer, memory in self.layers.items()})
         weights.save(folder, "engram", asdict(self.config), {**arrays, **self.addresses.to_arrays()})
 
-    @torch.no_grad()
-    def damage(self, how: str) -> None:
-        """Leave the gate as it is and take the contents away; see `addresses.damaged`."""
-        for memory in self.layers.values():
-            memory.table.copy_(torch.from_numpy(damaged(memory.table.cpu().numpy(), how)))
 
-
-class UnigramAdapter:
+class UnigramAdapter(WithoutNgrams):
     """`UnigramLayer`s on the outputs of all layers. They act on every token, so on the template too."""
-
-    ngram_size = 1
-    acts_on_template = acts_on_text = True
-    first_layer = 0
 
     def __init__(self, config: UnigramConfig, layers: dict[int, UnigramLayer]) -> None:
         self.config, self.layers = config, layers
 
     @classmethod
-    def create(cls, model: Any, config: UnigramConfig) -> UnigramAdapter:
+    def create(
+        cls, model: Any, config: UnigramConfig, encoder: PromptEncoder, pairs: Sequence[Pair] = ()
+    ) -> UnigramAdapter:
         count, size = len(decoder_layers(model)), model.config.hidden_size
         return cls(config, {layer: UnigramLayer(config.slots, size).to(model.device) for layer in range(count)})
 
     @classmethod
-    def load(cls, model: Any, config: UnigramConfig, folder: Path) -> UnigramAdapter:
-        adapter = cls.create(model, config)
+    def load(cls, model: Any, config: UnigramConfig, encoder: PromptEncoder, folder: Path) -> UnigramAdapter:
+        adapter = cls.create(model, config, encoder)
         arrays = weights.load(folder, "unigram", asdict(config))
         _fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
         for memory in adapter.layers.values():
@@ -254,14 +252,11 @@ class UnigramAdapter:
     def memories(self) -> Sequence[MemoryLayer]:
         return list(self.layers.values())
 
-    def span(self, prompt: Prompt) -> tuple[int, int] | None:
-        return None
-
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [p for m in self.layers.values() for p in m.parameters()], "tables": False}]
 
-    def training(self, on: bool) -> None:
-        """The module has no dropout."""
+    def parameter_count(self) -> int:
+        return sum(p.numel() for memory in self.layers.values() for p in memory.parameters())
 
     def save(self, folder: Path) -> None:
         arrays = _arrays({str(layer): memory for layer, memory in self.layers.items()})

@@ -1,9 +1,4 @@
-"""The torch backend: one causal language model on cpu, cuda or mps, decoded and scored in batches.
-
-Every batch has one layout, in training as in decoding: the tokens all prompts share (most of a chat template) stand
-first and are computed once, then each row's own tokens follow, padded on the left so that answers end together. Prompts
-to be answered are read as trees first (`prefill.py`).
-"""
+"""The torch backend: one causal language model on cpu, cuda or mps, trained, decoded and scored in batches."""
 
 from __future__ import annotations
 
@@ -13,47 +8,37 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-import numpy as np
 import torch
-import transformers
-from numpy.typing import NDArray
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache
 
 from engram_bench.backends import decoding
-from engram_bench.backends.base import Divergence, Progress, Text, Training, ngram_size, windows
-from engram_bench.backends.torch import attention as torch_attention
-from engram_bench.backends.torch import prefill as torch_prefill
-from engram_bench.backends.torch import scoring as torch_scoring
-from engram_bench.backends.torch import training as torch_training
-from engram_bench.backends.torch import unsloth as torch_unsloth
-from engram_bench.backends.torch import writing as torch_writing
-from engram_bench.backends.torch.adapters import Adapter, EngramAdapter, create, load
-from engram_bench.backends.torch.cache import OwnLayer
+from engram_bench.backends.base import Adapter, Backend, Divergence, Progress, Text, Training, adapter_class
+from engram_bench.backends.torch import prefill, scoring, training, unsloth
+from engram_bench.backends.torch.adapters import EngramAdapter, TorchAdapter
 from engram_bench.backends.torch.decoding import Decoding
-from engram_bench.backends.torch.device import make_repeatable, pick_dtype, uploaded
 from engram_bench.backends.torch.device import pick_device as pick_device
-from engram_bench.backends.torch.layout import NOWHERE, Rows, answer_places, padded
+from engram_bench.backends.torch.device import pick_dtype as pick_dtype
+from engram_bench.backends.torch.network import Network, Prefix
 from engram_bench.backends.torch.prefill import KnownPrompts
 from engram_bench.backends.torch.unsloth import pick_engine as pick_engine
-from engram_bench.backends.torch.writing import Written
+from engram_bench.backends.torch.writing import WritableMemory
 from engram_bench.backends.training import with_validation
 from engram_bench.data.items import Example
-from engram_bench.errors import UsageError
 from engram_bench.memory import weights
-from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, shared_prefix
-from engram_bench.variants import LoraConfig, Variant
+from engram_bench.prompts import Prompt
+from engram_bench.variants import Variant
 
 BATCH_SIZE = 256
 BATCH_SIZE_CPU = 512
-ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # kinds of layers, where a model names them
-
-Prefix = list[tuple[Tensor, Tensor]]  # keys and values of the shared tokens, [1, heads, tokens, head size] a layer
 
 
-class TorchModel:
+def load(folder: Path, device: str, lora_engine: tuple[str, str]) -> Backend:
+    """The backend on a model folder; see `TorchModel`."""
+    return TorchModel(folder, device, lora_engine)
+
+
+class TorchModel(Network):
     """A `Backend` (see base.py for the contract of its public methods).
 
     Args:
@@ -68,40 +53,13 @@ class TorchModel:
     name = "torch"
 
     def __init__(self, folder: Path, device: str, lora_engine: tuple[str, str] = ("peft", "as asked")) -> None:
-        self.device, self._folder = device, folder
+        super().__init__(folder, device)
+        self._folder = folder
         self.lora_engine, self.lora_engine_reason = lora_engine
         self.batch_size = BATCH_SIZE_CPU if device == "cpu" else BATCH_SIZE
-        make_repeatable(device)
-        dtype, self.dtype_reason = pick_dtype(device)
-        self.dtype = str(dtype).removeprefix("torch.")
-        options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
-        transformers.logging.disable_progress_bar()
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
-            self.encoder = PromptEncoder(tokenizer)
-        except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UsageError(f"{folder}: transformers cannot load this model: {reason}") from error
-        if missing := sorted(loading["missing_keys"]):
-            raise UsageError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; fetch them whole")
-        self._config = model.config.get_text_config()  # of a model that sees images too, the part that reads
-        if odd := set(getattr(self._config, "layer_types", None) or ()) - ATTENTION:
-            raise UsageError(f"{folder}: layers of {', '.join(sorted(odd))} are not supported")
-        ours = model._supports_attention_backend
-        capped = getattr(self._config, "attn_logit_softcapping", None)
-        self.holds_shared_apart = device == "cpu" and ours and not capped
-        if self.holds_shared_apart:
-            model.set_attn_implementation(torch_attention.GROUPED)
-        elif ours and model.config._attn_implementation == "sdpa":
-            model.set_attn_implementation(torch_attention.MASKED)
-        self.model = model.to(device).eval().requires_grad_(False)
-        self._wanted: Tensor | None = None
-        self.model.get_output_embeddings().register_forward_pre_hook(self._before_head)
-        self.stop_ids = decoding.stop_ids(self.encoder.eos_id, model.generation_config.eos_token_id)
+        self.stop_ids = decoding.stop_ids(self.encoder.eos_id, self.model.generation_config.eos_token_id)
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        self._adapter: Adapter | None = None
-        self.known_prompts: KnownPrompts | None = None  # while they may be asked for, and added to
+        self._known_prompts: KnownPrompts | None = None  # while they may be asked for, and added to
         self._kept_prompts: KnownPrompts = {}
 
     def versions(self) -> dict[str, str]:
@@ -113,6 +71,8 @@ class TorchModel:
             return torch.cuda.max_memory_allocated()
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    # --- adapters -------------------------------------------------------------------------------------------------
 
     def train(
         self,
@@ -126,181 +86,24 @@ class TorchModel:
         assert variant.training is not None, f"{variant.name} has nothing to train"
         self._kept_prompts.clear()  # training has better use for the memory
         pairs = [self.encoder.pair(example) for example in examples]
-        if isinstance(variant.config, LoraConfig) and self.lora_engine == "unsloth":
-            training = torch_unsloth.train(self._folder, self.dtype, variant, pairs, seed, folder, progress)
+        if variant.kind == "lora" and self.lora_engine == "unsloth":
+            found = unsloth.train(self._folder, self.dtype, variant, pairs, seed, folder, progress)
             with self.attached(self.load_adapter(variant, folder)):
-                return with_validation(training, self, validation)
+                return with_validation(found, self, validation)
         torch.manual_seed(seed)
-        adapter = create(self.model, variant, self.encoder, pairs)
+        adapter = adapter_class(variant, self.name).create(self.model, variant.config, self.encoder, pairs)
         with self.attached(adapter):
-            training = torch_training.train(self, adapter, variant.training, pairs, seed, progress)
+            found = training.train(self, cast(TorchAdapter, adapter), variant.training, pairs, seed, progress)
             adapter.save(folder)
-            return with_validation(training, self, validation)
+            return with_validation(found, self, validation)
 
     def load_adapter(self, variant: Variant, folder: Path) -> Adapter:
-        return load(self.model, variant, self.encoder, folder)
+        made_by = adapter_class(variant, self.name)
+        return made_by.load(self.model, variant.config, self.encoder, folder, **variant.changes)
 
-    def load_memory(self, folder: Path) -> EngramAdapter:
-        """The n-gram memory saved in a folder, of whatever shape it says it is; for `write` and `forget`.
-
-        Raises:
-            UsageError: there is none, or it is damaged or of another model.
-        """
-        return EngramAdapter.load(self.model, weights.engram_config(folder), self.encoder, folder)
-
-    def write(self, memory: EngramAdapter, key: str, value: str) -> Written:
-        """Store one fact in a memory; see `torch_writing.write`."""
-        return torch_writing.write(self, memory, key, value)
-
-    def forget(self, memory: EngramAdapter, key: str) -> None:
-        """Take one written fact out of a memory; see `torch_writing.forget`."""
-        torch_writing.forget(self, memory, key)
-
-    def trainable_parameters(self, adapter: Adapter) -> int:
-        groups = adapter.parameter_groups()  # the first row of a memory's table stays zero
-        return sum((p[1:] if group["tables"] else p).numel() for group in groups for p in group["params"])
-
-    @contextmanager
-    def attached(self, adapter: Adapter | None) -> Iterator[None]:
-        assert self._adapter is None, "an adapter is on already; adapters do not stack"
-        self._adapter = adapter
-        try:
-            with adapter.on(self.model) if adapter else nullcontext():
-                yield
-        finally:
-            self._adapter = None
-
-    # --- the one batch layout -------------------------------------------------------------------------------------
-
-    def rows(self, pairs: Sequence[Text], prefix: int) -> Rows:
-        """Lay out prompts and the answer tokens that follow them, less the first `prefix` tokens."""
-        seen = [self.windows(*pair)[prefix:] for pair in pairs]
-        return padded([(*prompt.ids[prefix:], *answer) for prompt, answer in pairs], seen, self.encoder.eos_id)
-
-    def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
-        """See `base.windows`, with the adapter that is attached."""
-        return windows(self._adapter, prompt, answer, self.encoder.eos_id)
-
-    @property
-    def _window(self) -> int:
-        """How many tokens back the layer sees that sees the least."""
-        named = (getattr(self._config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-        return min((tokens for tokens in named if tokens), default=sys.maxsize)
-
-    def shared(self, prompts: Sequence[Prompt], longest: int) -> int:
-        """See `decoding.Model.shared`. None where a text goes beyond an attention window: it is counted in places, so
-        that tokens held apart, or with padding behind them, would be taken for nearer or farther than they are."""
-        return shared_prefix(prompts) if longest <= self._window else 0
-
-    def shared_by(self, texts: Sequence[Text]) -> int:
-        """`shared`, of prompts and the answers that follow them."""
-        longest = max(len(prompt.ids) + len(answer) for prompt, answer in texts)
-        return self.shared([prompt for prompt, _ in texts], longest)
-
-    def prefix_state(self, prompt: Prompt, prefix: int) -> Prefix:
-        """Keys and values of the first `prefix` tokens, with whatever adapter is attached."""
-        if prefix == 0:
-            return []
-        ids = np.array([prompt.ids[:prefix]])
-        (input_ids,) = self._uploaded(ids, np.full((1, prefix, ngram_size(self._adapter)), ABSENT))
-        cache = DynamicCache()
-        self._logits(NOWHERE, input_ids=input_ids, past_key_values=cache, logits_to_keep=1)
-        return [(layer.keys, layer.values) for layer in cache.layers]
-
-    def forward(
-        self, state: Prefix, rows: Rows, keep: int, places: NDArray[np.bool_] | None = None
-    ) -> tuple[Tensor, Cache]:
-        """Logits of the last `keep` positions (0: all) or of `places` among them, as `step` gives them, and the cache
-        of all tokens."""
-        prefix = state[0][0].shape[-2] if state else 0
-        mask = np.concatenate([np.ones((len(rows.ids), prefix), dtype=np.int64), rows.mask], axis=1)
-        positions = (mask.cumsum(axis=1) - 1).clip(min=0)[:, prefix:]
-        cache = self.cache(state, len(rows.ids))
-        return self.step(rows.ids, mask, positions, rows.windows, cache, keep, places), cache
-
-    def cache(self, state: Prefix, rows: int) -> Cache:
-        """A cache that begins with the shared tokens."""
-        if state and self.holds_shared_apart:
-            return Cache(layers=[OwnLayer(shared) for shared in state])
-        cache = DynamicCache()
-        for layer, (keys, values) in enumerate(state):
-            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
-        return cache
-
-    def takes_any_layout(self, longest: int) -> bool:
-        """Whether tokens of texts this long may stand anywhere in a row, and a mask tells them apart.
-
-        Positions have to be given, by rotation, and no layer may have a mask of its own.
-        """
-        return hasattr(self._config, "rope_parameters") and longest <= self._window
-
-    def answer_logits(self, pairs: Sequence[Text], state: Prefix, prefix: int) -> tuple[Tensor, Tensor]:
-        """Logits [answer tokens, vocabulary] for the tokens of all answers, row by row, and those tokens' ids."""
-        places, tokens = answer_places(pairs)
-        rows = self.rows([(prompt, answer[:-1]) for prompt, answer in pairs], prefix)
-        logits, _ = self.forward(state, rows, places.shape[1], places)
-        return logits, torch.from_numpy(tokens).to(self.device)
-
-    def _before_head(self, _: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        """Hidden states for the vocabulary matrix: rows of one matrix where only some are wanted.
-
-        A slice of positions is not contiguous, and a product with it copies the vocabulary matrix once a row.
-        """
-        hidden, wanted = args[0], self._wanted
-        return (hidden.contiguous() if wanted is None else hidden[wanted.expand(hidden.shape[:2])],)
-
-    def step(
-        self,
-        ids: NDArray[np.int64],
-        mask: NDArray[np.int64],
-        positions: NDArray[np.int64],
-        windows: NDArray[np.int64],
-        cache: Cache,
-        keep: int,
-        places: NDArray[np.bool_] | None = None,
-    ) -> Tensor:
-        """Logits of new tokens: [rows, keep, vocabulary], or [places, vocabulary], row by row, where `places` is given.
-
-        Args:
-            ids, positions: [rows, tokens].
-            mask: which tokens there are, [rows, all tokens], or which each new one sees, [rows, tokens, all tokens].
-            windows: [rows, tokens, N].
-            cache: of the tokens before; takes the new ones.
-            keep: how many of the last positions; 0: all.
-            places: which of those alone, [rows, keep]; `NOWHERE`, where only the cache is wanted.
-        """
-        input_ids, attention_mask, position_ids = self._uploaded(ids, windows, mask, positions)
-        if mask.ndim == 3:
-            least = torch.finfo(self.model.dtype).min
-            attention_mask = ((1 - attention_mask[:, None]) * least).to(self.model.dtype)
-        return self._logits(
-            places,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            logits_to_keep=keep,
-        )
-
-    def _logits(self, places: NDArray[np.bool_] | None, **inputs: Any) -> Tensor:
-        """One forward of the model; `_before_head` heeds the places."""
-        self._wanted = None if places is None else torch.from_numpy(places).to(self.device)
-        try:
-            logits: Tensor = self.model(**inputs, use_cache=True).logits
-        finally:
-            self._wanted = None
-        return logits
-
-    def _uploaded(
-        self, ids: NDArray[np.int64], windows: NDArray[np.int64], *more: NDArray[np.int64]
-    ) -> Sequence[Tensor]:
-        """`ids` and `more` on the device, and with them what the attached memories will add to the next forward."""
-        memories = self._adapter.memories() if self._adapter else ()
-        found = [memory.look_up(ids, windows) for memory in memories]
-        tensors = uploaded(self.device, [ids, *more, *found])
-        for memory, slots in zip(memories, tensors[1 + len(more) :], strict=True):
-            memory.take(slots)
-        return tensors[: 1 + len(more)]
+    def load_writable(self, folder: Path) -> WritableMemory:
+        memory = EngramAdapter.load(self.model, weights.engram_config(folder), self.encoder, folder)
+        return WritableMemory(self, memory)
 
     # --- decoding -------------------------------------------------------------------------------------------------
 
@@ -322,11 +125,11 @@ class TorchModel:
         """While it lasts, prompts that the adapter leaves alone are read once for all such adapters; on a CPU."""
         adapter = self._adapter
         if self.device == "cpu" and not (adapter and (adapter.acts_on_template or adapter.acts_on_text)):
-            self.known_prompts = self._kept_prompts
+            self._known_prompts = self._kept_prompts
         try:
             yield
         finally:
-            self.known_prompts = None
+            self._known_prompts = None
 
     @torch.inference_mode()
     def stream(self, prompt: Prompt, max_new_tokens: int, *, ignore_eos: bool = False) -> Iterator[int]:
@@ -335,14 +138,15 @@ class TorchModel:
     def begin(
         self, prompts: Sequence[Prompt], most_rows: int, state: Prefix, prefix: int, max_new_tokens: int
     ) -> Decoding:
-        return torch_prefill.begin(self, prompts, most_rows, state, prefix, max_new_tokens)
+        """See `decoding.Model.begin`."""
+        return prefill.begin(self, prompts, most_rows, state, prefix, max_new_tokens, self._known_prompts)
 
     # --- scoring --------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def log_probabilities(self, texts: Sequence[Text]) -> list[list[float]]:
-        return torch_scoring.log_probabilities(self, texts)
+        return scoring.log_probabilities(self, texts)
 
     @torch.inference_mode()
     def divergence(self, adapter: Adapter | None, texts: Sequence[Text]) -> Divergence:
-        return torch_scoring.divergence(self, adapter, texts)
+        return scoring.divergence(self, adapter, texts)

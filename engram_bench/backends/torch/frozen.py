@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engram_bench.backends.torch.layout import answer_places, ends, padded
+from engram_bench.backends.torch.network import Network, Prefix
 from engram_bench.backends.torch.prefill import read
 from engram_bench.memory.torch import decoder_layers
 from engram_bench.prompts import Pair
-
-if TYPE_CHECKING:
-    from engram_bench.backends.torch.backend import Prefix, TorchModel
 
 MOST_BYTES = 2 << 30  # kept in all; examples beyond it are read anew every time
 
@@ -57,7 +55,7 @@ class FrozenParts:
     """
 
     def __init__(
-        self, model: TorchModel, first: int, on_text: bool, state: Prefix, prefix: int, pairs: Sequence[Pair]
+        self, model: Network, first: int, on_text: bool, state: Prefix, prefix: int, pairs: Sequence[Pair]
     ) -> None:
         self._model, self._first, self._state, self._prefix = model, first, state, prefix
         self._whole = on_text or not model.takes_any_layout(max(len(_read_of(pair)) for pair in pairs))
@@ -71,7 +69,7 @@ class FrozenParts:
                 break
 
     def answer_logits(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-        """See `TorchModel.answer_logits`."""
+        """See `Network.answer_logits`."""
         kept = self._kept(pairs)
         before, after = [one.states.shape[-2] for one in kept], [len(one.hidden) for one in kept]
         cache = self._model.cache(self._state, len(pairs))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +12,9 @@ from transformers import Cache
 from engram_bench.backends.torch.cache import roomy_cache
 from engram_bench.backends.torch.decoding import Decoding
 from engram_bench.backends.torch.layout import NOWHERE, ends, padded
+from engram_bench.backends.torch.network import Network, Prefix
 from engram_bench.backends.torch.prefix_tree import Tree, trees
 from engram_bench.prompts import ABSENT, Prompt
-
-if TYPE_CHECKING:
-    from engram_bench.backends.torch.backend import Prefix, TorchModel
 
 TREE_TOKENS = 128  # larger ones share few more tokens, and attention costs a tree's square, most of which is masked
 TREES = 4  # read at once: wide products
@@ -47,14 +44,18 @@ class Read:
 
 
 def begin(
-    model: TorchModel,
+    model: Network,
     prompts: Sequence[Prompt],
     most_rows: int,
     state: Prefix,
     prefix: int,
     max_new_tokens: int,
+    known: KnownPrompts | None,
 ) -> Decoding:
-    """See `decoding.Model.begin`. The last token of a prompt is fed as those of an answer are."""
+    """See `decoding.Model.begin`. The last token of a prompt is fed as those of an answer are.
+
+    `known` has prompts that were read before, and takes those that are read now; None: neither.
+    """
     windows = [model.windows(prompt, ())[prefix:] for prompt in prompts]
     inside, longest = 0 if model.holds_shared_apart else prefix, max(map(len, windows)) - 1
     places = np.zeros((len(prompts), inside + longest + max_new_tokens), dtype=np.int64)  # padding and room: any
@@ -62,7 +63,7 @@ def begin(
     mask = np.ones((len(prompts), prefix + longest), dtype=np.int64)
     mask[:, prefix:] = ends([len(own) - 1 for own in windows])
     tokens_before = 0
-    pieces = _pieces(model, prompts, windows, state, prefix)
+    pieces = _pieces(model, prompts, windows, state, prefix, known)
     for piece in pieces:
         count, _, tokens, _ = piece.cache.layers[0].keys.shape
         for i, row, path in zip(piece.which, piece.rows, piece.paths, strict=True):
@@ -84,10 +85,14 @@ KnownPrompts = dict[tuple[int, tuple[tuple[int, ...], ...]], list[Read]]
 
 
 def _pieces(
-    model: TorchModel, prompts: Sequence[Prompt], windows: Windows, state: Prefix, prefix: int
+    model: Network,
+    prompts: Sequence[Prompt],
+    windows: Windows,
+    state: Prefix,
+    prefix: int,
+    known: KnownPrompts | None,
 ) -> Sequence[Read]:
     """Prompts less the shared tokens and their last; where another adapter was asked them, as they were read then."""
-    known = model.known_prompts
     key = prefix, tuple(prompt.ids[:-1] for prompt in prompts)
     if known is not None and key in known:
         return known[key]
@@ -102,7 +107,7 @@ Texts = Sequence[Sequence[int]]
 Windows = Sequence[NDArray[np.int64]]
 
 
-def read(model: TorchModel, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
+def read(model: Network, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
     """Read distinct texts, each less the `prefix` tokens that all begin with; an empty one is in no piece.
 
     Args:
@@ -119,7 +124,7 @@ def read(model: TorchModel, texts: Texts, windows: Windows, state: Prefix, prefi
             yield replace(piece, which=[there[i] for i in piece.which])
 
 
-def _as_trees(model: TorchModel, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
+def _as_trees(model: Network, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
     for few in _alike(trees(texts, windows, TREE_TOKENS)):
         rows = [row for row, tree in enumerate(few) for _ in tree.which]
         which = [i for tree in few for i in tree.which]
@@ -138,7 +143,7 @@ def _alike(found: Sequence[Tree]) -> Iterator[list[Tree]]:
     yield few
 
 
-def _read_trees(model: TorchModel, few: Sequence[Tree], state: Prefix, prefix: int) -> Cache:
+def _read_trees(model: Network, few: Sequence[Tree], state: Prefix, prefix: int) -> Cache:
     """The cache [trees, heads, tokens, size]."""
     shape = len(few), max(len(tree.ids) for tree in few)
     ids, positions = np.zeros((2, *shape), dtype=np.int64)
@@ -154,7 +159,7 @@ def _read_trees(model: TorchModel, few: Sequence[Tree], state: Prefix, prefix: i
     return cache
 
 
-def _as_rows(model: TorchModel, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
+def _as_rows(model: Network, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
     for start in range(0, len(texts), ROWS):
         some = slice(start, start + ROWS)
         rows = padded(texts[some], windows[some], model.encoder.eos_id)

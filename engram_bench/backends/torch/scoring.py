@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engram_bench.backends.base import Divergence, Text
-from engram_bench.backends.torch.adapters import Adapter
-
-if TYPE_CHECKING:
-    from engram_bench.backends.torch.backend import TorchModel
+from engram_bench.backends.base import Adapter, Divergence, Text
+from engram_bench.backends.torch.network import Network
 
 ANSWERS = 64  # rows scored together where only the answers' tokens are
 WHOLE_TEXTS = 8  # where every token is
@@ -22,7 +18,7 @@ COMPARED = 32  # tokens whose distributions are compared together: [32, 50,000] 
 TURN = 4  # such batches without the adapter, then as many with it: putting a LoRA on takes as long as one of them
 
 
-def log_probabilities(model: TorchModel, texts: Sequence[Text]) -> list[list[float]]:
+def log_probabilities(model: Network, texts: Sequence[Text]) -> list[list[float]]:
     """See `Backend.log_probabilities`."""
     found: list[list[float]] = []
     for batch in _chunks(texts, ANSWERS):
@@ -34,7 +30,7 @@ def log_probabilities(model: TorchModel, texts: Sequence[Text]) -> list[list[flo
     return found
 
 
-def divergence(model: TorchModel, adapter: Adapter | None, texts: Sequence[Text]) -> Divergence:
+def divergence(model: Network, adapter: Adapter | None, texts: Sequence[Text]) -> Divergence:
     """See `Backend.divergence`."""
     kl: list[NDArray[np.float64]] = []
     same: list[NDArray[np.bool_]] = []
@@ -53,7 +49,7 @@ def divergence(model: TorchModel, adapter: Adapter | None, texts: Sequence[Text]
     return Divergence.over(kl, same)
 
 
-def _logits(model: TorchModel, batch: Sequence[Text]) -> Tensor:
+def _logits(model: Network, batch: Sequence[Text]) -> Tensor:
     """[tokens of all texts after what they begin with alike, vocabulary]."""
     prefix = model.shared_by(batch)
     state, rows = model.prefix_state(batch[0][0], prefix), model.rows(batch, prefix)

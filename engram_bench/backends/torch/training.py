@@ -11,26 +11,23 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from engram_bench.backends.base import Progress, Training
-from engram_bench.backends.torch.adapters import Adapter
+from engram_bench.backends.torch.adapters import TorchAdapter
 from engram_bench.backends.torch.frozen import FrozenParts
+from engram_bench.backends.torch.network import Network
 from engram_bench.backends.training import run
 from engram_bench.prompts import Pair
-from engram_bench.variants import TrainingConfig
-
-if TYPE_CHECKING:
-    from engram_bench.backends.torch.backend import TorchModel
+from engram_bench.variants.configs import TrainingConfig
 
 MOST_TOKENS = 1024  # padding included, whose gradients are held at once
 
 
 def train(
-    model: TorchModel, adapter: Adapter, config: TrainingConfig, pairs: Sequence[Pair], seed: int, progress: Progress
+    model: Network, adapter: TorchAdapter, config: TrainingConfig, pairs: Sequence[Pair], seed: int, progress: Progress
 ) -> Training:
     """Train the attached adapter in place.
 
@@ -70,9 +67,9 @@ def train(
         optimizer.step()
         return total, count
 
-    adapter.training(True)
+    adapter.train(True)
     training = run(step, config, pairs, seed, progress)
-    adapter.training(False)
+    adapter.train(False)
     return replace(training, seconds=time.perf_counter() - started)  # what was read beforehand is part of it
 
 

@@ -25,7 +25,8 @@ from engram_bench.backends.base import Progress, Training
 from engram_bench.backends.training import run
 from engram_bench.errors import UsageError
 from engram_bench.prompts import Pair, Prompt
-from engram_bench.variants import LoraConfig, TrainingConfig, Variant
+from engram_bench.variants import Variant
+from engram_bench.variants.configs import LoraConfig, TrainingConfig
 
 REQUEST = "request.json"
 NO_LABEL = -100  # what transformers leaves out of the loss
@@ -174,7 +175,7 @@ def _linear_layers(model: Any) -> list[str]:
 
 
 def fit(model: Any, request: Request, progress: Progress) -> Training:
-    """Train the LoRA of a peft model in place: `torch_training`'s step, on whole rows and by the model's own loss."""
+    """Train the LoRA of a peft model in place: `torch.training`'s step, on whole rows and by the model's own loss."""
     import torch
 
     from engram_bench.memory.torch import low_precision

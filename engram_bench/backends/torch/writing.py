@@ -9,60 +9,66 @@ below it are run once.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from engram_bench.backends.base import Written
 from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.frozen import FrozenParts
+from engram_bench.backends.torch.network import Network
 from engram_bench.memory.addresses import fact_pairs
 from engram_bench.memory.hashing import Int64Array
 from engram_bench.memory.torch import EngramLayer
 from engram_bench.prompts import Pair
-
-if TYPE_CHECKING:
-    from engram_bench.backends.torch.backend import TorchModel
 
 RATE, BETAS = 3.0, (0.5, 0.9)  # chosen on facts that no benchmark writes
 MOST_STEPS = 40
 ENOUGH, AIM = 4.0, 5.0  # nats of log-odds: an answer token of 98% is certain, and those below 99% are worked on
 
 
-@dataclass(frozen=True)
-class Written:
-    """How a fact was written: wall time, steps taken, log-odds of its worst token (nats), and rows that it brought."""
+class WritableMemory:
+    """An n-gram memory that facts can be written into; see `base.Writable`.
 
-    seconds: float
-    steps: int
-    log_odds: float
-    rows: int
-
-
-def write(model: TorchModel, adapter: EngramAdapter, key: str, value: str) -> Written:
-    """Store `value` under `key` in a memory that is not attached; see `Addresses.with_fact` for what is refused.
-
-    After `MOST_STEPS` it is left as it is, certain or not: `Written.log_odds` tells, by `ENOUGH`.
+    Args:
+        model: what it belongs to, with nothing attached.
+        adapter: the memory.
     """
-    started = time.perf_counter()
-    addresses = adapter.addresses.with_fact(key, value, model.encoder)
-    pairs, memory = fact_pairs(key, value, model.encoder), adapter.layers[addresses.last]
-    touched = addresses.touched(pairs, model.encoder.eos_id)[addresses.last]
-    fresh = np.append(False, ~np.isin(touched, memory.row_ids))  # never the row of zeros
-    adapter.readdress(addresses)
-    with _small(memory, touched), model.attached(adapter):
-        steps, log_odds = _moved(model, adapter, pairs, torch.from_numpy(fresh)[:, None])
-    return Written(time.perf_counter() - started, steps, log_odds, int(fresh.sum()))
 
+    def __init__(self, model: Network, adapter: EngramAdapter) -> None:
+        self._model, self.adapter = model, adapter
 
-def forget(model: TorchModel, adapter: EngramAdapter, key: str) -> None:
-    """Take a written fact out of a memory; see `Addresses.without_fact` for what is refused."""
-    adapter.readdress(adapter.addresses.without_fact(key, model.encoder))
+    @property
+    def facts(self) -> Mapping[str, str]:
+        return self.adapter.addresses.facts
+
+    def write(self, key: str, value: str) -> Written:
+        """Store `value` under `key`; see `Addresses.with_fact` for what is refused.
+
+        After `MOST_STEPS` it is left as it is, certain or not: `Written.log_odds` tells, by `ENOUGH`.
+        """
+        started = time.perf_counter()
+        model, adapter = self._model, self.adapter
+        addresses = adapter.addresses.with_fact(key, value, model.encoder)
+        pairs, memory = fact_pairs(key, value, model.encoder), adapter.layers[addresses.last]
+        touched = addresses.touched(pairs)[addresses.last]
+        fresh = np.append(False, ~np.isin(touched, memory.row_ids))  # never the row of zeros
+        adapter.readdress(addresses)
+        with _small(memory, touched), model.attached(adapter):
+            steps, log_odds = _moved(model, adapter, pairs, torch.from_numpy(fresh)[:, None])
+        return Written(time.perf_counter() - started, steps, log_odds, int(fresh.sum()))
+
+    def forget(self, key: str) -> None:
+        """Take a written fact out; see `Addresses.without_fact` for what is refused."""
+        self.adapter.readdress(self.adapter.addresses.without_fact(key, self._model.encoder))
+
+    def save(self, folder: Path) -> None:
+        self.adapter.save(folder)
 
 
 @contextmanager
@@ -77,7 +83,7 @@ def _small(memory: EngramLayer, touched: Int64Array) -> Iterator[None]:
         memory.row_ids, memory.table = row_ids, Parameter(table)
 
 
-def _moved(model: TorchModel, adapter: EngramAdapter, pairs: Sequence[Pair], fresh: Tensor) -> tuple[int, float]:
+def _moved(model: Network, adapter: EngramAdapter, pairs: Sequence[Pair], fresh: Tensor) -> tuple[int, float]:
     """Move the fresh rows of the table, bool [rows, 1], until the answer is certain.
 
     Returns:

@@ -5,7 +5,7 @@ import pytest
 from engram_bench.data.items import Item
 from engram_bench.run import evaluate
 from engram_bench.run.evaluate import Question
-from engram_bench.run.exact_lookup import Beside
+from engram_bench.run.exact_lookup import ExactLookup
 
 ITEMS = tuple(
     Item(str(n), "keys", key, value) for n, (key, value) in enumerate([("KEY:ab", "red"), ("KEY:ab cd", "blue")])
@@ -24,21 +24,21 @@ ITEMS = tuple(
     ],
 )
 def test_the_longest_whole_key_is_found(prompt, found):
-    assert Beside("dictionary", ITEMS).answer(prompt) == found
+    assert ExactLookup("dictionary", ITEMS).answer(prompt) == found
 
 
 def test_no_pairs_know_nothing():
-    assert Beside("dictionary", ()).answer("KEY:ab") is None
+    assert ExactLookup("dictionary", ()).answer("KEY:ab") is None
 
 
 def test_retrieval_puts_the_answer_into_the_prompt_and_leaves_others_alone():
-    beside = Beside("retrieval", ITEMS)
-    asked = beside.prompt("Look up KEY:ab")
+    lookup = ExactLookup("retrieval", ITEMS)
+    asked = lookup.prompt("Look up KEY:ab")
     assert asked.startswith("Look up KEY:ab")
     assert "red" in asked
     assert "blue" not in asked
-    assert beside.answer("Look up KEY:ab") is None
-    assert beside.prompt("hello") == "hello"
+    assert lookup.answer("Look up KEY:ab") is None
+    assert lookup.prompt("hello") == "hello"
 
 
 class Parrot:
@@ -67,9 +67,12 @@ class Parrot:
 def test_the_model_is_asked_what_the_dictionary_does_not_know(kind, asked):
     other = Item("9", "keys", "KEY:zz", "?")
     questions = [Question("seen", item, "{input}", item.input) for item in (*ITEMS, other)]
-    options = {"seed": 0, "samples": 0, "sampled_items": None, "max_new_tokens": 9, "progress": lambda *_: None}
-    backend = Parrot()
-    batches = evaluate.answer(backend, "x", questions, beside=Beside(kind, ITEMS), **options)
+    backend, lookup = Parrot(), ExactLookup(kind, ITEMS)
+    prompts = {q.prompt: backend.encoder.prompt(lookup.prompt(q.prompt)) for q in questions}
+    known = {q.prompt: text for q in questions if (text := lookup.answer(q.prompt)) is not None}
+    planned = evaluate.plan(questions, prompts, batch_size=4, samples=0, sampled_items=None)
+    options = {"seed": 0, "max_new_tokens": 9, "progress": lambda *_: None}
+    batches = evaluate.answer(backend, "x", planned, known=known, **options)
     right = {sample.prompt: sample.exact for batch in batches for sample in batch}
     assert len(backend.asked) == asked
     assert right == {"KEY:ab": kind == "dictionary", "KEY:ab cd": kind == "dictionary", "KEY:zz": False}

@@ -1,0 +1,98 @@
+"""The adapters of a run: each trained or taken from the cache, and loaded, when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from engram_bench import backends
+from engram_bench.backends.base import Adapter, Backend, Progress
+from engram_bench.options import Settings
+from engram_bench.run import metadata
+from engram_bench.run.recorder import Recorder
+from engram_bench.store import adapters
+from engram_bench.store.models import Model
+from engram_bench.variants import Variant
+from engram_bench.variants.kinds import KINDS
+
+
+class TrainedAdapters:
+    """Adapters by variant and training seed.
+
+    Args:
+        settings: of the run.
+        model: what they are trained on.
+        backend: that model, loaded.
+        recorder: gets a record of each adapter.
+        progress: told of the training as it goes.
+        run_id: the run's; an adapter that a process of this run trained counts as new.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        backend: Backend,
+        recorder: Recorder,
+        progress: Callable[[Variant], Progress],
+        run_id: Callable[[], str],
+    ) -> None:
+        self._settings, self._model, self._backend = settings, model, backend
+        self._recorder, self._progress, self._run_id = recorder, progress, run_id
+        self._examples = settings.patterns.training_examples()
+        self._validation = settings.patterns.validation_examples()
+        self._found: dict[tuple[str, int], adapters.Trained] = {}
+        self._loaded: dict[tuple[str, int], Adapter] = {}
+
+    def adapter(self, variant: Variant, seed: int) -> Adapter | None:
+        """The adapter of a seed, trained if the cache has none; None for a variant that trains nothing."""
+        if variant.config is None:
+            self._recorder.add("variant", metadata.untrained(variant))
+            return None
+        key = (variant.name, seed)
+        if key not in self._loaded:
+            trainer = self._trainer(variant)
+            found = self._found[key] = adapters.ensure(
+                trainer,
+                self._model,
+                variant,
+                self._examples,
+                self._validation,
+                seed,
+                run_id=self._run_id(),
+                retrain=self._settings.retrain,
+                progress=self._progress(variant),
+            )
+            loaded = self._loaded[key] = self._backend.load_adapter(variant, found.folder)
+            self._recorder.add("variant", metadata.trained(variant, found, seed, trainer, loaded.parameter_count()))
+        return self._loaded[key]
+
+    def trained(self, variant: Variant, seed: int) -> adapters.Trained:
+        """Where the adapter of a seed lies and how it was trained."""
+        self.adapter(variant, seed)
+        return self._found[variant.name, seed]
+
+    def is_cached(self, variant: Variant, seed: int) -> bool:
+        """Whether the cache has the adapter of a seed, or the variant needs none."""
+        folder = self.folder(variant, seed)
+        return folder is None or folder.is_dir()
+
+    def folder(self, variant: Variant, seed: int) -> Path | None:
+        """Where the cache keeps the adapter; None for a variant that trains nothing."""
+        if variant.config is None:
+            return None
+        trainer = self._trainer(variant)
+        return adapters.folder_of(trainer, self._model, variant, self._examples, self._validation, seed)
+
+    def _trainer(self, variant: Variant) -> Backend:
+        """The backend that trains a variant.
+
+        It is torch's where MLX has no GPU, the profile allows it, and MLX can read what torch wrote.
+        """
+        slow = (self._backend.name, self._backend.device) == ("mlx", "cpu")
+        return self._torch if slow and self._settings.plan.borrows and KINDS[variant.kind].portable else self._backend
+
+    @cached_property
+    def _torch(self) -> Backend:
+        return backends.find("cpu").load(self._model.folder)
