@@ -37,11 +37,11 @@ NOTHING = np.empty(0, np.int64)
 class OnHost(EngramLayer):
     """A layer whose table stays in host memory: rows travel to the device, in place of their numbers."""
 
-    def look_up(self, ids, windows):
-        super().take(torch.from_numpy(super().look_up(ids, windows)))
+    def slots_for(self, ids, windows):
+        super().set_slots(torch.from_numpy(super().slots_for(ids, windows)))
         return NOTHING
 
-    def take(self, slots):
+    def set_slots(self, slots):
         """What is looked up is here already."""
 
 

@@ -89,7 +89,7 @@ def tried(
     with backend.attached(adapter):
         right = [exact(backend, asked) for asked in (seen, *(dev[n::3] for n in range(3)))]
     prompts = [backend.encoder.prompt(text) for text in TEXTS]
-    apart = backend.divergence(adapter, list(zip(prompts, backend.generate(prompts, 16), strict=True)))
+    apart = backend.collateral(adapter, list(zip(prompts, backend.generate(prompts, 16), strict=True)))
     families: dict[str, list[bool]] = defaultdict(list)
     for question, hit in zip(seen, right[0], strict=True):
         families[question.item.category].append(hit)

@@ -45,7 +45,7 @@ def test_memory_layer(benchmark, hasher, rows, tokens):
 
     @torch.inference_mode()
     def look_up_and_add():
-        layer.take(torch.from_numpy(layer.look_up(seen[..., 0], seen)))
+        layer.set_slots(torch.from_numpy(layer.slots_for(seen[..., 0], seen)))
         return layer(hidden)
 
     benchmark(look_up_and_add)

@@ -46,7 +46,7 @@ def look_up_and_add(layer, tokens):
     @torch.inference_mode()
     def forward():
         windows = next(texts)
-        layer.take(torch.from_numpy(layer.look_up(windows[..., 0], windows)))
+        layer.set_slots(torch.from_numpy(layer.slots_for(windows[..., 0], windows)))
         return layer(hidden)
 
     for _ in range(TEXTS):  # each once, so that what they read of a mapped table is in memory

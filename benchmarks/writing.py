@@ -56,7 +56,7 @@ def main() -> None:
     written = [memory.write(key, value) for key, value in facts.items()]
     seconds = [each.seconds for each in written]
     found = {phrasing: recalled(phrasing) for phrasing in ("{input}", *LOOKUP_PHRASINGS)}
-    apart = model.divergence(memory.adapter, texts)
+    apart = model.collateral(memory.adapter, texts)
     for key in list(facts)[::2]:
         memory.forget(key)
     print(

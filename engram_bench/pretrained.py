@@ -94,9 +94,9 @@ class EngramMemory:
         else:
             self._windows = _of_answers(tokens, seen.keys[:, 0, -1].cpu().numpy())
         memories = self.adapter.memories()
-        found = [memory.look_up(tokens, self._windows) for memory in memories]
+        found = [memory.slots_for(tokens, self._windows) for memory in memories]
         for memory, slots in zip(memories, uploaded(str(ids.device), found), strict=True):
-            memory.take(slots)
+            memory.set_slots(slots)
 
     def _after(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         cache = getattr(output, "past_key_values", None)

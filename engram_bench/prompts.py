@@ -41,7 +41,7 @@ class Prompt:
     ids: tuple[int, ...]
     content: tuple[bool, ...]
     key: tuple[int, int] | None = None
-    joined: tuple[bool, ...] = ()  # for each content token: it goes on with the word of the token before it
+    continues_word: tuple[bool, ...] = ()  # for each content token: it goes on with the word of the token before it
 
     def content_ids(self) -> NDArray[np.int64]:
         """int64 [content tokens]: the user's own text."""
@@ -119,12 +119,12 @@ class PromptEncoder:
         content = tuple(a < end and b > start for a, b in encoded["offset_mapping"])
         offsets = [span for span, mine in zip(encoded["offset_mapping"], content, strict=True) if mine]
         spans = [(max(0, a - start), b - start) for a, b in offsets]
-        joined = tuple(a > 0 and _in_word(text[a - 1]) and _in_word(text[a]) for a, _ in spans)
+        continues_word = tuple(a > 0 and _in_word(text[a - 1]) and _in_word(text[a]) for a, _ in spans)
         found = None
         if key is not None:
             inside = [i for i, (a, b) in enumerate(spans) if a < key[1] and b > key[0]]
             found = (inside[0], inside[-1] + 1)
-        return Prompt(tuple(encoded["input_ids"]), content, found, joined)
+        return Prompt(tuple(encoded["input_ids"]), content, found, continues_word)
 
     def answer(self, text: str) -> tuple[int, ...]:
         """Encode a canonical answer, end-of-text included: the model must learn to stop."""

@@ -83,9 +83,9 @@ def crossed(values: np.ndarray) -> tuple[Interval, float, float]:
     ]
     error = max(float(np.sqrt(max(0.0, fit.cov_params()[0, 0]))) for fit in fits)  # two-way may come out below one-way
     point, student = float(values.mean()), scipy.stats.t(min(seeds, items) - 1)
-    reach = error * float(student.ppf((1 + LEVEL) / 2))
+    half_width = error * float(student.ppf((1 + LEVEL) / 2))
     p = float(2 * student.sf(abs(point) / error)) if error else float(point == 0)
-    return Interval(point, point - reach, point + reach), p, error
+    return Interval(point, point - half_width, point + half_width), p, error
 
 
 def mean(values: Sequence[float]) -> Interval:
@@ -139,7 +139,7 @@ class Paired:
     a: Sequence[float]
     b: Sequence[float]
     rates: bool = True
-    reach: float = 1.0
+    max_difference: float = 1.0
     by_seed: np.ndarray | None = None
 
     def least_p(self) -> float:
@@ -163,7 +163,7 @@ def compare_all(pairs: Sequence[Paired]) -> list[Comparison]:
     family = sum(tested)
     sizes = [family if counts else family + 1 for counts in tested]
     found = [
-        compare(p.a, p.b, rates=p.rates, reach=p.reach, family=size, by_seed=p.by_seed)
+        compare(p.a, p.b, rates=p.rates, max_difference=p.max_difference, family=size, by_seed=p.by_seed)
         for p, size in zip(pairs, sizes, strict=True)
     ]
     adjusted = iter(holm([c.p for c, counts in zip(found, tested, strict=True) if counts]))
@@ -175,7 +175,7 @@ def compare(
     b: Sequence[float],
     *,
     rates: bool = True,
-    reach: float = 1.0,
+    max_difference: float = 1.0,
     family: int = 1,
     by_seed: np.ndarray | None = None,
 ) -> Comparison:
@@ -190,7 +190,7 @@ def compare(
         a: outcomes of one variant, by item.
         b: outcomes of the other.
         rates: outcomes are right answers, 0 or 1, or shares of them; False for any other mean of an item.
-        reach: the largest difference one item can show.
+        max_difference: the largest difference one item can show.
         family: how many comparisons share the 5%; the MDE is of a test at 5%/family, Holm's first step.
         by_seed: [seeds, items] differences, where `ENOUGH_SEEDS` ran or more.
 
@@ -212,7 +212,7 @@ def compare(
     quantiles = [1 - (1 - LEVEL) / (2 * family), POWER]  # of a two-sided test and its power
     if by_seed is not None and n > 1 and np.ptp(by_seed):
         found, p, error = crossed(by_seed)
-        low, high = max(-reach, found.low), min(reach, found.high)
+        low, high = max(-max_difference, found.low), min(max_difference, found.high)
         if rates:
             least = newcombe(_table(x, y))
             low, high = min(low, least.low), max(high, least.high)
@@ -230,7 +230,7 @@ def compare(
     spread = float(differences.std(ddof=1)) if np.ptp(differences) else 0.5  # none seen: as wide as a share can be
     mde = float(scipy.stats.norm.ppf(quantiles).sum()) * spread / math.sqrt(n)
     p = _sign_flip(differences)
-    interval = newcombe(table) if rates else _bootstrap_mean(differences, -reach, reach)
+    interval = newcombe(table) if rates else _bootstrap_mean(differences, -max_difference, max_difference)
     return Comparison(n, interval, p, min(1.0, mde), identical, p)
 
 
@@ -275,12 +275,12 @@ def newcombe(table: np.ndarray) -> Interval:
         cross = 0.0
     phi = cross / math.sqrt(product) if product else 0.0
 
-    def reach(up: float, down: float) -> float:
+    def distance(up: float, down: float) -> float:
         return math.sqrt(max(0.0, up**2 - 2 * phi * up * down + down**2))
 
     difference = rate_b.value - rate_a.value
-    low = difference - reach(rate_b.value - rate_b.low, rate_a.high - rate_a.value)
-    high = difference + reach(rate_b.high - rate_b.value, rate_a.value - rate_a.low)
+    low = difference - distance(rate_b.value - rate_b.low, rate_a.high - rate_a.value)
+    high = difference + distance(rate_b.high - rate_b.value, rate_a.value - rate_a.low)
     return Interval(float(difference), float(max(-1.0, low)), float(min(1.0, high)))
 
 

@@ -8,7 +8,7 @@ from engram_bench.run.bench import Bench
 
 def test_unrelated_text(bench: Bench, variant: str, control_prompts: list[str]) -> None:
     """Recorded for the report; what is asserted is only that the measure is one."""
-    found = bench.divergence(variant, control_prompts)
+    found = bench.collateral(variant, control_prompts)
     assert found.tokens > 0
     assert 0 <= found.kl_mean <= found.kl_max
     assert 0 <= found.top1_unchanged <= 1
@@ -17,7 +17,7 @@ def test_unrelated_text(bench: Bench, variant: str, control_prompts: list[str]) 
 def test_stored_inputs_in_passing(bench: Bench, variant: str, control_prompts: list[str]) -> None:
     """Recorded for the report: whether naming what is stored is enough to be told it."""
     asked = prompt_sets.mentions(bench.settings.patterns, len(control_prompts))
-    found = bench.mentions(variant, asked)
+    found = bench.recited(variant, asked)
     assert found["told"]["k"] + found["unchanged"]["k"] <= found["prompts"]
 
 

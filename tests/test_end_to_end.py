@@ -60,7 +60,7 @@ def test_every_shipped_key_is_found_whole_and_tells_its_item_from_all_others(mod
     keys = {item: tuple(COMPRESSED[p.content_ids()][slice(*p.key)]) for item, p in asked.items()}
     assert len({key[-size:] for key in keys.values()}) == len(keys)
     index = KeyIndex(keys.values(), size)
-    found = {item: index.find(COMPRESSED[p.content_ids()], p.joined) for item, p in asked.items()}
+    found = {item: index.find(COMPRESSED[p.content_ids()], p.continues_word) for item, p in asked.items()}
     assert [i.input for i, p in asked.items() if found[i] != (max(p.key[0], p.key[1] - size), p.key[1])] == []
     assert max(len(encoder.answer(item.output)) for item in asked) <= 15
 

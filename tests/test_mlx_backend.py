@@ -281,7 +281,7 @@ def test_a_prompt_without_a_trained_key_is_answered_as_by_the_baseline(model, ex
     variant = variants.parse(ENGRAM, "test")
     model.train(variant, examples, 0, tmp_path, quiet)
     texts = [(model.encoder.prompt(text), (5, 6, 7)) for text in ("What is stored?", "Look up KEY:", "hello")]
-    assert model.divergence(model.load_adapter(variant, tmp_path), texts).kl_max == 0.0
+    assert model.collateral(model.load_adapter(variant, tmp_path), texts).kl_max == 0.0
 
 
 def test_scores_are_those_of_torch(model, torch_model, examples, tmp_path):
@@ -294,7 +294,7 @@ def test_scores_are_those_of_torch(model, torch_model, examples, tmp_path):
         adapter = backend.load_adapter(variant, tmp_path)
         with backend.attached(adapter):
             results += backend.log_probabilities(texts)
-        divergence = backend.divergence(adapter, texts)
+        divergence = backend.collateral(adapter, texts)
         results.append([divergence.tokens, divergence.kl_mean, divergence.kl_max, divergence.top1_unchanged])
     assert [len(row) for row in found] == [3, 1, 2, 0, 4]
     for ours, theirs in zip(found, expected, strict=True):

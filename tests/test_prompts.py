@@ -105,7 +105,7 @@ def test_a_key_is_not_found_within_a_longer_word(tokenizer):
     assert index.find([1, 2, 3], [False, True, False]) == (0, 2)
     prompt = PromptEncoder(tokenizer).prompt("Look up KEY:abcd, f(x)")
     tokens = [tokenizer.decode([i]).strip() for i in prompt.content_ids()]
-    words = "".join(("" if j else " ") + token for token, j in zip(tokens, prompt.joined, strict=True)).split()
+    words = "".join(("" if j else " ") + token for token, j in zip(tokens, prompt.continues_word, strict=True)).split()
     assert words == ["Look", "up", "KEY", ":", "abcd", ",", "f", "(", "x", ")"]
 
 
@@ -124,13 +124,13 @@ def test_a_key_of_exactly_n_tokens_is_no_tail_of_a_longer_word():
     assert index.find([1, 2, 3], [False] * 3) == (0, 3), "an index stays as it is"
 
 
-@pytest.mark.parametrize(("text", "joined"), [
+@pytest.mark.parametrize(("text", "continues_word"), [
     ("首都は東京です", False), ("ข้าวคืออะไร", False), ("서울은", False), ("दिल्ली", True), ("naïve", True),
     ("a_b2", True), ("\ufe0fa", False), ("\u20e3a", False),
 ])  # fmt: skip
-def test_where_words_are_not_set_apart_each_letter_may_begin_one(text, joined):
+def test_where_words_are_not_set_apart_each_letter_may_begin_one(text, continues_word):
     found = {_in_word(a) and _in_word(b) for a, b in pairwise(text)}
-    assert found == {joined}
+    assert found == {continues_word}
 
 
 def test_the_day_is_the_same_in_every_prompt():

@@ -356,7 +356,7 @@ def test_whole_orders_are_dropped_in_training_and_what_stays_zero_learns_nothing
     pairs = [model.encoder.pair(example) for example in examples]
     memory = EngramAdapter.create(model.model, variant.config, model.encoder, pairs).layers[0].train()
     torch.nn.init.ones_(memory.table.data[1:])
-    memory.take(found := 1 + torch.arange(1200).view(1, 200, 6) % len(memory.row_ids))
+    memory.set_slots(found := 1 + torch.arange(1200).view(1, 200, 6) % len(memory.row_ids))
     read = memory._looked_up(found).unflatten(-1, (3, -1))
     assert (read == read[..., :1]).all(), "an order's heads and their columns share one fate"
     assert 0.4 < read.mean() < 0.6
@@ -390,7 +390,7 @@ def test_an_untouched_row_adds_exactly_nothing_even_beside_one_that_does(model, 
     silent = ~(slots(memory.hasher, memory.layer, memory.row_ids, windows) > 0).any(-1)[0]
     assert 0 < silent.sum() < 200, "random n-grams: most miss, some collide with a trained row"
     hidden = torch.randn(1, 200, 32)
-    memory.take(torch.from_numpy(memory.look_up(windows[..., 0], windows)))
+    memory.set_slots(torch.from_numpy(memory.slots_for(windows[..., 0], windows)))
     assert torch.equal(memory(hidden)[:, silent], hidden[:, silent])
     assert not torch.equal(memory(hidden)[:, ~silent], hidden[:, ~silent])
 
@@ -400,7 +400,7 @@ def test_a_loaded_memory_adds_in_inference_what_it_adds_in_training(model, examp
     model.train(variant, examples, 0, tmp_path, quiet)
     for memory in model.load_adapter(variant, tmp_path).layers.values():
         hidden = torch.randn(2, 9, 32)
-        memory.take(torch.randint(1 + len(memory.row_ids), (2, 9, 6)))
+        memory.set_slots(torch.randint(1 + len(memory.row_ids), (2, 9, 6)))
         training = memory(hidden)
         with torch.no_grad():
             assert torch.allclose(memory(hidden), training, atol=1e-5)
@@ -411,7 +411,7 @@ def test_a_prompt_without_a_trained_key_is_answered_as_by_the_baseline(model, ex
     variant = variants.parse(ENGRAM, "test")
     model.train(variant, examples, 0, tmp_path, quiet)
     texts = [(model.encoder.prompt(text), (5, 6, 7)) for text in ("What is stored?", "Look up KEY:", "hello")]
-    assert model.divergence(model.load_adapter(variant, tmp_path), texts).kl_max == 0.0
+    assert model.collateral(model.load_adapter(variant, tmp_path), texts).kl_max == 0.0
 
 
 def test_log_probabilities_are_those_of_the_whole_forward(model, trained):
@@ -429,11 +429,11 @@ def test_log_probabilities_are_those_of_the_whole_forward(model, trained):
 def test_divergence_from_itself_is_zero_and_from_an_adapter_is_not(model, trained):
     variant, folder, _ = trained
     texts = [(model.encoder.prompt(text), (5, 6, 7)) for text in TEXTS]
-    nothing = model.divergence(None, texts)
+    nothing = model.collateral(None, texts)
     assert (nothing.kl_mean, nothing.kl_max, nothing.top1_unchanged) == (0.0, 0.0, 1.0)
     shared = shared_prefix([prompt for prompt, _ in texts])  # all texts fit one scoring batch
     assert nothing.tokens == sum(len(p.ids) + 3 - shared for p, _ in texts)
-    assert model.divergence(model.load_adapter(variant, folder), texts).kl_mean > 0
+    assert model.collateral(model.load_adapter(variant, folder), texts).kl_mean > 0
 
 
 @pytest.mark.parametrize("architecture", ["Qwen2", "Phi", "Gemma"])

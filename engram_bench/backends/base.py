@@ -41,7 +41,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Divergence:
+class Collateral:
     """How far an adapter moves the model on texts it was never trained on, over `tokens` tokens."""
 
     tokens: int
@@ -50,7 +50,7 @@ class Divergence:
     top1_unchanged: float  # share of tokens whose most probable next token stays
 
     @classmethod
-    def over(cls, kl: Sequence[NDArray[Any]], same: Sequence[NDArray[np.bool_]]) -> Divergence:
+    def over(cls, kl: Sequence[NDArray[Any]], same: Sequence[NDArray[np.bool_]]) -> Collateral:
         """From batches of tokens: the divergence of each, and whether its most probable next token stays.
 
         Raises:
@@ -256,7 +256,7 @@ class Backend(Protocol):
         """Log-probability, in nats, of each answer token given its prompt and the answer so far."""
         ...
 
-    def divergence(self, adapter: Adapter | None, texts: Sequence[Text]) -> Divergence:
+    def collateral(self, adapter: Adapter | None, texts: Sequence[Text]) -> Collateral:
         """Compare next-token distributions with and without the adapter over prompts and their given continuations."""
         ...
 

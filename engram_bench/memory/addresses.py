@@ -225,7 +225,7 @@ class Addresses:
         content = prompt.content_ids()
         if self.config.span == "text":
             return (0, len(content))
-        return self.keys.find(self.hasher.compressed_ids[content].tolist(), prompt.joined)
+        return self.keys.find(self.hasher.compressed_ids[content].tolist(), prompt.continues_word)
 
     def found(self, prompt: Prompt) -> list[list[int]]:
         """Token ids of the n-grams, shortest first, whose rows the answer's first token reads in the last layer."""

@@ -62,24 +62,24 @@ class KeyIndex:
     def __contains__(self, key: Sequence[int]) -> bool:
         return tuple(key[-self.size :]) in self._cut
 
-    def find(self, content: Sequence[int], joined: Sequence[bool]) -> tuple[int, int] | None:
+    def find(self, content: Sequence[int], continues_word: Sequence[bool]) -> tuple[int, int] | None:
         """First and last + 1 token of the longest key in `content`, the last one of equals; None where there is none.
 
         Of a key longer than N tokens only its last N are found.
 
         Args:
             content: compressed token ids.
-            joined: whether each token goes on with the word of the one before it; a key never ends within a word,
-                nor starts within one unless its start was cut off.
+            continues_word: whether each token continues the word of the token before it. A key never ends within a
+                word, nor starts within one unless its start was cut off.
         """
         found: tuple[int, int] | None = None
         for end in range(1, len(content) + 1):
-            if end < len(content) and joined[end]:
+            if end < len(content) and continues_word[end]:
                 continue
             shortest = found[1] - found[0] if found else 1
             for length in range(min(self.size, end), shortest - 1, -1):
                 cut = self._cut.get(tuple(content[end - length : end]))
-                if cut or (cut is not None and not joined[end - length]):
+                if cut or (cut is not None and not continues_word[end - length]):
                     found = (end - length, end)
                     break
         return found

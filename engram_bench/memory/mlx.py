@@ -21,9 +21,10 @@ from engram_bench.variants.configs import EngramConfig
 
 
 class MemoryLayer(Protocol):
-    """What one layer's memory is to the injector: windows in, then hidden states through."""
+    """What one layer's memory is to the injector, see `memory.torch.MemoryLayer`."""
 
-    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None: ...
+    def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]: ...
+    def set_slots(self, slots: NDArray[np.int64]) -> None: ...
     def __call__(self, hidden: mx.array) -> mx.array: ...
 
 
@@ -59,10 +60,14 @@ class EngramLayer(nn.Module):  # type: ignore[misc]
         """[batch, tokens, 1], of the last forward outside training; None where nothing was looked up."""
         return self._gate
 
-    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
-        """Fix what the next forward adds: its token ids [batch, tokens] and their windows [batch, tokens, N]."""
+    def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The table's slots for a forward, see `memory.torch.EngramLayer.slots_for`."""
         found = slots(self.hasher, self.layer, self.row_ids, windows)
-        self._slots = mx.array(found) if found.any() else None
+        return found if found.any() else found[..., :0]
+
+    def set_slots(self, slots: NDArray[np.int64]) -> None:
+        """Set what the next forward reads."""
+        self._slots = mx.array(slots) if slots.size else None
         self._gate = None
 
     def __call__(self, hidden: mx.array) -> mx.array:
@@ -108,13 +113,18 @@ class UnigramLayer(nn.Module):  # type: ignore[misc]
         self.merge.bias = mx.zeros(hidden_size)
         self._slots: mx.array | None = None
 
-    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
-        """As `EngramLayer.look_up`; the current token alone counts, and template tokens like any other."""
-        self._slots = mx.array(ids[..., None] * self.MULTIPLIERS % len(self.table))
+    def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of each token, int64 [batch, tokens, heads]; only the current token counts, the template's too."""
+        rows: NDArray[np.int64] = ids[..., None] * self.MULTIPLIERS % len(self.table)
+        return rows
+
+    def set_slots(self, slots: NDArray[np.int64]) -> None:
+        """Set what the next forward reads."""
+        self._slots = mx.array(slots)
 
     def __call__(self, hidden: mx.array) -> mx.array:
         """hidden [batch, tokens, d] -> the same plus the gated, merged mean of the token's rows."""
-        assert self._slots is not None, "look_up comes first"
+        assert self._slots is not None, "set_slots comes first"
         memory = self.table[self._slots].mean(axis=-2)
         gate_in = mx.concatenate([hidden.astype(mx.float32), memory], axis=-1)
         gate = mx.sigmoid(self.gate_out(nn.relu(self.gate_in(gate_in))))

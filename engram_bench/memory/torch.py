@@ -28,12 +28,12 @@ EPS = 1e-6  # of the norms
 class MemoryLayer(Protocol):
     """What one layer's memory is to the injector.
 
-    `look_up` turns windows into slots on the host; the caller copies the slots of all layers to the device at once and
-    hands them back by `take`; the call adds what was found there to the hidden states.
+    `slots_for` turns windows into slots of the table on the host. The caller copies the slots of all layers to the
+    device at once and hands them back by `set_slots`. The call adds what these slots hold to the hidden states.
     """
 
-    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]: ...
-    def take(self, slots: Tensor) -> None: ...
+    def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]: ...
+    def set_slots(self, slots: Tensor) -> None: ...
     def __call__(self, hidden: Tensor) -> Tensor: ...
 
 
@@ -97,8 +97,8 @@ class EngramLayer(nn.Module):
         table[1:][torch.from_numpy(there)] = self.table[torch.from_numpy(kept).to(table.device)]
         self.row_ids, self.table = row_ids, nn.Parameter(table)
 
-    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the table keeps what the n-grams of a forward hash to, for `take`.
+    def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the table keeps what the n-grams of a forward hash to, for `set_slots`.
 
         Args:
             ids: [batch, tokens] token ids.
@@ -110,8 +110,8 @@ class EngramLayer(nn.Module):
         found = slots(self.hasher, self.layer, self.row_ids, windows)
         return found if found.any() else found[..., :0]
 
-    def take(self, slots: Tensor) -> None:
-        """Fix what the next forward adds: what `look_up` gave for it, on this layer's device."""
+    def set_slots(self, slots: Tensor) -> None:
+        """Fix what the next forward adds: what `slots_for` gave for it, on this layer's device."""
         self._forward.slots = slots if slots.numel() else None
         self._forward.gate = None
 
@@ -185,18 +185,18 @@ class UnigramLayer(nn.Module):
         for product in (self.gate_in, self.gate_out, self.merge):
             product.to(dtype)
 
-    def look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of each token, int64 [batch, tokens, heads]; the token alone counts, a template's like any other."""
         rows: NDArray[np.int64] = ids[..., None] * np.array(self.MULTIPLIERS) % len(self.table)
         return rows
 
-    def take(self, slots: Tensor) -> None:
-        """As `EngramLayer.take`."""
+    def set_slots(self, slots: Tensor) -> None:
+        """As `EngramLayer.set_slots`."""
         self._slots = slots
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [batch, tokens, d] -> the same plus the gated, merged mean of the token's rows."""
-        assert self._slots is not None, "take comes first"
+        assert self._slots is not None, "set_slots comes first"
         memory = embedding(self._slots, self.table).mean(dim=-2)
         with low_precision(hidden.device, hidden.dtype):
             gate_in = torch.cat([hidden.float(), memory], dim=-1)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from engram_bench import metrics, stats
 from engram_bench.data.items import SPLITS
-from engram_bench.records import BASELINE, GREEDY, REPEAT, Record, pooled
+from engram_bench.records import BASELINE, GREEDY, REPEAT, CellKey, Record, pooled
 
 SCHEMA_VERSION = 1
-PRIMARY = ("engram", "lora", "all lookups", "seen", "exact")  # named before any run: what the project claims
-
-Cell = tuple[str, str, str]  # variant, category, split
 
 
 def build(
@@ -43,7 +40,7 @@ def build(
         "variants": list(variants),
         "cells": [_cell(name, everything[name]) for name in names],
         "outcomes": [
-            {**_named(name), "items": outcomes(cells[name]), "consistency": consistency(cells[name])}
+            {**name._asdict(), "items": outcomes(cells[name]), "consistency": consistency(cells[name])}
             for name in names
             if name in cells
         ],
@@ -67,14 +64,14 @@ def _routing(routers: Sequence[Record]) -> Record | None:
     return {**{key: rules[key] for key in ("prompts", "precision", "recall")}, "routers": routers}
 
 
-def _by_cell(samples: Iterable[Record]) -> dict[Cell, list[Record]]:
-    cells: dict[Cell, list[Record]] = {}
+def _by_cell(samples: Iterable[Record]) -> dict[CellKey, list[Record]]:
+    cells: dict[CellKey, list[Record]] = {}
     for sample in samples:
-        cells.setdefault((sample["variant"], sample["category"], sample["split"]), []).append(sample)
+        cells.setdefault(CellKey(sample["variant"], sample["category"], sample["split"]), []).append(sample)
     return cells
 
 
-def _pooled(cells: Mapping[Cell, list[Record]], categories: Mapping[str, Record]) -> dict[Cell, list[Record]]:
+def _pooled(cells: Mapping[CellKey, list[Record]], categories: Mapping[str, Record]) -> dict[CellKey, list[Record]]:
     """Cells over all categories of a group that has several, called "all GROUP", which no category is.
 
     Where only some were asked, or a variant's answers to one are missing, there is none: it would be of another thing.
@@ -82,17 +79,14 @@ def _pooled(cells: Mapping[Cell, list[Record]], categories: Mapping[str, Record]
     groups: dict[str, list[str]] = {}
     for name, category in categories.items():
         groups.setdefault(category["group"], []).append(name)
-    found: dict[Cell, list[Record]] = {}
+    found: dict[CellKey, list[Record]] = {}
     for variant, split in dict.fromkeys((variant, split) for variant, _, split in cells):
         for group, names in groups.items():
             whole = [n for n in names if split == "heldout" or categories[n]["items"] > 1]  # one item: held out
-            if len(names) > 1 and whole and all((variant, name, split) in cells for name in whole):
-                found[variant, pooled(group), split] = [s for name in whole for s in cells[variant, name, split]]
+            parts = [cells.get(CellKey(variant, name, split), []) for name in whole]
+            if len(names) > 1 and parts and all(parts):
+                found[CellKey(variant, pooled(group), split)] = [sample for part in parts for sample in part]
     return found
-
-
-def _named(cell: Cell) -> Record:
-    return dict(zip(("variant", "category", "split"), cell, strict=True))
 
 
 def _greedy(samples: Iterable[Record]) -> list[Record]:
@@ -125,8 +119,8 @@ def consistency(samples: Iterable[Record]) -> dict[str, float]:
     return {item: sum(values) / len(values) for item, values in sorted(by_item.items())}
 
 
-def _cell(name: Cell, samples: Sequence[Record]) -> Record:
-    cell: Record = {**_named(name), "n": len({s["item"] for s in samples})}
+def _cell(name: CellKey, samples: Sequence[Record]) -> Record:
+    cell: Record = {**name._asdict(), "n": len({s["item"] for s in samples})}
     for field in ("exact", "prefix"):
         shares = _shares(samples, field)
         cell[field] = stats.rate(sum(shares.values()), len(shares))
@@ -158,51 +152,68 @@ def _mean(values: Sequence[float]) -> Record:
     return {"mean": interval.value, "low": interval.low, "high": interval.high}
 
 
-def consistency_reach(samples: int) -> float:
+def max_consistency_difference(samples: int) -> float:
     """The most two consistencies can differ by: the share of the commonest of K answers is never below 1/K."""
     return 1 - 1 / samples if samples > 1 else 1.0
 
 
-def pair(metric: str, a: Sequence[float], b: Sequence[float], samples: int, by_seed: Any | None = None) -> stats.Paired:
+def paired(
+    metric: str, a: Sequence[float], b: Sequence[float], samples: int, by_seed: Any | None = None
+) -> stats.Paired:
     """Outcomes of two variants in a metric, to be compared; `samples` are the answers drawn for consistency."""
     if metric == "consistency":
-        return stats.Paired(a, b, rates=False, reach=consistency_reach(samples), by_seed=by_seed)
+        return stats.Paired(a, b, rates=False, max_difference=max_consistency_difference(samples), by_seed=by_seed)
     return stats.Paired(a, b, by_seed=by_seed)
 
 
-Pair = tuple[str, str, str, str, str]  # variant, variant it is compared with, category, split, metric
+class Contrast(NamedTuple):
+    """A variant against another one, `other`, on the same items."""
+
+    variant: str
+    category: str
+    split: str
+    other: str
+    metric: str
+
+    @property
+    def ours(self) -> CellKey:
+        return CellKey(self.variant, self.category, self.split)
+
+    @property
+    def theirs(self) -> CellKey:
+        return CellKey(self.other, self.category, self.split)
+
+
+PRIMARY = Contrast("engram", "all lookups", "seen", "lora", "exact")  # named before any run: what the project claims
+
 MEASURES = {"exact": outcomes, "consistency": consistency}
 
 
 def _contrasts(
-    cells: Mapping[Cell, list[Record]], names: Sequence[Cell], samples: int
+    cells: Mapping[CellKey, list[Record]], names: Sequence[CellKey], samples: int
 ) -> tuple[list[Record], Record | None]:
     """Every variant against the baseline, and the primary contrast, on the same items; Holm over all of them."""
-    wanted: list[Pair] = [(v, BASELINE, c, s, metric) for v, c, s in names for metric in MEASURES]
-    pairs = {pair: items for pair in [PRIMARY, *wanted] if (items := _common(cells, pair))}
-    paired = []
-    for (variant, other, category, split, metric), items in pairs.items():
-        theirs, ours = cells[other, category, split], cells[variant, category, split]
-        a, b = (MEASURES[metric](side) for side in (theirs, ours))
-        by_seed = _by_seed(theirs, ours, metric, items)
-        paired.append(pair(metric, [a[i] for i in items], [b[i] for i in items], samples, by_seed))
+    wanted = [Contrast(*name, BASELINE, metric) for name in names for metric in MEASURES]
+    sides = {c: (cells.get(c.theirs, []), cells.get(c.ours, [])) for c in [PRIMARY, *wanted]}
+    pairs = {c: pair for c, (theirs, ours) in sides.items() if (pair := _paired(c.metric, theirs, ours, samples)).a}
     found = [
         {
-            **{"a": other, "b": variant, "category": category, "split": split, "metric": metric},
+            **{"a": c.other, "b": c.variant, "category": c.category, "split": c.split, "metric": c.metric},
             **result.as_record(),
             "no_worse": stats.no_worse(result.difference),
             "verdict": stats.verdict(result),
         }
-        for (variant, other, category, split, metric), result in zip(pairs, stats.compare_all(paired), strict=True)
+        for c, result in zip(pairs, stats.compare_all(list(pairs.values())), strict=True)
     ]
     return (found[1:], found[0]) if PRIMARY in pairs else (found, None)
 
 
-def _common(cells: Mapping[Cell, list[Record]], pair: Pair) -> list[str]:
-    """Items both variants of a pair have an outcome for."""
-    variant, other, category, split, metric = pair
-    ours, theirs = (MEASURES[metric](cells.get((name, category, split), [])) for name in (variant, other))
-    return sorted(ours.keys() & theirs.keys())
+def _paired(metric: str, theirs: Sequence[Record], ours: Sequence[Record], samples: int) -> stats.Paired:
+    """Outcomes of the items that both sides answered."""
+    a, b = (MEASURES[metric](side) for side in (theirs, ours))
+    items = sorted(a.keys() & b.keys())
+    by_seed = _by_seed(theirs, ours, metric, items) if items else None
+    return paired(metric, [a[i] for i in items], [b[i] for i in items], samples, by_seed)
 
 
 def _by_seed(theirs: Sequence[Record], ours: Sequence[Record], metric: str, items: Sequence[str]) -> Any:

@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator, ValidationError
 from engram_bench import stats
 from engram_bench.data.items import SPLITS
 from engram_bench.errors import BaselineError, UsageError
-from engram_bench.records import Record
-from engram_bench.report.build import SCHEMA_VERSION, pair
+from engram_bench.records import CellKey, Record
+from engram_bench.report.build import SCHEMA_VERSION, paired
 from engram_bench.store.cache import write_whole
 
 METRICS = {"exact": "items", "consistency": "consistency"}  # metric -> the key of an outcome that holds it by item
@@ -109,7 +109,7 @@ def compare(baseline: Record, report: Record, fail: Margins) -> Record:
         for cell, found in _paired(_cells(baseline, METRICS[metric]), _cells(report, METRICS[metric])).items()
     }
     samples = report["run"]["samples"]
-    paired = [pair(metric, before, after, samples) for (metric, *_), (before, after) in pairs.items()]
+    tests = [paired(metric, before, after, samples) for (metric, *_), (before, after) in pairs.items()]
     rows = [
         {
             **{"variant": variant, "category": category, "split": split, "metric": metric},
@@ -119,7 +119,7 @@ def compare(baseline: Record, report: Record, fail: Margins) -> Record:
             "verdict": verdict(result, fail[metric]),
         }
         for ((metric, variant, category, split), (before, after)), result in zip(
-            pairs.items(), stats.compare_all(paired), strict=True
+            pairs.items(), stats.compare_all(tests), strict=True
         )
     ]
     return {"fail": dict(fail), "rows": rows, "warnings": warnings}
@@ -143,25 +143,22 @@ def exit_code(gate: Record) -> int:
     return int(any(row["verdict"] == "regressed" for row in gate["rows"]))
 
 
-Cell = tuple[str, str, str]  # variant, category, split
-
-
-def _cells(report: Record, field: str) -> dict[Cell, dict[str, float]]:
-    return {(o["variant"], o["category"], o["split"]): o[field] for o in report["outcomes"] if o.get(field)}
+def _cells(report: Record, field: str) -> dict[CellKey, dict[str, float]]:
+    return {CellKey(o["variant"], o["category"], o["split"]): o[field] for o in report["outcomes"] if o.get(field)}
 
 
 def _paired(
-    before: Mapping[Cell, Mapping[str, float]], after: Mapping[Cell, Mapping[str, float]]
-) -> dict[Cell, tuple[list[float], list[float]]]:
+    before: Mapping[CellKey, Mapping[str, float]], after: Mapping[CellKey, Mapping[str, float]]
+) -> dict[CellKey, tuple[list[float], list[float]]]:
     """Outcomes of the items both runs have: cell by cell, over all categories of a variant and split, and over both
     splits of trained items, where an item asked in two phrasings is one fact and counts once, by its mean."""
-    pairs: dict[Cell, tuple[list[float], list[float]]] = {}
+    pairs: dict[CellKey, tuple[list[float], list[float]]] = {}
     facts: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for cell in sorted(before.keys() & after.keys(), key=lambda c: (c[0], SPLITS.index(c[2]), c[1])):
         variant, category, split = cell
         for item in sorted(before[cell].keys() & after[cell].keys()):
             for name in (EVERYTHING, category):
-                olds, news = pairs.setdefault((variant, name, split), ([], []))
+                olds, news = pairs.setdefault(CellKey(variant, name, split), ([], []))
                 olds.append(before[cell][item])
                 news.append(after[cell][item])
             if split in TRAINED:
@@ -170,7 +167,7 @@ def _paired(
     for variant, items in facts.items():
         if any(len(phrasings) > 1 for phrasings in items.values()):
             means = np.array([np.mean(phrasings, axis=0) for phrasings in items.values()])  # [facts, before and after]
-            pairs[variant, EVERYTHING, "+".join(TRAINED)] = means[:, 0].tolist(), means[:, 1].tolist()
+            pairs[CellKey(variant, EVERYTHING, "+".join(TRAINED))] = means[:, 0].tolist(), means[:, 1].tolist()
     return pairs
 
 

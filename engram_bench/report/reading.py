@@ -11,7 +11,7 @@ from engram_bench.report.views import SPLIT_TITLES
 from engram_bench.stats import ENOUGH_SEEDS
 
 
-def verdict(report: Report, name: Callable[[str], str] = str) -> list[str]:
+def opening(report: Report, name: Callable[[str], str] = str) -> list[str]:
     """Three sentences at most: recall, damage elsewhere, and what was never trained."""
     told = []
     asked = views.cells(report, "rephrased")

@@ -15,7 +15,7 @@ from dataclasses import asdict, fields
 from functools import partial
 
 from engram_bench import backends, metrics, stats
-from engram_bench.backends.base import Adapter, Backend, Divergence, Progress, Text
+from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text
 from engram_bench.data.items import Item
 from engram_bench.errors import UsageError
 from engram_bench.memory.hashing import compress_vocabulary
@@ -125,16 +125,16 @@ class Bench:
             self._evaluate(self.variant(variant), cells - self._samples.keys())
         return self._samples[wanted]
 
-    def divergence(self, variant: str, prompts: Sequence[str]) -> Divergence:
+    def collateral(self, variant: str, prompts: Sequence[str]) -> Collateral:
         """How far a variant moves the model on unrelated prompts and the baseline's own answers to them."""
 
         def measure() -> Record:
-            return asdict(self.backend.divergence(self.adapter(variant), self._control_texts(prompts)))
+            return asdict(self.backend.collateral(self.adapter(variant), self._control_texts(prompts)))
 
         data = self.recorder.once("collateral", variant, prompts, measure)
-        return Divergence(**{f.name: data[f.name] for f in fields(Divergence)})
+        return Collateral(**{f.name: data[f.name] for f in fields(Collateral)})
 
-    def mentions(self, variant: str, asked: Sequence[tuple[str, Item]]) -> Record:
+    def recited(self, variant: str, asked: Sequence[tuple[str, Item]]) -> Record:
         """What a variant answers to prompts that name a stored input and ask for something else.
 
         Returns:

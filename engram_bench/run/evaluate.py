@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 from engram_bench import metrics
 from engram_bench.backends.base import Backend, Progress
@@ -26,7 +27,11 @@ class Question:
     prompt: str
 
 
-Row = tuple[Question, int]  # a question and the number of the sample
+class Request(NamedTuple):
+    """A question, and which of its answers is wanted: `GREEDY`, `REPEAT`, or the number of a draw."""
+
+    question: Question
+    sample: int
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,11 @@ class Plan:
 
     Attributes:
         prompts: what the model is asked, by the question's text.
-        batches: rows that are decoded together, in this order.
+        batches: requests that are decoded together, in this order.
     """
 
     prompts: Mapping[str, Prompt]
-    batches: Sequence[Sequence[Row]]
+    batches: Sequence[Sequence[Request]]
 
 
 def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]]) -> list[Question]:
@@ -52,17 +57,19 @@ def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]]) -> list[Qu
     ]
 
 
-def rows(asked: Sequence[Question], samples: int, sampled_items: int | None, greedy_only: bool = False) -> list[Row]:
+def requests(
+    asked: Sequence[Question], samples: int, sampled_items: int | None, greedy_only: bool = False
+) -> list[Request]:
     """All that is asked of a variant and training seed.
 
     Each question greedily; unless `greedy_only`, `samples` drawn answers for each seen item, or for the
     `sampled_items` of each category with the smallest ids, and the greedy answer to these once more.
     """
-    greedy: list[Row] = [(question, GREEDY) for question in asked]
+    greedy = [Request(question, GREEDY) for question in asked]
     if greedy_only or not samples:
         return greedy
     return greedy + [
-        (question, n) for question in _sampled(asked, sampled_items) for n in (REPEAT, *range(1, samples + 1))
+        Request(question, n) for question in _sampled(asked, sampled_items) for n in (REPEAT, *range(1, samples + 1))
     ]
 
 
@@ -74,18 +81,19 @@ def plan(
     sampled_items: int | None,
     greedy_only: bool = False,
 ) -> Plan:
-    """What is asked, see `rows`, in batches.
+    """What is asked, see `requests`, in batches.
 
     Batches depend only on the questions, whether or not `greedy_only` leaves out the draws, so every variant sees the
     same batches of prompts.
     """
-    every = rows(asked, samples, sampled_items)
-    first, repeats = ([row for row in every if (row[1] == REPEAT) is again] for again in (False, True))
-    first.sort(key=lambda row: (len(prompts[row[0].prompt].ids), prompts[row[0].prompt].ids, *_order(row)))
-    repeats.sort(key=lambda row: row[0].item.id)
+    every = requests(asked, samples, sampled_items)
+    first, repeats = ([request for request in every if (request.sample == REPEAT) is again] for again in (False, True))
+    ids = {text: prompt.ids for text, prompt in prompts.items()}
+    first.sort(key=lambda r: (len(ids[r.question.prompt]), ids[r.question.prompt], *_order(r)))
+    repeats.sort(key=lambda r: r.question.item.id)
     batches = [batch for part in (first, repeats) for batch in _batches(part, batch_size)]
     if greedy_only:
-        batches = [few for batch in batches if (few := [row for row in batch if row[1] == GREEDY])]
+        batches = [few for batch in batches if (few := [request for request in batch if request.sample == GREEDY])]
     return Plan(prompts, batches)
 
 
@@ -122,7 +130,7 @@ def answer(
     known = known or {}
     done, total = 0, sum(map(len, planned.batches))
     for batch in planned.batches:
-        if any(key(variant, row, seed) not in kept for row in batch):
+        if any(key(variant, request, seed) not in kept for request in batch):
             unknown = [(question, n) for question, n in batch if question.prompt not in known]
             made = iter(
                 backend.generate(
@@ -141,10 +149,10 @@ def answer(
         progress("decode", done, total)
 
 
-def _batches(rows: Iterable[Row], size: int) -> list[list[Row]]:
-    """Batches of up to `size` rows; the answers to one prompt stay together, be they more than that."""
-    batches: list[list[Row]] = []
-    for _, alike in groupby(rows, key=lambda row: row[0].prompt):
+def _batches(requests: Iterable[Request], size: int) -> list[list[Request]]:
+    """Batches of up to `size` requests; the answers to one prompt stay together, be they more than that."""
+    batches: list[list[Request]] = []
+    for _, alike in groupby(requests, key=lambda request: request.question.prompt):
         some = list(alike)
         if not batches or len(batches[-1]) + len(some) > size:
             batches.append([])
@@ -152,13 +160,13 @@ def _batches(rows: Iterable[Row], size: int) -> list[list[Row]]:
     return batches
 
 
-def _order(row: Row) -> tuple[str, str, int]:
-    return row[0].split, row[0].item.id, row[1]
+def _order(request: Request) -> tuple[str, str, int]:
+    return request.question.split, request.question.item.id, request.sample
 
 
-def key(variant: str, row: Row, seed: int) -> SampleKey:
-    """What identifies the answer to a row."""
-    question, n = row
+def key(variant: str, request: Request, seed: int) -> SampleKey:
+    """What identifies the answer to a request."""
+    question, n = request
     return SampleKey(variant, question.item.category, question.split, question.item.id, seed, n)
 
 

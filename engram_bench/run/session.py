@@ -46,9 +46,9 @@ class Session:
         for variant in self.settings.variants:
             cells = [(cell.category, cell.split) for cell in begun if cell.variant == variant.name]
             asked = evaluate.questions(self.settings.patterns, cells)
-            rows = evaluate.rows(asked, self.settings.samples, self.settings.sampled_items, variant.control)
+            requests = evaluate.requests(asked, self.settings.samples, self.settings.sampled_items, variant.control)
             seeds = self.settings.seeds if variant.config else self.settings.seeds[:1]
-            if any(evaluate.key(variant.name, row, seed) not in kept for seed in seeds for row in rows):
+            if any(evaluate.key(variant.name, request, seed) not in kept for seed in seeds for request in requests):
                 return False
         return True
 

@@ -14,7 +14,7 @@ from mlx_lm.utils import get_total_parameters
 from numpy.typing import NDArray
 
 from engram_bench.backends import decoding
-from engram_bench.backends.base import Adapter, Backend, Divergence, Progress, Text, Training, Writable, adapter_class
+from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text, Training, Writable, adapter_class
 from engram_bench.backends.mlx import training
 from engram_bench.backends.mlx.adapters import MlxAdapter
 from engram_bench.backends.mlx.decoding import Caches, Decoding
@@ -143,7 +143,7 @@ class MlxModel(Network):
             found += [logs[first:last] for first, last in zip([0, *ends], ends, strict=False)]
         return found
 
-    def divergence(self, adapter: Adapter | None, texts: Sequence[Text]) -> Divergence:
+    def collateral(self, adapter: Adapter | None, texts: Sequence[Text]) -> Collateral:
         kl: list[NDArray[np.float64]] = []
         same: list[NDArray[np.bool_]] = []
         # Batch by batch with and without the adapter: distributions over the vocabulary are too large to keep.
@@ -155,7 +155,7 @@ class MlxModel(Network):
                 variant = self._score(batch)
             kl.append(np.array((mx.exp(base) * (base - variant)).sum(-1), dtype=np.float64))
             same.append(np.array(base.argmax(-1) == variant.argmax(-1)))
-        return Divergence.over(kl, same)
+        return Collateral.over(kl, same)
 
     def _score(self, batch: Sequence[Text]) -> mx.array:
         """Log-probabilities [tokens, vocabulary], float32, of all rows one after another."""

@@ -108,7 +108,7 @@ class Network:
         caches: Caches = make_prompt_cache(self.model)
         if prefix:
             ids = np.array([prompt.ids[:prefix]])
-            self._look_up(ids, np.full((1, prefix, ngram_size(self._adapter)), ABSENT))
+            self._set_slots(ids, np.full((1, prefix, ngram_size(self._adapter)), ABSENT))
             self.model(mx.array(ids), cache=caches)
         return caches
 
@@ -134,16 +134,16 @@ class Network:
         self, ids: NDArray[np.int64], windows: NDArray[np.int64], caches: Caches, at: NDArray[np.bool_]
     ) -> mx.array:
         """Logits [wanted, vocabulary] of tokens [rows, tokens] that follow those in the caches, and join them."""
-        self._look_up(ids, windows)
+        self._set_slots(ids, windows)
         where = tuple(map(mx.array, np.nonzero(at)))
         # Cut out after the last layer: what follows works token by token, and the vocabulary matrix is large.
         with injected(self.model, {len(self.model.layers) - 1: lambda hidden: hidden[where][None]}, after=True):
             logits: mx.array = self.model(mx.array(ids), cache=caches)[0]
         return logits
 
-    def _look_up(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
+    def _set_slots(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
         for memory in self._adapter.memories() if self._adapter else ():
-            memory.look_up(ids, windows)
+            memory.set_slots(memory.slots_for(ids, windows))
 
 
 def _rope_fields(folder: Path) -> dict[str, Any]:

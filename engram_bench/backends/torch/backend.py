@@ -13,7 +13,7 @@ from typing import cast
 import torch
 
 from engram_bench.backends import decoding
-from engram_bench.backends.base import Adapter, Backend, Divergence, Progress, Text, Training, adapter_class
+from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text, Training, adapter_class
 from engram_bench.backends.torch import prefill, scoring, training, unsloth
 from engram_bench.backends.torch.adapters import EngramAdapter, TorchAdapter
 from engram_bench.backends.torch.decoding import Decoding
@@ -148,5 +148,5 @@ class TorchModel(Network):
         return scoring.log_probabilities(self, texts)
 
     @torch.inference_mode()
-    def divergence(self, adapter: Adapter | None, texts: Sequence[Text]) -> Divergence:
-        return scoring.divergence(self, adapter, texts)
+    def collateral(self, adapter: Adapter | None, texts: Sequence[Text]) -> Collateral:
+        return scoring.collateral(self, adapter, texts)

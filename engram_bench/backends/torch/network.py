@@ -200,10 +200,10 @@ class Network:
     ) -> Sequence[Tensor]:
         """`ids` and `more` on the device, and with them what the attached memories will add to the next forward."""
         memories = self._adapter.memories() if self._adapter else ()
-        found = [memory.look_up(ids, windows) for memory in memories]
+        found = [memory.slots_for(ids, windows) for memory in memories]
         tensors = uploaded(self.device, [ids, *more, *found])
         for memory, slots in zip(memories, tensors[1 + len(more) :], strict=True):
-            memory.take(slots)
+            memory.set_slots(slots)
         return tensors[: 1 + len(more)]
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engram_bench.backends.base import Adapter, Divergence, Text
+from engram_bench.backends.base import Adapter, Collateral, Text
 from engram_bench.backends.torch.network import Network
 
 ANSWERS = 64  # rows scored together where only the answers' tokens are
@@ -30,7 +30,7 @@ def log_probabilities(model: Network, texts: Sequence[Text]) -> list[list[float]
     return found
 
 
-def divergence(model: Network, adapter: Adapter | None, texts: Sequence[Text]) -> Divergence:
+def collateral(model: Network, adapter: Adapter | None, texts: Sequence[Text]) -> Collateral:
     """See `Backend.divergence`."""
     kl: list[NDArray[np.float64]] = []
     same: list[NDArray[np.bool_]] = []
@@ -46,7 +46,7 @@ def divergence(model: Network, adapter: Adapter | None, texts: Sequence[Text]) -
                     p, q = (logits.float().log_softmax(-1) for logits in some)
                     kl.append((p.exp() * (p - q)).sum(-1).cpu().numpy())
                     same.append((p.max(-1).indices == q.max(-1).indices).cpu().numpy())
-    return Divergence.over(kl, same)
+    return Collateral.over(kl, same)
 
 
 def _logits(model: Network, batch: Sequence[Text]) -> Tensor:

@@ -28,10 +28,10 @@ from engram_bench.prompts import Pair, Prompt
 from engram_bench.variants import Variant
 from engram_bench.variants.configs import LoraConfig, TrainingConfig
 
-REQUEST = "request.json"
+JOB = "job.json"
 NO_LABEL = -100  # what transformers leaves out of the loss
 
-Request = Mapping[str, Any]
+Job = Mapping[str, Any]
 
 
 def pick_engine(wanted: str, device: str) -> tuple[str, str]:
@@ -80,7 +80,7 @@ def train(
     """
     assert isinstance(variant.config, LoraConfig)
     assert variant.training is not None
-    request = {
+    job = {
         "model": str(model.resolve()),
         "folder": str(folder.resolve()),
         "dtype": dtype,
@@ -94,7 +94,7 @@ def train(
     environ = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}
     with tempfile.TemporaryDirectory() as scratch:  # Unsloth keeps what it compiles in the current folder
         log = Path(scratch) / "log.txt"
-        (Path(scratch) / REQUEST).write_text(json.dumps(request), encoding="utf-8")
+        (Path(scratch) / JOB).write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, "-m", __name__]
         with (
             log.open("w", encoding="utf-8") as errors,
@@ -122,46 +122,46 @@ def _last_line(text: str) -> str:
 
 
 def main() -> None:
-    """Do what the request in the current folder says; print a line of JSON a step, and the training's record last."""
+    """Do what the job in the current folder says; print a line of JSON a step, and the training's record last."""
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to the log
-    request = json.loads(Path(REQUEST).read_text(encoding="utf-8"))
+    job = json.loads(Path(JOB).read_text(encoding="utf-8"))
 
     def tell(*message: Any) -> None:
         print(json.dumps(message), file=told, flush=True)
 
-    model = _load(request)
-    training = fit(model, request, tell)
-    save(model, request)
+    model = _load(job)
+    training = fit(model, job, tell)
+    save(model, job)
     tell(asdict(training))
 
 
-def _load(request: Request) -> Any:
+def _load(job: Job) -> Any:
     """The model as Unsloth loads it, with its LoRA on every linear layer but the head."""
     from unsloth import FastLanguageModel  # first of all, as it changes the others
 
-    longest = max(len(prompt) + len(answer) for prompt, answer in request["pairs"])
+    longest = max(len(prompt) + len(answer) for prompt, answer in job["pairs"])
     import torch
 
     model, _ = FastLanguageModel.from_pretrained(
-        model_name=request["model"],
+        model_name=job["model"],
         max_seq_length=longest,
-        dtype=getattr(torch, request["dtype"]),
-        load_in_4bit=request["lora"]["four_bit"],
+        dtype=getattr(torch, job["dtype"]),
+        load_in_4bit=job["lora"]["four_bit"],
         trust_remote_code=False,
         use_exact_model_name=True,
         use_gradient_checkpointing=False,
-        random_state=request["seed"],
+        random_state=job["seed"],
     )
     return FastLanguageModel.get_peft_model(
         model,
-        r=request["lora"]["rank"],
-        lora_alpha=request["lora"]["alpha"],
+        r=job["lora"]["rank"],
+        lora_alpha=job["lora"]["alpha"],
         lora_dropout=0.0,
         bias="none",
         target_modules=_linear_layers(model),
         use_gradient_checkpointing=False,
-        random_state=request["seed"],
+        random_state=job["seed"],
     )
 
 
@@ -174,17 +174,17 @@ def _linear_layers(model: Any) -> list[str]:
     return sorted({name.rpartition(".")[2] for name, module in named if isinstance(module, torch.nn.Linear)})
 
 
-def fit(model: Any, request: Request, progress: Progress) -> Training:
+def fit(model: Any, job: Job, progress: Progress) -> Training:
     """Train the LoRA of a peft model in place: `torch.training`'s step, on whole rows and by the model's own loss."""
     import torch
 
     from engram_bench.memory.torch import low_precision
 
-    config = TrainingConfig(**request["training"])
-    pairs = [(Prompt(tuple(prompt), ()), tuple(answer)) for prompt, answer in request["pairs"]]
+    config = TrainingConfig(**job["training"])
+    pairs = [(Prompt(tuple(prompt), ()), tuple(answer)) for prompt, answer in job["pairs"]]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0, betas=(0.9, config.beta2), fused=True)
-    device, dtype = parameters[0].device, getattr(torch, request["dtype"])
+    device, dtype = parameters[0].device, getattr(torch, job["dtype"])
 
     def step(batch: Sequence[Pair], factor: float) -> tuple[float, int]:
         for group in optimizer.param_groups:
@@ -200,7 +200,7 @@ def fit(model: Any, request: Request, progress: Progress) -> Training:
         return loss.item(), sum(len(answer) for _, answer in batch)
 
     model.train()
-    return run(step, config, pairs, request["seed"], progress)
+    return run(step, config, pairs, job["seed"], progress)
 
 
 def _rows(batch: Sequence[Pair]) -> tuple[list[list[int]], list[list[int]]]:
@@ -214,23 +214,23 @@ def _rows(batch: Sequence[Pair]) -> tuple[list[list[int]], list[list[int]]]:
     )
 
 
-def save(model: Any, request: Request) -> None:
+def save(model: Any, job: Job) -> None:
     """Write the LoRA as peft does, without what Unsloth adds to a config."""
     import peft
     from safetensors.torch import save_file
 
     from engram_bench.backends.torch.adapters import sort_config
 
-    folder = Path(request["folder"])
+    folder = Path(job["folder"])
     state = peft.get_peft_model_state_dict(model)
     arrays = {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
     save_file(arrays, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = peft.LoraConfig(
-        r=request["lora"]["rank"],
-        lora_alpha=request["lora"]["alpha"],
+        r=job["lora"]["rank"],
+        lora_alpha=job["lora"]["alpha"],
         target_modules=_trained_layers(state),
         task_type="CAUSAL_LM",
-        base_model_name_or_path=request["model"],
+        base_model_name_or_path=job["model"],
         inference_mode=True,
     )
     config.save_pretrained(folder)
