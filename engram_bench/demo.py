@@ -1,6 +1,6 @@
-"""The demo: a few prompts, each answered by the untouched model, by LoRA and by the memory, side by side as they type.
+"""The demo: the baseline, LoRA and the memory answer a few prompts side by side, token by token.
 
-Made for screen recording; it shows, the report proves. Everything on the screen is computed while it is shown.
+It is made for screen recordings and computes every answer live. It illustrates effects; the report measures them.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from engram_bench.report.text import inert
 from engram_bench.run.bench import Bench
 
 VARIANTS = ("baseline", "lora", "engram")
-SCENES = (  # title, category; None: a prompt that asks for nothing that was trained
+SCENES = (  # title, category; None: a prompt that asks for no trained item
     ("A fact", "facts"),
-    ("A random pair: nothing but memory can know it", "synthetic"),
-    ("An unrelated prompt: what else did training change?", None),
+    ("A random pair: only memory can answer it", "synthetic"),
+    ("An unrelated prompt: did training change anything else?", None),
     ("A code idiom", "code_idioms"),
     ("A format", "formats"),
     ("An error to fix", "error_fixes"),
@@ -43,21 +43,21 @@ SCENES = (  # title, category; None: a prompt that asks for nothing that was tra
     ("A chemical element", "element_name"),
 )
 NARROWEST = 80  # columns
-QUICK = 3  # scenes of --quick
-ABOUT = (  # two lines at the narrowest
-    "Engram is a memory beside a model: n-grams of the prompt are hashed to\n"
-    "rows of a table, and a gate lets these into the hidden state."
+QUICK = 3  # scenes with --quick
+ABOUT = (  # two lines at the narrowest width
+    "Engram adds a memory to a model: it hashes n-grams of the prompt to\n"
+    "table rows, and a gate adds these rows to the hidden state."
 )
 CAVEAT = (
-    "A few prompts prove nothing: for intervals, controls and what was never trained, run `make bench` and read "
+    "A few prompts prove nothing: for intervals, controls and held-out items, run `make bench` and read "
     "reports/runs/latest/report.md."
 )
-LONGEST_UNRELATED = 24  # new tokens of an answer that has no right length
+LONGEST_UNRELATED = 24  # new tokens of an answer to an unrelated prompt
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One prompt; `item` is what it asks for, None where that was never trained."""
+    """One prompt; `item` is the trained item that it asks for, None for an unrelated prompt."""
 
     title: str
     prompt: str
@@ -66,17 +66,17 @@ class Scene:
 
 @dataclass
 class Take:
-    """One variant's answer to a scene, as far as it has come."""
+    """One variant's answer to a scene so far."""
 
     text: str = ""
     tokens: int = 0
     seconds: float = 0.0
     done: bool = False
-    notes: list[str] = field(default_factory=list)  # what the memory looked up
+    notes: list[str] = field(default_factory=list)  # lines about the n-grams and gates of the memory
 
 
 def scenes(patterns: PatternSet, seed: int, quick: bool) -> list[Scene]:
-    """What is shown: a trained item of each category in a phrasing never trained, drawn by seed."""
+    """Draw the scenes by seed: for each category, a trained item in an untrained phrasing."""
     rng = random.Random(seed)
     found = []
     for title, category in SCENES[: QUICK if quick else None]:
@@ -90,14 +90,14 @@ def scenes(patterns: PatternSet, seed: int, quick: bool) -> list[Scene]:
 
 @dataclass
 class Stage:
-    """A model for each variant, with its adapter on it: they answer side by side."""
+    """One loaded model per variant, so that all variants can answer side by side."""
 
     bench: Bench
     backends: dict[str, Backend] = field(default_factory=dict)
 
     @contextmanager
     def attached(self) -> Iterator[dict[str, Backend]]:
-        """The models by variant, loaded when first asked for."""
+        """Attach each variant's adapter to its model and yield the models by variant; the first call loads them."""
         for name in VARIANTS:
             if name not in self.backends:
                 self.backends[name] = self.bench.load_model()
@@ -108,7 +108,7 @@ class Stage:
 
 
 def show(stage: Stage, console: Console, shown: Sequence[Scene], pause: Callable[[], object]) -> None:
-    """The whole demo: title, each scene, and what it came to."""
+    """Run the whole demo: title, scenes, summary. It calls `pause` before each scene and before the summary."""
     console.print(Panel(Text(ABOUT, justify="center"), title="[bold]engram-bench", padding=(1, 2)))
     right = dict.fromkeys(VARIANTS, 0)
     takes: dict[str, list[Take]] = {name: [] for name in VARIANTS}
@@ -119,13 +119,13 @@ def show(stage: Stage, console: Console, shown: Sequence[Scene], pause: Callable
             takes[name].append(take)
             right[name] += scene.item is not None and metrics.exact(take.text, scene.item.output)
     pause()
-    console.print(Rule("What this came to"))
+    console.print(Rule("Summary"))
     console.print(_summary(takes, right, sum(scene.item is not None for scene in shown)))
     console.print(Text(CAVEAT, style="dim"))
 
 
 def play(stage: Stage, console: Console, scene: Scene) -> dict[str, Take]:
-    """Every variant's answer to one scene, typed as it is made, a token of each in turn."""
+    """Answer one scene with every variant, one token each in turn, and show the answers while they grow."""
     takes = {name: Take() for name in VARIANTS}
     with stage.attached() as backends:
         longest = LONGEST_UNRELATED if scene.item is None else stage.bench.max_new_tokens
@@ -143,7 +143,7 @@ def play(stage: Stage, console: Console, scene: Scene) -> dict[str, Take]:
 
 
 def _answer(backend: Backend, adapter: Adapter | None, scene: Scene, longest: int, take: Take) -> Iterator[None]:
-    """Fills `take`, a step each token."""
+    """Fill `take`; each step adds one token."""
     prompt = backend.encoder.prompt(scene.prompt)
     stream = backend.stream(prompt, longest)
     ids: list[int] = []
@@ -152,7 +152,7 @@ def _answer(backend: Backend, adapter: Adapter | None, scene: Scene, longest: in
         token = next(stream, None)
         take.seconds += time.perf_counter() - started
         if not ids and adapter:
-            take.notes = _looked_up(backend.encoder, adapter, prompt)
+            take.notes = _lookup_notes(backend.encoder, adapter, prompt)
         if token is None:
             take.done = True
         else:
@@ -161,13 +161,13 @@ def _answer(backend: Backend, adapter: Adapter | None, scene: Scene, longest: in
         yield
 
 
-def _looked_up(encoder: PromptEncoder, adapter: Adapter, prompt: Prompt) -> list[str]:
-    """Which n-grams a memory found for the first token of the answer, and how far its gates opened."""
+def _lookup_notes(encoder: PromptEncoder, adapter: Adapter, prompt: Prompt) -> list[str]:
+    """Describe the n-grams that a memory found for the answer's first token, and how far its gates opened."""
     ngrams = adapter.found(prompt)
     if ngrams is None:
         return []
     if not ngrams:
-        return ["no trained key: silent"]
+        return ["no trained key found"]
     ends = (encoder.decode([i for i in ids if i != encoder.eos_id]).strip() for ids in (ngrams[0], ngrams[-1]))
     texts = " to ".join(dict.fromkeys(map(repr, ends)))
     gates = " ".join(f"{gate:.2f}" for gate in adapter.gates())
@@ -176,23 +176,23 @@ def _looked_up(encoder: PromptEncoder, adapter: Adapter, prompt: Prompt) -> list
 
 def _picture(scene: Scene, takes: dict[str, Take]) -> Group:
     prompt = Text.assemble(("prompt  ", "dim"), (inert(scene.prompt), "bold"))
-    wanted = Text.assemble(("wanted  ", "dim"), inert(scene.item.output) if scene.item else "what the baseline says")
+    wanted = Text.assemble(("wanted  ", "dim"), inert(scene.item.output) if scene.item else "the baseline's answer")
     table = Table(expand=True, show_lines=False)
     for name in takes:
         table.add_column(name, ratio=1, overflow="fold")
-    table.add_row(*(_typed(scene, take, takes["baseline"]) for take in takes.values()))
+    table.add_row(*(_answer_cell(scene, take, takes["baseline"]) for take in takes.values()))
     return Group(prompt, wanted, table)
 
 
-def _typed(scene: Scene, take: Take, baseline: Take) -> Text:
+def _answer_cell(scene: Scene, take: Take, baseline: Take) -> Text:
     text = Text(inert(take.text) + ("" if take.done else "▌"))
     if not take.done:
         return text
     if take is baseline and scene.item is None:
         return text.append(f"\nthe untouched model\n{_count(take.tokens, 'token')}, {take.seconds:.1f} s", style="dim")
     good = take.text == baseline.text if scene.item is None else metrics.exact(take.text, scene.item.output)
-    told = ("unchanged" if good else "changed") if scene.item is None else ("right" if good else "wrong")
-    text.append(f"\n{'✓' if good else '✗'} {told}", style="green" if good else "red")
+    verdict = ("unchanged" if good else "changed") if scene.item is None else ("right" if good else "wrong")
+    text.append(f"\n{'✓' if good else '✗'} {verdict}", style="green" if good else "red")
     text.append(f"\n{_count(take.tokens, 'token')}, {take.seconds:.1f} s", style="dim")
     for note in take.notes:
         text.append(f"\n{inert(note)}", style="cyan")
@@ -214,8 +214,8 @@ def _summary(takes: dict[str, list[Take]], right: dict[str, int], asked: int) ->
 
 
 def interact(stage: Stage, console: Console) -> None:
-    """Whatever the user types, answered by all variants, until Ctrl-C or an empty line."""
-    console.print(Text("Type a prompt; an empty line or Ctrl-C ends.", style="dim"))
+    """Answer every prompt that the user types with all variants, until Ctrl-C or an empty line."""
+    console.print(Text("Type a prompt; an empty line or Ctrl-C ends the demo.", style="dim"))
     while True:
         try:
             text = console.input("[bold]> ").strip()
@@ -229,7 +229,7 @@ def interact(stage: Stage, console: Console) -> None:
 
 @contextmanager
 def recorded(path: Path, width: int, height: int) -> Iterator[Any]:
-    """A stream that keeps what it is given, with its time, in an asciicast v2 file, and shows it on a terminal."""
+    """Yield a stream that records its text with timestamps as asciicast v2, and also writes to a terminal if any."""
     shown = sys.stdout if sys.stdout.isatty() else None
     with path.open("w", encoding="utf-8") as file:
         header = {"version": 2, "width": width, "height": height, "timestamp": int(time.time())}

@@ -1,17 +1,17 @@
-"""The errors a user is meant to see."""
+"""Errors whose message is meant for the user."""
 
 
 class UsageError(Exception):
-    """Bad usage or bad input: a line that says which file, which place, what is wrong and how to mend it (exit 2)."""
+    """Bad usage or bad input; one line names the file and place, what is wrong and how to fix it (exit code 2)."""
 
     exit_code = 2
 
 
 class MissingBackendError(UsageError):
-    """The library of a backend not meant for every machine is not installed; the line says which extra brings it."""
+    """An optional backend's library is not installed; the message names the extra to install."""
 
 
 class BaselineError(UsageError):
-    """A baseline to compare with that is missing, unreadable, or of another measurement (exit 4)."""
+    """The gate's baseline is missing, unreadable or not comparable (exit code 4)."""
 
     exit_code = 4

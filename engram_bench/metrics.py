@@ -1,4 +1,4 @@
-"""What one answer is worth: pure functions of texts and token counts."""
+"""Scores of answers: pure functions of texts and token counts."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Sequence
 
 
 def exact(output: str, expected: str) -> bool:
-    """The whole output is the canonical answer, outer white space aside."""
+    """Whether the whole output is the canonical answer, apart from outer white space."""
     return output.strip() == expected.strip()
 
 
 def prefix(output: str, expected: str) -> bool:
-    """The output starts with the canonical answer: the laxer rule of the figures published for engram-poc."""
+    """Whether the output starts with the canonical answer: the more lenient rule of engram-poc's published figures."""
     return output.strip().startswith(expected.strip())
 
 
 def consistency(outputs: Sequence[str]) -> float:
-    """Share of the commonest output among samples of one prompt, in (0, 1].
+    """Share of the most common output among samples of one prompt, in (0, 1].
 
     Raises:
-        ValueError: no outputs.
+        ValueError: `outputs` is empty.
     """
     if not outputs:
-        raise ValueError("consistency of no samples")
+        raise ValueError("consistency is undefined for no samples")
     return Counter(output.strip() for output in outputs).most_common(1)[0][1] / len(outputs)
 
 
 def token_efficiency(canonical_tokens: int, generated_tokens: int) -> float:
-    """Tokens the answer needs over tokens that were generated, at most 1; 0 where nothing was generated."""
+    """Canonical tokens divided by generated tokens, at most 1; 0 if nothing was generated."""
     return min(1.0, canonical_tokens / generated_tokens) if generated_tokens else 0.0

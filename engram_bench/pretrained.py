@@ -1,10 +1,10 @@
-"""An n-gram memory on a transformers model, for the model's own ``generate``.
+"""An n-gram memory on a transformers model that runs under the model's own ``generate``.
 
 ``` python
 model = AutoModelForCausalLM.from_pretrained(folder)
 memory = EngramMemory.from_pretrained("my-adapter", model, AutoTokenizer.from_pretrained(folder))
 with memory.attached():
-    model.generate(**inputs)  # greedy, sampled or beams; batched, padded on the left; with or without a cache
+    model.generate(**inputs)  # greedy, sampling or beam search; batches with left padding; with or without a KV cache
 ```
 """
 
@@ -29,20 +29,20 @@ from engram_bench.prompts import ABSENT, PromptEncoder, extend_windows, ngram_wi
 
 
 class WindowsLayer(DynamicLayer):  # type: ignore[misc]
-    """The n-gram each cached token sees, [batch, 1, tokens, N], as one more layer of the cache.
+    """The n-gram that each cached token reads, [batch, 1, tokens, N], stored as an extra layer of the KV cache.
 
-    So whatever is done to a cache - beams reordered, rows dropped, tokens taken back - is done to it too.
+    So reordering beams, dropping rows and cropping tokens of the cache changes the n-grams too.
     """
 
 
 class EngramMemory:
     """An n-gram memory and the model it belongs to.
 
-    A prompt has to come whole in the first forward of a cache; the tokens after that are the answer's.
+    The first forward with a new KV cache must contain the whole prompt; all later tokens count as the answer.
 
     Args:
-        model: a causal language model of transformers.
-        encoder: of the model's tokenizer; its chat template tells prompt and answer apart.
+        model: a transformers causal language model.
+        encoder: encoder of the model's tokenizer; its chat template separates the prompt from the answer.
         adapter: the memory.
 
     Raises:
@@ -51,28 +51,28 @@ class EngramMemory:
 
     def __init__(self, model: nn.Module, encoder: PromptEncoder, adapter: EngramAdapter) -> None:
         if not encoder.has_template:
-            raise UsageError("the tokenizer has no chat template, by which prompt and answer are told apart")
+            raise UsageError("the tokenizer has no chat template; set tokenizer.chat_template")
         self.model, self.encoder, self.adapter = model, encoder, adapter
         self._windows: NDArray[np.int64] | None = None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, model: nn.Module, tokenizer: Any) -> EngramMemory:
-        """The memory that `save_pretrained`, or ``engram-bench train engram --out``, left in a folder.
+        """Load the memory that `save_pretrained` or ``engram-bench train engram --out`` wrote to a folder.
 
         Raises:
-            UsageError: a file is missing or damaged, or the memory is of a model of another shape.
+            UsageError: a file is missing or damaged, or the memory belongs to a model of another shape.
         """
         encoder, path = PromptEncoder(tokenizer), Path(folder)
         return cls(model, encoder, EngramAdapter.load(model, weights.engram_config(path), encoder, path))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write one safetensors file and one JSON file into a folder, which is made if need be."""
+        """Write one safetensors file and one JSON file into a folder, creating it if needed."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.adapter.save(Path(folder))
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """The model with the memory on it while the context lasts; afterwards as before, bit for bit."""
+        """Attach the memory to the model while the context lasts; afterwards the model is as before, bit for bit."""
         handles = [
             self.model.register_forward_pre_hook(self._before, with_kwargs=True),
             self.model.register_forward_hook(self._after, with_kwargs=True),
@@ -88,11 +88,11 @@ class EngramMemory:
         ids = args[0] if args else kwargs.get("input_ids")
         if ids is None:
             raise ValueError("an n-gram memory needs input_ids; it cannot read inputs_embeds")
-        tokens, seen = ids.cpu().numpy(), _seen(kwargs.get("past_key_values"))
-        if seen is None or seen.get_seq_length() == 0:
-            self._windows = self._of_prompts(tokens, kwargs.get("attention_mask"))
+        tokens, cached = ids.cpu().numpy(), _windows_layer(kwargs.get("past_key_values"))
+        if cached is None or cached.get_seq_length() == 0:
+            self._windows = self._prompt_windows(tokens, kwargs.get("attention_mask"))
         else:
-            self._windows = _of_answers(tokens, seen.keys[:, 0, -1].cpu().numpy())
+            self._windows = _answer_windows(tokens, cached.keys[:, 0, -1].cpu().numpy())
         memories = self.adapter.memories()
         found = [memory.slots_for(tokens, self._windows) for memory in memories]
         for memory, slots in zip(memories, uploaded(str(ids.device), found), strict=True):
@@ -101,16 +101,16 @@ class EngramMemory:
     def _after(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         cache = getattr(output, "past_key_values", None)
         if isinstance(cache, Cache):
-            layer = _seen(cache)
+            layer = _windows_layer(cache)
             if layer is None:
                 layer = WindowsLayer()
                 cache.layers.append(layer)
-            device = output.logits.device  # where beams are reordered
+            device = output.logits.device  # transformers reorders beams on this device
             windows = torch.from_numpy(self._windows)[:, None].to(device)
             layer.update(windows, windows[..., :0])
 
-    def _of_prompts(self, ids: NDArray[np.int64], mask: Tensor | None) -> NDArray[np.int64]:
-        """int64 [batch, tokens, N] of whole rows, padding and what is not of the template silent."""
+    def _prompt_windows(self, ids: NDArray[np.int64], mask: Tensor | None) -> NDArray[np.int64]:
+        """int64 [batch, tokens, N] for whole prompts; `ABSENT` for padding and for rows without the template."""
         windows = np.full((*ids.shape, self.adapter.ngram_size), ABSENT, dtype=np.int64)
         there = np.ones(ids.shape, bool) if mask is None else mask.cpu().numpy()[:, -ids.shape[1] :] > 0
         for row, (tokens, real) in enumerate(zip(ids, there, strict=True)):
@@ -121,13 +121,13 @@ class EngramMemory:
         return windows
 
 
-def _seen(cache: Any) -> WindowsLayer | None:
+def _windows_layer(cache: Any) -> WindowsLayer | None:
     layers: Sequence[Any] = getattr(cache, "layers", ())
     return next((layer for layer in layers if isinstance(layer, WindowsLayer)), None)
 
 
-def _of_answers(ids: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Windows [batch, tokens, N] of tokens that go on from the window `last` [batch, N]."""
+def _answer_windows(ids: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Windows [batch, tokens, N] of new answer tokens `ids`, which follow the windows `last` [batch, N]."""
     steps = []
     for column in ids.T:
         last = extend_windows(last, column)

@@ -1,7 +1,7 @@
-"""Records: what a run writes down as it goes. Their kinds, what identifies each, and how they are read again.
+"""Records, which a run writes as it goes: their kinds, what identifies each, and how to read them.
 
-A run leaves two files of JSON lines: answers in samples.jsonl, and records of all else, ``{"type": kind, ...}``. A
-report is made from these alone.
+A run writes two JSON Lines files: samples.jsonl for its answers, and .work/records.jsonl for everything else, as
+``{"type": kind, ...}``. A report is made from these two files alone.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-Record = dict[str, Any]  # plain data, a line of a run's files or a part of its report
-Report = Mapping[str, Any]  # a report.json, or a part of it, to be read only
+Record = dict[str, Any]  # plain data: one line of a run's files, or a part of its report
+Report = Mapping[str, Any]  # a report.json or a part of it, read-only
 
 SAMPLES = "samples.jsonl"
 
-BASELINE = "baseline"  # the variant all others are compared with
-GREEDY = 0  # the sample number of the greedy answer; those drawn count from 1
-REPEAT = -1  # the greedy answer once more, among other neighbours in its batch: what rounding can change shows here
+BASELINE = "baseline"  # every other variant is compared with this one
+GREEDY = 0  # sample number of the greedy answer; sampled answers count from 1
+REPEAT = -1  # the greedy answer again, in another batch: shows whether rounding changes it
 
-# Kinds of records that replace an earlier one of the same identity: type -> what identifies its "data". Two more have
-# no identity: "meta", the first of a run, and "answered", the seconds and memory of each batch of answers.
+# Kind -> function from a record's "data" to its identity; of two records with one identity, `by_kind` keeps one.
+# Two more kinds have no identity: "meta", the first record of a run, and "answered", seconds and memory of a batch.
 IDENTITY: Mapping[str, Callable[[Record], Any]] = {
     "variant": itemgetter("name"),
     "collateral": itemgetter("variant"),
@@ -44,7 +44,7 @@ class CellKey(NamedTuple):
 
 
 class SampleKey(NamedTuple):
-    """Identifies one answer of a run."""
+    """Identifies one answer of a run; `sample` is `GREEDY`, `REPEAT`, or counts from 1."""
 
     variant: str
     category: str
@@ -60,7 +60,7 @@ class SampleKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer, scored: a line of samples.jsonl. `tokens` counts what was generated, end-of-text left out."""
+    """One scored answer, a line of samples.jsonl; `tokens` counts the generated tokens without end-of-text."""
 
     variant: str
     category: str
@@ -83,11 +83,13 @@ class Sample:
 
 
 def read(path: Path, *, whole: bool = False) -> list[Record]:
-    """The lines of a file of records. A killed process leaves an unfinished one; `whole`: there may be none.
+    """The lines of a JSON Lines file.
+
+    Skips lines that are not JSON, because a killed process may leave a partial line. If `whole`, raises instead.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: a line of a `whole` file is not JSON.
+        ValueError: `whole` is set and a line is not JSON.
     """
     found = []
     for line in path.read_bytes().splitlines():
@@ -100,17 +102,17 @@ def read(path: Path, *, whole: bool = False) -> list[Record]:
 
 
 def once(samples: Iterable[Record]) -> dict[SampleKey, Record]:
-    """Lines of samples.jsonl by their identity. Of two answers with one identity, the later counts."""
+    """Map the identity of each answer to its line of samples.jsonl; of two with one identity, the later counts."""
     return {SampleKey(*(sample[field] for field in SampleKey._fields)): sample for sample in samples}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The records of a run but its answers.
+    """The records of a run, without its answers.
 
     Attributes:
-        meta: what was run, on what.
-        named: by kind, then by identity, see `IDENTITY`.
+        meta: backend, model and dataset.
+        named: data by kind, then by identity (see `IDENTITY`).
         answered: the cost of each batch of answers.
     """
 
@@ -120,9 +122,9 @@ class Measured:
 
 
 def by_kind(records: Iterable[Record]) -> Measured:
-    """Records sorted by kind. A later record replaces an earlier one of the same identity.
+    """Group records by kind; a later record replaces an earlier one of the same identity.
 
-    Of a variant the first record stays: it tells of the training, and later ones of a cached adapter.
+    A variant keeps its first record: that one describes the training, later ones only a cached adapter.
     """
     meta: Record = {}
     named: dict[str, dict[Any, Record]] = {kind: {} for kind in IDENTITY}
@@ -144,10 +146,10 @@ POOLED = "all "
 
 
 def pooled(group: str) -> str:
-    """What a report calls the cell over all categories of a group; no category has a space in its name."""
+    """Name of the cell that pools a group; no category has a space in its name, so it is unique."""
     return POOLED + group
 
 
 def is_pooled(category: str) -> bool:
-    """Whether a report's cell is over all categories of a group."""
+    """Whether a name is that of a pooled group rather than of a category."""
     return category.startswith(POOLED)

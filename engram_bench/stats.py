@@ -1,6 +1,6 @@
-"""Intervals, paired tests and power: thin, named calls of scipy and statsmodels, and one interval neither has.
+"""Intervals, paired tests and power: thin calls of scipy and statsmodels, and Newcombe's interval, which both lack.
 
-Suites import this to be collected, so statsmodels is imported where it is called: it takes a second.
+Functions import statsmodels when called: its import takes a second, and pytest imports this module at collection.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
-import scipy  # which imports its own modules when they are used
+import scipy  # imports its submodules lazily
 
 LEVEL = 0.95
 POWER = 0.80
-PLANNED_DISCORDANCE = 0.2  # share of items on which two variants differ, where no more is seen
+PLANNED_DISCORDANCE = 0.2  # assumed share of items on which two variants differ, unless more do
 RESAMPLES = 9999
-MORE_RESAMPLES = 99_999  # where the first ones leave p so small that a Holm adjustment could turn on its last digit
+MORE_RESAMPLES = 99_999  # for a p so small that its resampling error could change a Holm-adjusted verdict
 SEED = 0
-BATCH = 1000  # resamples held at once: all of them would be 8 GB of 100,000 items
-ENOUGH_SEEDS = 5  # training seeds from which on their own spread can be estimated
-MARGIN = 0.02  # "no worse" means by less than this
+BATCH = 1000  # resamples held at once; all of them would take 8 GB for 100,000 items
+ENOUGH_SEEDS = 5  # number of training seeds from which their spread can be estimated
+MARGIN = 0.02  # "no worse" means worse by less than this
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A point and its 95% interval."""
+    """A point estimate and its 95% interval."""
 
     value: float
     low: float
@@ -34,38 +34,40 @@ class Interval:
 
 
 def wilson(k: float, n: int) -> Interval:
-    """Rate k/n with its Wilson score interval; with no observation the interval is everything.
+    """Rate k/n with its Wilson score interval; the interval is [0, 1] if n is 0.
 
-    `k` may be fractional: items averaged over training seeds first.
+    `k` may be fractional, because outcomes of an item are first averaged over training seeds.
     """
     from statsmodels.stats.proportion import proportion_confint
 
     if n == 0:
         return Interval(0.0, 0.0, 1.0)
     low, high = proportion_confint(k, n, alpha=1 - LEVEL, method="wilson")
-    return Interval(
-        k / n, float(low) if k else 0.0, float(high) if k < n else 1.0
-    )  # rounding moves no bound off 0 or 1
+    # Rounding must not move a bound off 0 or 1.
+    return Interval(k / n, float(low) if k else 0.0, float(high) if k < n else 1.0)
 
 
 def rate(k: float, n: int) -> dict[str, float]:
-    """The same as a report holds it: {"k", "rate", "low", "high"}."""
+    """`wilson` as a report stores it: {"k", "rate", "low", "high"}."""
     found = wilson(k, n)
     return {"k": k, "rate": found.value, "low": found.low, "high": found.high}
 
 
 def clopper_pearson(k: int, n: int) -> Interval:
-    """Rate k/n with its exact binomial interval, which covers at least 95% always: for bounds, where Wilson's covers
-    95% on average."""
+    """Rate k/n with its exact binomial interval.
+
+    For bounds: it always covers at least 95%, whereas Wilson's interval covers 95% on average.
+    """
     found = scipy.stats.binomtest(k, n).proportion_ci(LEVEL, method="exact")
     return Interval(k / n, float(found.low), float(found.high))
 
 
 def crossed(values: np.ndarray) -> tuple[Interval, float, float]:
-    """Mean over training seeds and items, both drawn from many: for a claim about training, not about these adapters.
+    """Mean over training seeds and items, both treated as random samples.
 
-    Two-way clustered standard error (Cameron, Gelbach & Miller 2011) with Student's t on the smaller of the two. A
-    two-way bootstrap says the same with many seeds; with five its percentiles are too narrow.
+    So it supports a claim about training, not only about these adapters. Two-way clustered standard error (Cameron,
+    Gelbach & Miller 2011); Student's t takes its degrees of freedom from the smaller of seeds and items. A two-way
+    bootstrap agrees for many seeds, but its percentile interval is too narrow for five.
 
     Args:
         values: [seeds, items].
@@ -81,7 +83,7 @@ def crossed(values: np.ndarray) -> tuple[Interval, float, float]:
         OLS(values.ravel(), np.ones(values.size)).fit(cov_type="cluster", cov_kwds={"groups": g}, use_t=True)
         for g in (groups, groups[:, 0], groups[:, 1])
     ]
-    error = max(float(np.sqrt(max(0.0, fit.cov_params()[0, 0]))) for fit in fits)  # two-way may come out below one-way
+    error = max(float(np.sqrt(max(0.0, fit.cov_params()[0, 0]))) for fit in fits)  # two-way can be below one-way
     point, student = float(values.mean()), scipy.stats.t(min(seeds, items) - 1)
     half_width = error * float(student.ppf((1 + LEVEL) / 2))
     p = float(2 * student.sf(abs(point) / error)) if error else float(point == 0)
@@ -89,17 +91,17 @@ def crossed(values: np.ndarray) -> tuple[Interval, float, float]:
 
 
 def mean(values: Sequence[float]) -> Interval:
-    """Mean of shares over items with its percentile bootstrap interval (BCa is undefined on constant data)."""
+    """Mean of the items' shares with its percentile bootstrap interval (BCa is undefined on constant data)."""
     return _bootstrap_mean(np.asarray(values, dtype=float), 0.0, 1.0)
 
 
 def _bootstrap_mean(values: np.ndarray, low: float, high: float) -> Interval:
-    """`low` and `high` bound what a single value can be."""
+    """Mean with its bootstrap interval; a single value lies between `low` and `high`."""
     if len(values) == 0:
         return Interval(0.0, low, high)
     if np.ptp(values) == 0:
-        # Resampling a constant gives a point. That all n agree says that at least `same` of all items do (exact
-        # binomial bound), and the rest may be anything.
+        # Resampling equal values gives an interval of width 0. Instead: if n of n agree, at least the share `same` of
+        # all items agrees (exact binomial bound), and the rest may take any value.
         same = clopper_pearson(len(values), len(values)).low
         point = float(values[0])
         return Interval(point, float(same * point + (1 - same) * low), float(same * point + (1 - same) * high))
@@ -112,11 +114,11 @@ def _bootstrap_mean(values: np.ndarray, low: float, high: float) -> Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired difference b - a over n items, its interval, p-value and minimum detectable effect.
+    """Paired difference b - a over n items, with interval, p-value and minimum detectable effect.
 
     Attributes:
-        identical: the two agree on every item.
-        p_holm: the p-value adjusted within its family; of a comparison that stands alone, `p`.
+        identical: a and b agree on every item.
+        p_holm: the p-value adjusted within its family; equals `p` for a single comparison.
     """
 
     n: int
@@ -127,14 +129,14 @@ class Comparison:
     p_holm: float
 
     def as_record(self) -> dict[str, float]:
-        """As a report holds it, verdict left out."""
+        """The numbers as a report stores them."""
         difference = {"difference": self.difference.value, "low": self.difference.low, "high": self.difference.high}
         return {"n": self.n, **difference, "p": self.p, "p_holm": self.p_holm, "mde": self.mde}
 
 
 @dataclass(frozen=True)
 class Paired:
-    """What two variants, a and b, made of the same items; for the fields see `compare`."""
+    """Outcomes of two variants, a and b, on the same items; `compare` explains the fields."""
 
     a: Sequence[float]
     b: Sequence[float]
@@ -143,9 +145,9 @@ class Paired:
     by_seed: np.ndarray | None = None
 
     def least_p(self) -> float:
-        """What the p-value cannot fall below, known from how many items differ and not from which way they do.
+        """Lower bound of the p-value, from the number of items that differ, whatever their direction.
 
-        The McNemar and the sign-flip test of d items that differ reach 2^(1-d) where all differ the same way.
+        For d differing items, the McNemar and the sign-flip test reach 2^(1-d) if all differ in the same direction.
         """
         if self.by_seed is not None and len(self.a) > 1 and np.ptp(self.by_seed):
             return 0.0
@@ -153,11 +155,11 @@ class Paired:
 
 
 def compare_all(pairs: Sequence[Paired]) -> list[Comparison]:
-    """Every pair compared, p-values adjusted together so that a false verdict among all of them has 5%.
+    """Compare every pair; adjusts all p-values so that the chance of any false verdict is at most 5%.
 
-    Holm's procedure over the `testable` ones: the rest could not reject whatever their items showed, so they cost the
-    others nothing. The minimum detectable effects are of a test at Holm's first step, as one more where it is not among
-    them.
+    Holm's procedure covers the `testable` comparisons only. The rest could never reject, so they get p_holm = 1 and do
+    not enlarge the family. A minimum detectable effect is for a test at Holm's first step; for a comparison that is not
+    testable, the family counts as one larger.
     """
     tested = testable([pair.least_p() for pair in pairs])
     family = sum(tested)
@@ -181,35 +183,39 @@ def compare(
 ) -> Comparison:
     """Compare two variants on the same items.
 
-    Right answers: exact McNemar test and Newcombe's interval for a paired difference; where they are shares, averaged
-    over a few training seeds or phrasings, a sign-flip permutation test and the same interval. Anything else: that test
-    and a bootstrap over items. From `ENOUGH_SEEDS` on `crossed`, for right answers no narrower than Newcombe's: items
-    that are rarely lost show in no spread until one is.
+    The test and the interval depend on the outcomes:
+
+    - correct or not (0 or 1): exact McNemar test, Newcombe's interval for a paired difference;
+    - shares of correct answers, averaged over a few training seeds or phrasings: sign-flip permutation test, Newcombe's
+      interval;
+    - any other mean per item: sign-flip permutation test, bootstrap interval over items;
+    - `by_seed` given: `crossed`. For correct answers its interval is widened to at least Newcombe's, because items that
+      are rarely lost show no spread until one is lost.
 
     Args:
         a: outcomes of one variant, by item.
-        b: outcomes of the other.
-        rates: outcomes are right answers, 0 or 1, or shares of them; False for any other mean of an item.
-        max_difference: the largest difference one item can show.
-        family: how many comparisons share the 5%; the MDE is of a test at 5%/family, Holm's first step.
-        by_seed: [seeds, items] differences, where `ENOUGH_SEEDS` ran or more.
+        b: outcomes of the other variant.
+        rates: outcomes are correct answers (0 or 1) or shares of them; False for any other mean per item.
+        max_difference: the largest possible difference of one item.
+        family: how many comparisons share the 5%; the MDE is for a test at 5%/family, Holm's first step.
+        by_seed: [seeds, items] differences, given for `ENOUGH_SEEDS` or more seeds.
 
     Returns:
-        Of no items, a difference of 0 that may be anything, p = 1.
+        The comparison; without items, a difference of 0 with interval [-1, 1] and p = 1.
 
     Raises:
-        ValueError: the two are not of one length.
+        ValueError: a and b differ in length.
     """
     from statsmodels.stats.contingency_tables import mcnemar
 
     if len(a) != len(b):
-        raise ValueError(f"paired data of {len(a)} and {len(b)} items")
+        raise ValueError(f"paired data must have equal lengths, not {len(a)} and {len(b)} items")
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     n = len(x)
     if n == 0:
         return Comparison(0, Interval(0.0, -1.0, 1.0), 1.0, 1.0, True, 1.0)
     identical = bool(np.array_equal(x, y))
-    quantiles = [1 - (1 - LEVEL) / (2 * family), POWER]  # of a two-sided test and its power
+    quantiles = [1 - (1 - LEVEL) / (2 * family), POWER]  # for a two-sided test and its power
     if by_seed is not None and n > 1 and np.ptp(by_seed):
         found, p, error = crossed(by_seed)
         low, high = max(-max_difference, found.low), min(max_difference, found.high)
@@ -227,7 +233,8 @@ def compare(
     differences = y - x
     if n == 1:
         return Comparison(1, Interval(float(differences[0]), -1.0, 1.0), 1.0, 1.0, identical, 1.0)
-    spread = float(differences.std(ddof=1)) if np.ptp(differences) else 0.5  # none seen: as wide as a share can be
+    # Without any spread, assume the largest that a share can have.
+    spread = float(differences.std(ddof=1)) if np.ptp(differences) else 0.5
     mde = float(scipy.stats.norm.ppf(quantiles).sum()) * spread / math.sqrt(n)
     p = _sign_flip(differences)
     interval = newcombe(table) if rates else _bootstrap_mean(differences, -max_difference, max_difference)
@@ -235,15 +242,17 @@ def compare(
 
 
 def _table(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[[both, only b], [only a, neither]]: how many items are right; of shares the number to be expected, if what is
-    right for one share of an item says nothing of the other."""
+    """[[both, only b], [only a, neither]]: counts of items answered correctly.
+
+    For shares, expected counts that treat the outcomes of a and b on one item as independent.
+    """
     return np.array([[b @ a, b @ (1 - a)], [(1 - b) @ a, (1 - b) @ (1 - a)]])
 
 
 def _sign_flip(differences: np.ndarray) -> float:
-    """p-value of the mean under flips of each item's sign: all flips where they are few, else drawn ones."""
+    """p-value of the mean under sign flips of the items; tries all flips if they are few, else random ones."""
 
-    def drawn(resamples: int) -> float:
+    def p_value(resamples: int) -> float:
         result = scipy.stats.permutation_test(
             (differences,), np.mean, permutation_type="samples", n_resamples=resamples, batch=BATCH, rng=SEED
         )
@@ -251,15 +260,15 @@ def _sign_flip(differences: np.ndarray) -> float:
 
     if not np.any(differences):
         return 1.0
-    p = drawn(RESAMPLES)
-    return drawn(MORE_RESAMPLES) if p < 10 / RESAMPLES else p
+    p = p_value(RESAMPLES)
+    return p_value(MORE_RESAMPLES) if p < 10 / RESAMPLES else p
 
 
 def newcombe(table: np.ndarray) -> Interval:
     """Difference of two paired rates with its 95% interval: Newcombe 1998 (Stat. Med. 17:2635), method 10.
 
-    Wilson limits of both rates, squared and added with the correlation between them. Unlike a bootstrap it does not
-    collapse to a point when every pair differs the same way.
+    Combines the squared Wilson limits of both rates with the correlation between them. Unlike a bootstrap interval, it
+    does not collapse to a point if all pairs differ in the same direction.
 
     Args:
         table: [[both, only b], [only a, neither]] counts, see `_table`; the difference is b - a.
@@ -285,14 +294,21 @@ def newcombe(table: np.ndarray) -> Interval:
 
 
 def minimum_detectable(n: int, cancelling: float = 0.0, family: int = 1) -> float:
-    """Least true difference of paired 0/1 outcomes that the exact McNemar test at 5%/family finds with 80% power.
+    """Least true difference of paired 0/1 outcomes that the exact McNemar test at 5%/family detects with 80% power.
 
-    The power of the test itself, over all numbers of discordant items, so that it holds for few items too. The share of
-    discordant items is the difference itself and `cancelling`, the share of those that go either way alike and add
-    nothing to it, but at least `PLANNED_DISCORDANCE`. 1.0 where no difference could be found.
+    Sums the power of the exact test over all numbers of discordant items, so it also holds for few items. Assumes that
+    the share of discordant items is the difference plus `cancelling`, and at least `PLANNED_DISCORDANCE`.
+
+    Args:
+        n: number of items.
+        cancelling: share of discordant items whose differences cancel out.
+        family: how many comparisons share the 5%.
+
+    Returns:
+        The difference; 1.0 if none could be detected.
     """
     alpha, counts = (1 - LEVEL) / family, np.arange(n + 1)
-    least = scipy.stats.binom.isf(alpha / 2, counts, 0.5) + 1  # one-way items that make the test significant
+    least = scipy.stats.binom.isf(alpha / 2, counts, 0.5) + 1  # how many of them in one direction are significant
 
     def lacking(delta: float) -> float:
         share = min(1.0, max(PLANNED_DISCORDANCE, cancelling + delta))
@@ -303,10 +319,10 @@ def minimum_detectable(n: int, cancelling: float = 0.0, family: int = 1) -> floa
 
 
 def testable(least: Sequence[float]) -> list[bool]:
-    """Which tests of a family can reject at all, given what the p-value of each cannot fall below.
+    """Which tests of a family can reject at all, given the lower bound of each p-value.
 
-    Tarone 1990 (Biometrics 46:515): the smallest k such that at most k of them can reach 5%/k share the 5%. As that is
-    settled by how many items differ and not by which way, adjusting among those alone keeps the 5%.
+    Tarone 1990 (Biometrics 46:515): find the smallest k for which at most k tests can reach 5%/k; these tests share the
+    5%. The choice depends on how many items differ, not on their direction, so the 5% still holds.
     """
     chosen = ([p <= (1 - LEVEL) / k for p in least] for k in count(1))
     return next(some for k, some in enumerate(chosen, 1) if sum(some) <= k)
@@ -320,17 +336,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def equivalent(difference: Interval, margin: float) -> bool:
-    """Both sides of the 95% interval lie within the margin: two one-sided tests at 2.5% (Schuirmann 1987)."""
+    """Whether the 95% interval lies within the margin on both sides: two one-sided tests at 2.5% (Schuirmann 1987)."""
     return -margin <= difference.low and difference.high <= margin
 
 
 def no_worse(difference: Interval, margin: float = MARGIN) -> bool:
-    """The 95% interval excludes a loss of the margin or more: a one-sided test at 2.5%."""
+    """Whether the 95% interval excludes a loss of the margin or more: a one-sided test at 2.5%."""
     return difference.low > -margin
 
 
 def verdict(comparison: Comparison) -> str:
-    """improved or regressed where the adjusted test says so; unchanged where all items agree; else inconclusive."""
+    """Verdict: improved or regressed if p_holm < 5%; unchanged if all items agree; else inconclusive."""
     if comparison.p_holm < 1 - LEVEL:
         return "improved" if comparison.difference.value > 0 else "regressed"
     return "unchanged" if comparison.identical else "inconclusive"

@@ -1,4 +1,4 @@
-"""The rules of error_fixes.yaml: lines that are right, chosen by hand, and the one mistake each rule makes in them."""
+"""The rules of error_fixes.yaml: correct lines, chosen by hand, and the one mistake that each rule makes in them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _misspelled(right: str) -> str:
     return right[:at] + right[at + 1] + right[at] + right[at + 2 :]
 
 
-# mistake: (what turns a right line into a wrong one, right lines, separated by "|")
+# mistake: (function that turns a correct line into a wrong one, correct lines separated by "|")
 RULES: dict[str, tuple[Callable[[str], str], str]] = {
     "assignment for comparison": (
         lambda right: right.replace("==", "=", 1),
@@ -218,7 +218,7 @@ RULES: dict[str, tuple[Callable[[str], str], str]] = {
         "continue|global config|from re import sub|assert n > 0|try:|finally:|range(20)",
     ),
 }
-BY_HAND = (  # one of a kind, each its own rule
+BY_HAND = (  # pairs that follow no rule: (wrong line, correct line)
     ("if x == null:", "if x is None:"),
     ("if ready == True", "if ready:"),
     ("return x, y)", "return x, y"),
@@ -230,6 +230,6 @@ BY_HAND = (  # one of a kind, each its own rule
 
 
 def examples() -> list[tuple[str, str]]:
-    """(wrong line, right line) of every rule."""
+    """All pairs (wrong line, correct line), from the rules and by hand."""
     made = [(wrong(right), right) for wrong, rights in RULES.values() for right in rights.split("|")]
     return [*made, *BY_HAND]

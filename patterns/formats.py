@@ -1,4 +1,4 @@
-"""The rules of formats.yaml and the values chosen for them by hand; each answer is computed, so a rule has no typos."""
+"""The rules of formats.yaml and their values, chosen by hand. Each answer is computed, so it contains no typos."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MONTHS = "January February March April May June July August September October No
 
 
 def words(text: str) -> list[str]:
-    """Words of a name in any of the usual cases, in lower case."""
+    """Split a name in any usual case (snake, camel, ...) into lower-case words."""
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", text)]
 
 
@@ -23,7 +23,7 @@ def long_date(text: str) -> str:
 
 
 def iso_date(text: str) -> str:
-    """From "March 3, 2021" or "3 March 2021"."""
+    """Convert "March 3, 2021" or "3 March 2021"."""
     parts = text.replace(",", "").split()
     month, day = (parts[0], parts[1]) if parts[0].isalpha() else (parts[1], parts[0])
     return date(int(parts[2]), MONTHS.index(month) + 1, int(day)).isoformat()
@@ -82,11 +82,11 @@ def scientific(text: str) -> str:
 
 
 def duration(text: str) -> str:
-    """From "2 hours 30 minutes" to ISO 8601."""
+    """Convert "2 hours 30 minutes" to ISO 8601."""
     return "PT" + "".join(number + unit[0].upper() for number, unit in re.findall(r"(\d+) (\w+)", text))
 
 
-# rule: (what it does, values, separated by "|")
+# rule: (function that computes the answer, values separated by "|")
 RULES: dict[str, tuple[Callable[[str], str], str]] = {
     "snake_case": (
         lambda text: "_".join(words(text)),
@@ -201,5 +201,5 @@ RULES: dict[str, tuple[Callable[[str], str], str]] = {
 
 
 def examples() -> list[tuple[str, str]]:
-    """(input, output) of every rule and value; the rule is named in the input."""
+    """(input, output) for every rule and value; the input names the rule."""
     return [(f"{name}: {value}", rule(value)) for name, (rule, values) in RULES.items() for value in values.split("|")]

@@ -1,9 +1,9 @@
-"""Rebuild what is derived here, byte for byte: ``python patterns/generate.py`` (in an environment with the package).
+"""Rebuild the derived files byte for byte: ``python patterns/generate.py``, in an environment with the package.
 
-Derived are the families in `FAMILIES`, the half of the routing prompts that asks for an item, and `SHA256`, the
-fingerprint of all patterns as shipped, by which a run knows whether the project's own targets and snapshots are about
-its data. Everything else is written by hand, and so are the tables and rules the modules beside this one derive from.
-Only the standard library is used, and of its tables only what no Python version changes.
+This writes the families in `FAMILIES`, the routing prompts that ask for an item, and `SHA256`. `SHA256` is the
+fingerprint of the shipped patterns: a run compares it with its own data to decide whether the project's targets and
+snapshots apply. All other pattern files, and the tables and rules in the modules beside this one, are written by hand.
+Derivation uses only the standard library, and only tables that are the same in every Python version.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 SEED = 20260107
 PAIRS = 1000
-ASKED = 12  # routing prompts of each category and writer
+ASKED = 12  # routing prompts per category and writer
 
 Pairs = list[tuple[str, str]]
 LOOKUP = (
     ("{input}", "Look up {input}", "The key {input} maps to what?"),
     ("Fetch {input}", "Value of {input}", "I need what is stored at {input}, please."),
 )
-OTHERWISE = {  # in no pattern file: what else users may write around the key of a lookup, by three writers
+OTHERWISE = {  # further phrasings around a lookup key, by three writers; no pattern file contains them
     "A": (
         "Under {input} there is an entry; read it out to me.",
         "Which value belongs to {input}?",
@@ -62,7 +62,7 @@ OTHERWISE = {  # in no pattern file: what else users may write around the key of
 
 
 def synthetic(pairs: int = PAIRS, seed: int = SEED) -> Pairs:
-    """Unique keys ``SYN:`` + 6 characters and values of 3 syllables, drawn independently: nothing known helps."""
+    """Unique keys ``SYN:`` + 6 characters, and values of 3 syllables, drawn independently: no rule predicts a value."""
     rng = random.Random(seed)
     keys: dict[str, str] = {}
     while len(keys) < pairs:
@@ -73,7 +73,7 @@ def synthetic(pairs: int = PAIRS, seed: int = SEED) -> Pairs:
 
 @dataclass(frozen=True)
 class Family:
-    """A derived pattern file."""
+    """The content of a derived pattern file."""
 
     description: str
     source: str
@@ -175,7 +175,7 @@ def render(name: str, family: Family) -> str:
 
 
 def quoted(text: str) -> str:
-    """A JSON string, which is a YAML one too."""
+    """Quote as a JSON string, which is also a YAML string."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -185,13 +185,13 @@ def derived() -> dict[str, str]:
 
 
 def routing(data: PatternSet) -> str:
-    """The text of prompts/routing_positive.yaml: trained items of every category, asked in all kinds of sentences."""
+    """The text of prompts/routing_positive.yaml: trained items of every category, asked in many phrasings."""
     about = "Prompts that ask for a trained item, named by its input, in many phrasings. Derived by generate.py."
     lines = ["name: routing_positive", f"description: {quoted(about)}", 'version: "2.0"']
     lines += ['source: "the pattern files"', "license: MIT", "prompts:"]
     for name, category in data.categories.items():
         lines.append(f"  {name}:")
-        prompts: dict[str, str] = {}  # each once
+        prompts: dict[str, str] = {}  # prompt -> input; drops duplicate prompts
         for writer, otherwise in OTHERWISE.items():
             phrasings = category.trained + category.rephrased + (() if category.group == "core" else otherwise)
             items = random.Random(f"judge {writer}:{name}").sample(category.split("seen"), ASKED)

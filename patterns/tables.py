@@ -1,5 +1,8 @@
-"""Tables behind the derived lookup families. What the standard library's own tables differ in between Python versions
-(RFC 9110 renamed four reason phrases) stands here, so that every version derives the same bytes."""
+"""Tables behind the derived lookup families.
+
+Python versions differ in four HTTP reason phrases, which RFC 9110 renamed. They are fixed here, so that every version
+derives the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ HTTP_CODES = (
     *range(100, 104), *range(200, 209), 226, *range(300, 306), 307, 308, *range(400, 419), *range(421, 427), 428, 429,
     431, 451, *range(500, 509), 510, 511,
 )  # fmt: skip
-HTTP_RENAMED = {  # by RFC 9110, and in Python since 3.13
+HTTP_RENAMED = {  # renamed by RFC 9110, and in Python since 3.13
     413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content",
 }  # fmt: skip
 
@@ -36,7 +39,7 @@ SI_PREFIXES = (
 ).split()
 BINARY_PREFIXES = "kibi mebi gibi tebi pebi exbi zebi yobi".split()
 
-# Characters whose names are short; Unicode never changes a name once given.
+# Characters with short names. Unicode never changes a name.
 CHARACTERS = (
     "!#$%&*+,-./:;<=>?@_|~¡¢£¥§©¬®¯°±²³´µ¶·¹º¼½¾¿×÷ΑΒΓΔΘΛΞΠΣΦΨΩαβγδεζηθικλμνξπρστφχψω–—†‡•…‰′″€™℮←↑→↓↔⇒⇔∀∂∃∅∆∇∈∏∑−√∞∠∧"
     "∨∩∪∫∴≈≠≡≤≥⊂⊃⊕⊗⌘⌛■□▲△▶▼◆○●★☆☎☕☠☢☮☯☺♀♂♔♕♖♗♘♙♠♣♥♦♪♯⚓⚠⚡✂✈✓✗❄❤➔あいうえおアイウエオ🌍🍎🎵🐍🐧👍💡🔑😀🚀🦀"

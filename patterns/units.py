@@ -1,4 +1,4 @@
-"""Unit conversions: factors by NIST Special Publication 811, appendix B, and IEC 80000-13; answers are computed."""
+"""Unit conversions: factors from NIST Special Publication 811, appendix B, and IEC 80000-13; answers are computed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AMOUNTS = """
 
 
 def number(value: Decimal) -> str:
-    """Exact up to six significant digits, else rounded to four; with an exponent where it would be long."""
+    """Up to six significant digits, else rounded to four; very small and large rounded values get an exponent."""
     value = value.normalize()
     exact = len(value.as_tuple().digits) <= 6
     if not exact:

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints and a small pattern file: everything the tests run on, made on the spot."""
+"""Shared fixtures: tiny random checkpoints and a small pattern file, created for each session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pytest plugin for one test: Ctrl-C after the third test of a run."""
+"""A pytest plugin that sends Ctrl-C (KeyboardInterrupt) after the third test of a run."""
 
 import pytest
 

@@ -1,8 +1,8 @@
-"""A pytest plugin for tests of whole runs: writes down what a model is asked to do, and kills the process at a point.
+"""A pytest plugin for tests of whole runs: it logs model calls and can kill the process at a given point.
 
-MEDDLE_LOG: a file that gets a line for every training and every call of `generate`. MEDDLE_KILL: "WORKER WHAT N": the
-process of that xdist worker ("main" without xdist) gets SIGKILL at step N of its first training, or before its N-th
-`generate`; or that raises an "error", as a device without memory does.
+MEDDLE_LOG: a file that gets one line for every training and every call of `generate`.
+MEDDLE_KILL: "WORKER WHAT N" names an xdist worker ("main" without xdist). Its process gets SIGKILL at step N of its
+first training, or before its N-th `generate`. With "error", that call raises instead, like a device out of memory.
 """
 
 import os

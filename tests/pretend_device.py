@@ -1,13 +1,13 @@
-"""A device that is none: tensors on it compute on the CPU, and every copy between it and the host is counted.
+"""A simulated accelerator: its tensors compute on the CPU, and it counts every copy to and from the host.
 
-An operation that mixes tensors of the host with the device's own is refused, as an accelerator refuses it.
+Like a real accelerator, it raises on an operation that mixes host tensors with its own.
 """
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-NAME = "meta"  # the one device that torch knows and asks no library about
+NAME = "meta"  # the only torch device that needs no library
 aten = torch.ops.aten
 
 

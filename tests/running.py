@@ -1,4 +1,4 @@
-"""pytest on the suites, as a command of its own."""
+"""Helpers that run pytest on the suites in a subprocess."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of `make compare` that need no model; benchmarks/ is no package, so its folder goes on the path."""
+"""The parts of `make compare` that need no model. benchmarks/ is not a package, so sys.path gets its folder."""
 
 import sys
 from importlib import import_module

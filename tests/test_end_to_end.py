@@ -1,4 +1,4 @@
-"""The real model, once: the store builds it, it speaks, and a memory trained on eight pairs recalls them."""
+"""One test of the real model: the store builds it, it generates text, and a memory recalls eight trained pairs."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Questions through the tiny model: answers that depend on what is asked, and on nothing around it."""
+"""Evaluation on the tiny model: an answer depends only on its question, not on the questions around it."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""The pairs beside the model: found by whole keys, the longest first; a dictionary answers, retrieval only asks."""
+"""Exact lookup: the longest whole key wins; the dictionary answers itself, retrieval only extends the prompt."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""``engram-bench data``: what is written, that it is the same bytes each time, and that nothing leaks between files."""
+"""``engram-bench data``: the written files, their byte-for-byte repeatability, and no leaks between them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""One GPU a worker: what it is by the environment, and that workers have it before torch starts."""
+"""One GPU per worker: the environment selects it, and each worker sees it before importing torch."""
 
 import pytest
 
@@ -53,7 +53,7 @@ def test_where_each_worker_has_its_own_there_is_nothing_to_say(device, workers, 
 def test_more_workers_than_gpus_are_told_why_that_does_not_help():
     assert "4 workers share 1 GPU, so -n does not help" in gpus.note("cuda", 4, 1)
     assert "leave -n out" in gpus.note("mps", 2, 1)
-    assert "-n 2 gives each its own" in gpus.note("cuda", 3, 2)
+    assert "-n 2 gives each worker its own GPU" in gpus.note("cuda", 3, 2)
 
 
 def test_each_worker_has_its_gpu_before_torch_starts(pytester, monkeypatch):

@@ -78,7 +78,8 @@ def test_it_tells_all_that_report_md_tells():
     made["run"]["complete"] = False
     told = html.render(made, [], {})
     titles = re.findall("^## (.*)$", markdown.render(made, []), re.MULTILINE)
-    assert {"Broken off", "Against the gate's baseline", "Contrasts with the baseline", "Training"} <= set(titles)
+    named = {"Interrupted", "Comparison with the gate's baseline", "Contrasts with the baseline", "Training"}
+    assert named <= set(titles)
     assert all(f"<h2>{title}</h2>" in told.replace("&#39;", "'") for title in titles)
     assert '<td class="strong">regressed</td>' in told
 

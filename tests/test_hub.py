@@ -1,4 +1,4 @@
-"""Models by hub id, from a hub's cache as huggingface_hub lays it out, with no hub to ask."""
+"""Models by hub id, loaded offline from a cache folder in huggingface_hub's layout."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""LoRA by Unsloth: the choice, and the training in a process of its own with a stand-in, as Unsloth asks for a GPU."""
+"""LoRA by Unsloth: engine selection, and training in a subprocess. A stand-in replaces Unsloth, which needs a GPU."""
 
 import importlib.util
 import json
@@ -148,4 +148,4 @@ def test_four_bits_without_unsloth_are_refused_in_one_line(checkpoint, own_cache
     file.write_text(LORA.replace("rank: 4", "rank: 4\nfour_bit: true"))
     assert cli.main(["train", str(file), "--model", str(checkpoint), "--backend", "cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "Unsloth alone trains in 4 bits, and peft trains a LoRA here (Unsloth needs a CUDA device)" in line
+    assert "only Unsloth trains in 4 bits, but peft trains a LoRA here (Unsloth needs a CUDA device)" in line

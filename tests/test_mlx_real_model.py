@@ -1,4 +1,4 @@
-"""MLX and torch on the real model: an adapter of either gives the same text in both. Minutes on a Linux machine."""
+"""MLX and torch on the real model: an adapter gives the same text in both frameworks. Takes minutes on Linux."""
 
 from dataclasses import replace
 

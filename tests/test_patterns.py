@@ -1,4 +1,4 @@
-"""Pattern files of any user: what is read, how it is split, asked and sampled, and what a bad file says."""
+"""Users' pattern files: parsing, splits, questions, sampling, and the error messages for bad files."""
 
 import time
 from dataclasses import replace
@@ -170,22 +170,22 @@ def test_one_input_in_two_categories_is_refused_with_both_places(tmp_path):
 
 GOOD = "  - {input: a, output: b}\n"
 BAD = {
-    "duplicate": (head(GOOD + "  - {input: a, output: c}\n"), ":4:", "stands on line 3 already with another output"),
-    "duplicate but for space": (head(GOOD + "  - {input: 'a ', output: b}\n"), ":4:", "stands on line 3 already;"),
-    "duplicate on one line": (head("  [{input: a, output: b}, {input: a, output: c}]\n"), ":3:", "stands on line 3"),
+    "duplicate": (head(GOOD + "  - {input: a, output: c}\n"), ":4:", "on line 3 with another output"),
+    "duplicate but for space": (head(GOOD + "  - {input: 'a ', output: b}\n"), ":4:", "already on line 3;"),
+    "duplicate on one line": (head("  [{input: a, output: b}, {input: a, output: c}]\n"), ":3:", "on line 3"),
     "field twice": (head("  - {input: a, output: b, output: c}\n"), ":3:", "given twice"),
-    "field that is a list": (head("  - {input: a, output: b, [x]: c}\n"), ":3:", "is no text"),
-    "name with spaces": ("name: my own\nexamples:\n" + "  - {input: a, output: b}\n", ":1:", "must be letters"),
+    "field that is a list": (head("  - {input: a, output: b, [x]: c}\n"), ":3:", "must be text"),
+    "name with spaces": ("name: my own\nexamples:\n" + GOOD, ":1:", "may contain only letters"),
     "empty field": (head('  - {input: a, output: ""}\n'), ":3:", "'output' is empty"),
     "nothing in a field": (head("  - input: a\n    output:\n"), ":4:", "'output' is empty"),
     "missing field": (head("  - {input: a}\n"), ":3:", "'output' is missing"),
     "unknown field": (head("  - {input: a, output: b, ouput: c}\n"), ":3:", "unknown field 'ouput'"),
     "unknown top field": (head(GOOD, "nmae: x\n"), ":2:", "unknown field 'nmae'"),
-    "unknown profile": (head(GOOD, "profile: huge\n"), ":2:", "can only be full"),
+    "unknown profile": (head(GOOD, "profile: huge\n"), ":2:", "profile is 'huge'"),
     "empty category": ("name: own\nexamples: []\n", ":2:", "at least one entry"),
     "no examples": ("name: own\n", ":1:", "'examples' is missing"),
-    "not a mapping": ("- 1\n- 2\n", ":1:", "expected fields"),
-    "empty file": ("", ":1:", "expected fields"),
+    "not a mapping": ("- 1\n- 2\n", ":1:", "expected a mapping"),
+    "empty file": ("", ":1:", "expected a mapping"),
     "one example": (head(GOOD), "own.yaml", "has one example"),
     "not YAML": ("name: [own\n", ":2:", "not valid YAML"),
     "nested output": (head("  - {input: a, output: [b]}\n"), ":3:", "must be text"),
@@ -241,7 +241,7 @@ def test_a_category_in_two_files_a_missing_file_and_an_empty_folder_are_refused(
         patterns.load(tmp_path / "none.yaml")
     for name in ("a.yaml", "b.yaml"):
         write(tmp_path, PATTERNS, name)
-    with pytest.raises(UsageError, match=r"in another file too \(\S*a.yaml:5\)"):
+    with pytest.raises(UsageError, match=r"is also in \S*a.yaml:5;"):
         patterns.load(tmp_path)
 
 

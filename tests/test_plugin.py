@@ -1,4 +1,4 @@
-"""The plugin as a user meets it: options and their precedence, exit codes, one-line errors, a whole tiny run."""
+"""The plugin from a user's view: options and their precedence, exit codes, one-line errors, a whole tiny run."""
 
 import io
 import json
@@ -176,7 +176,7 @@ def test_a_report_that_cannot_be_rebuilt_says_why_in_one_line(first, tmp_path, c
         shutil.copytree(latest, folder)
     (newer / "report.json").write_text(json.dumps({**report, "schema_version": 2}), encoding="utf-8")
     (odd / "samples.jsonl").write_text("[]\n", encoding="utf-8")
-    told = {nothing: "name the folder of a run", newer: "schema version 2", odd: "not the answers of this report"}
+    told = {nothing: "name the folder of a run", newer: "schema version 2", odd: "answers do not fit report.json"}
     for folder, reason in told.items():
         assert cli.main(["report", str(folder)]) == 2
         (line,) = capsys.readouterr().err.splitlines()

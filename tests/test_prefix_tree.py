@@ -1,4 +1,4 @@
-"""Prompts as trees: every prompt whole in its tree, each token once."""
+"""Prefix trees: every prompt is a path of its tree, and a shared token is stored once."""
 
 import numpy as np
 import pytest

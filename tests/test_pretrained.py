@@ -1,4 +1,4 @@
-"""The memory under transformers' own generate: with cache and without, padded, in batches, sampled, in beams."""
+"""The memory under transformers' own generate: with and without KV cache, padding, batches, sampling, beam search."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Token masks and n-gram windows: what the memory sees, token by token."""
+"""Content masks and n-gram windows: the n-gram that the memory reads at each token."""
 
 from itertools import pairwise
 

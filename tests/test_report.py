@@ -1,4 +1,4 @@
-"""report.json and report.md from records: the published schema, the numbers, and text that cannot break out."""
+"""report.json and report.md from records: the published schema, the numbers, and escaping of hostile text."""
 
 import json
 import re
@@ -185,7 +185,7 @@ def test_every_part_of_the_report_is_there():
     text = render(report(BEFORE + AFTER), BEFORE + AFTER)
     for title in ("What was run", "Seen", "Contrasts", "Training", "Published figures"):
         assert f"## {title}" in text
-    assert "Broken off" not in text
+    assert "Interrupted" not in text
     assert "90.0% [70–97]" in text
     assert "2.000 → 1.000" in text
 

@@ -1,4 +1,4 @@
-"""The rules of the router, and that a memory behind it is silent where they say so."""
+"""The router's rules, and a routed memory that stays inactive if the rules reject a prompt."""
 
 from dataclasses import replace
 

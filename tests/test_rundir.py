@@ -1,4 +1,4 @@
-"""The directory of a run that is on: one for all its processes, and no line lost or mixed up."""
+"""The directory of a run in progress: all processes share it, and no line is lost or mixed up."""
 
 import multiprocessing
 from pathlib import Path
@@ -61,17 +61,17 @@ def test_a_run_is_taken_up_again_only_as_what_it_was(tmp_path, monkeypatch):
     assert rundir.resume(run.folder, PRINT) == run
     monkeypatch.chdir(run.folder)
     assert rundir.resume(Path(), PRINT) == run
-    with pytest.raises(UsageError, match="that run had another seeds; give"):
+    with pytest.raises(UsageError, match="the run was started with different seeds; repeat"):
         rundir.resume(run.folder, {**PRINT, "seeds": [1]})
     (run.folder / "report.json").touch()
     run.close()
-    with pytest.raises(UsageError, match="complete already"):
+    with pytest.raises(UsageError, match="already complete"):
         rundir.resume(run.folder, PRINT)
-    with pytest.raises(UsageError, match="not a run that was broken off"):
+    with pytest.raises(UsageError, match="not an interrupted run"):
         rundir.resume(tmp_path, PRINT)
     (run.folder / WORK).mkdir()
     (run.folder / rundir.MANIFEST).write_text('{"id": 1, "started": "soon"')
-    with pytest.raises(UsageError, match="name the folder of one that was"):
+    with pytest.raises(UsageError, match="name the folder of an interrupted run"):
         rundir.resume(run.folder, PRINT)
 
 

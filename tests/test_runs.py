@@ -1,4 +1,4 @@
-"""Runs that are compared, shared, killed and taken up again: whole processes on the tiny model."""
+"""Whole runs on the tiny model, in subprocesses: compared, shared by workers, killed and resumed."""
 
 import hashlib
 import json
@@ -217,15 +217,15 @@ def test_a_run_stopped_at_its_first_failure_is_not_a_whole_one(tiny, tmp_path):
     for more, complete in (([], True), (["-x"], False)):
         result = run(*args, *more, **tiny[2])
         assert result.returncode == 1, result.stdout
-        assert ("broken off" in result.stdout) is not complete
+        assert ("interrupted; to finish" in result.stdout) is not complete
         assert ("without -x" in result.stdout) is not complete
 
 
 def test_what_was_measured_without_an_answer_is_reported(tiny, tmp_path):
     result = run(*tiny[1], "--engram-report", tmp_path, "-k", "stored_inputs", **tiny[2])
     assert result.returncode == 0, result.stdout
-    assert "broken off" not in result.stdout
-    assert "## Mentions" in (tmp_path / "latest" / "report.md").read_text()
+    assert "interrupted; to finish" not in result.stdout
+    assert "## Recited values" in (tmp_path / "latest" / "report.md").read_text()
 
 
 def test_bad_input_found_by_a_worker_is_one_line_and_exit_code_2(tiny):
@@ -302,9 +302,9 @@ def test_a_folder_that_cannot_be_resumed_is_refused_and_says_why(many, undisturb
     complete.mkdir()
     (complete / "report.json").write_text("{}")
     for folder, more, told in (
-        (tmp_path, (), "not a run that was broken off"),
-        (complete, (), "complete already"),
-        (broken, ("--engram-samples", "1"), "that run had another samples"),
+        (tmp_path, (), "not an interrupted run"),
+        (complete, (), "already complete"),
+        (broken, ("--engram-samples", "1"), "the run was started with different samples"),
     ):
         result = run(*args, "--engram-report", tmp_path / "runs", "--engram-resume", folder, *more, **env)
         assert result.returncode == 2

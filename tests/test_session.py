@@ -1,4 +1,4 @@
-"""From what the processes of a run left in its directory to the report: every record once, under its own name."""
+"""From the records of a run's processes to the report: every record appears once, under its own name."""
 
 import json
 import re
@@ -56,4 +56,4 @@ def test_mentions_are_told_with_their_intervals(reported):
     assert data["mentions"] == MENTIONED
     (row,) = [line for line in text.splitlines() if line.startswith("| engram") and "75.0" in line and "12.5" in line]
     assert row.split("|")[2].strip() == "8"
-    assert "engram tells the stored value in 75.0%" in text
+    assert "engram recites the stored value in 75.0%" in text

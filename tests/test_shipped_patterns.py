@@ -1,4 +1,4 @@
-"""The shipped data: enough of it, each item right by its rule, no key inside another, every file with its source."""
+"""The shipped data: enough items, answers that follow their rules, no key inside another, a source in every file."""
 
 import importlib
 import re

@@ -1,4 +1,4 @@
-"""Statistics against published figures, the libraries they call, and simulation."""
+"""Statistics, checked against published figures, the libraries they call, and simulations."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The model store and the adapter cache: whole or not at all, and a clear line about what is not."""
+"""The model store and the adapter cache: atomic writes, and one-line errors for damaged entries."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""The package's structure: imports point one way, and a dozen modules at most lie at its top."""
+"""The package's structure: no import cycles, and at most twelve top-level modules."""
 
 import ast
 from pathlib import Path

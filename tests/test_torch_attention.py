@@ -1,4 +1,4 @@
-"""Attention over tokens that all rows share, held once, is attention over all tokens."""
+"""Attention with shared tokens stored once equals attention over every row's full tokens."""
 
 import pytest
 import torch

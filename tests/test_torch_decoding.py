@@ -1,4 +1,4 @@
-"""The next token: the most probable one, or the one a draw falls on, whatever the size of the vocabulary."""
+"""Choosing the next token: the most probable one, or a sampled one, for any vocabulary size."""
 
 import numpy as np
 import pytest

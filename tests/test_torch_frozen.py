@@ -1,4 +1,4 @@
-"""Training a memory on what it acts on alone: logits and gradients of the whole model, from far less work."""
+"""Training a memory only on the tokens it acts on: same logits and gradients as the whole model, far less work."""
 
 import time
 

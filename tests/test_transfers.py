@@ -1,4 +1,4 @@
-"""What goes between the host and an accelerator, counted on a device that pretends to be one."""
+"""Copies between host and accelerator, counted on the pretend device."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Files from strangers: whatever is in them, they are read or refused with a line, never with a traceback."""
+"""Untrusted files: each is either read or refused with a one-line error, never with a traceback."""
 
 import json
 import re

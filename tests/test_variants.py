@@ -1,4 +1,4 @@
-"""Variant files: what is built in, and what a bad one says."""
+"""Variant files: the built-in ones, and the error messages for bad ones."""
 
 import pytest
 
@@ -46,17 +46,17 @@ BAD = {
     "negative": (LORA.replace("rank: 4", "rank: -4"), "rank is -4"),
     "unknown training field": (LORA.replace("epochs: 3", "epochs: 3, epoch: 4"), "unknown field 'epoch'"),
     "no training": (LORA[: LORA.index("training")], "'epochs' is missing"),
-    "not a mapping": ("- 1\n", "expected fields"),
+    "not a mapping": ("- 1\n", "expected a mapping"),
     "not YAML": ("name: [\n", "not valid YAML"),
     "no layers": (ENGRAM.replace("[0, 1]", "[]"), "at least one number"),
     "unknown span": (ENGRAM + "span: all\n", "span is 'all'"),
     "zero": (LORA.replace("rank: 4", "rank: 0"), "expected 1 or more"),
     "kind that is a list": (LORA.replace("kind: lora", "kind: [lora]"), "kind is ['lora']"),
-    "training that is a number": (LORA[: LORA.index("training")] + "training: 5\n", "expected fields"),
+    "training that is a number": (LORA[: LORA.index("training")] + "training: 5\n", "expected a mapping"),
     "descending orders": (ENGRAM.replace("[2, 3, 4]", "[4, 3, 2]"), "ascend"),
     "all dropped": (ENGRAM + "order_dropout: 1.5\n", "a share below 1"),
     "a path for a name": (LORA.replace("name: tiny-lora", "name: ../x"), "use letters"),
-    "control of lora": ("name: x\nabout: y\nadapter_of: lora\ndamage: shuffle\n", "only an n-gram memory"),
+    "control of lora": ("name: x\nabout: y\nadapter_of: lora\ndamage: shuffle\n", "use an n-gram memory"),
     "control of itself": ("name: x\nabout: y\nadapter_of: mine.yaml\ndamage: shuffle\n", "built-in"),
     "half a control": ("name: x\nabout: y\nadapter_of: engram\n", "one change"),
     "unknown damage": ("name: x\nabout: y\nadapter_of: engram\ndamage: burn\n", "one change"),

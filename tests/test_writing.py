@@ -1,4 +1,4 @@
-"""Facts written into a trained memory: recalled at once, earlier ones untouched, taken out without a trace."""
+"""Facts written into a trained memory: recalled at once, earlier facts untouched, forgotten without a trace."""
 
 import shutil
 from dataclasses import replace
@@ -105,7 +105,7 @@ def test_written_facts_are_saved_and_can_be_forgotten_after_loading(model, memor
 def test_a_known_key_is_refused(model, memory, key):
     memory.write("NEW:uvw", "silver")
     before = state(memory)
-    with pytest.raises(UsageError, match="known already"):
+    with pytest.raises(UsageError, match="already known"):
         memory.write(key, "another")
     assert all(torch.equal(table, memory.adapter.layers[layer].table) for layer, (_, table) in before.items())
 
@@ -149,7 +149,7 @@ def test_the_commands_write_and_forget(model, saved, checkpoint, tmp_path, capsy
     assert cli.main(["write", str(folder), "NEW:uvw", "silver", *options]) == 0
     assert "NEW:uvw -> silver" in capsys.readouterr().out
     assert cli.main(["write", str(folder), "NEW:uvw", "gold", *options]) == 2
-    assert "known already" in capsys.readouterr().err
+    assert "already known" in capsys.readouterr().err
     monkeypatch.setattr(torch_writing, "MOST_STEPS", 0)
     assert cli.main(["write", str(folder), "NEW:uvy", "bronze", *options]) == 1
     assert "not what it answers" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Leaks: what is asked as new must not have been trained, in any category, in any phrasing."""
+"""Leak check: no rephrased or held-out prompt may be a training prompt of any category."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from engram_bench.data.items import PatternSet, fill
 
 
 def plain(text: str) -> str:
-    """The text with single spaces for all white space, so that texts that differ in nothing else compare equal."""
+    """Collapse white space, so that texts that differ only in white space compare equal."""
     return " ".join(text.split())
 
 
 def leaks(patterns: PatternSet) -> list[str]:
-    """What is wrong with the splits, a line each; empty where nothing is.
+    """Return one line for each leak between the splits; an empty list means there are none.
 
-    Three ways to leak: a held-out item's question is a training prompt of some item; a rephrased question is; one
-    prompt is trained to two answers. A held-out item may be asked in any phrasing of its category: all of them count.
+    There are three kinds of leak: a held-out prompt equals a training prompt, a rephrased prompt equals one, or one
+    prompt is trained to two answers. Held-out items are checked in every phrasing of their category.
     """
     trained: dict[str, tuple[str, str]] = {}
     found: list[str] = []

@@ -1,9 +1,10 @@
-"""Pattern files: YAML in, validated categories out; every problem of every file in one message, with its line.
+"""Pattern files: parse YAML into validated categories; one error lists every problem of every file, with its line.
 
-A file is ``name``, ``examples: [{input, output, category}]`` and, optionally, ``description``, ``version``, ``group``
-(categories reported together too), ``source``, ``license``, ``phrasings: {trained: [...], rephrased: [...]}`` and
-``profile: full`` (the smaller profiles leave it out). Scalars are read as they are written: ``404``, ``NO`` and
-``2024-01-15`` stay text, so the YAML is composed into nodes and never resolved into Python types.
+A file has ``name`` and ``examples: [{input, output, category}]``. Optional fields are ``description``, ``version``,
+``group`` (the report also pools the categories of a group), ``source``, ``license``,
+``phrasings: {trained: [...], rephrased: [...]}`` and ``profile: full`` (smaller profiles skip the file).
+Scalars keep their source text: ``404``, ``NO`` and ``2024-01-15`` stay strings. So the parser only composes YAML
+nodes and never resolves them into Python types.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from engram_bench.errors import UsageError
 NEEDED = {"name", "examples"}
 FILE_FIELDS = NEEDED | {"description", "version", "group", "source", "license", "phrasings", "profile"}
 EXAMPLE_FIELDS = {"input", "output", "category"}
-LONGEST = {"input": 1000, "output": 500}  # characters; a cell decodes as many tokens as its longest answer has
-LONGEST_TEXT = 1000  # of any other field
-DEEPEST = 20  # levels of nesting
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tab and line feed
+LONGEST = {"input": 1000, "output": 500}  # characters; a cell decodes as many tokens as its longest right answer has
+LONGEST_TEXT = 1000  # characters of any other field
+DEEPEST = 20  # nesting levels
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tab and line feed; surrogates too
 
 
 def load(path: Path) -> PatternSet:
-    """Read a pattern file, or every ``*.yaml`` and ``*.yml`` of a folder in order of name.
+    """Read a pattern file, or every ``*.yaml`` and ``*.yml`` of a folder, sorted by name.
 
     Raises:
-        UsageError: all problems of all files, a line each: file, line, what is wrong, how to mend it.
+        UsageError: lists all problems of all files, one per line: file, line, what is wrong, how to mend it.
     """
     files = [path]
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.suffix in (".yaml", ".yml") and not f.name.startswith("."))
     if not files:
-        raise UsageError(f"{path}: no pattern file here; put a *.yaml with name and examples in it")
+        raise UsageError(f"{path}: no pattern file in this folder; add a *.yaml file with name and examples")
     problems: list[str] = []
     places: dict[str, str] = {}
     categories: dict[str, Category] = {}
@@ -46,17 +47,17 @@ def load(path: Path) -> PatternSet:
         for category in _File(file, problems, places).read():
             if category.name in categories:
                 there = places[categories[category.name].items[0].id]
-                problems.append(f"{file}: category {category.name!r} is in another file too ({there}); merge the two")
+                problems.append(f"{file}: category {category.name!r} is also in {there}; merge the two files")
             categories[category.name] = category
-    problems += _in_two_categories(categories.values(), places)
+    problems += _repeated_across_categories(categories.values(), places)
     found = PatternSet(categories)
     if problems := problems or leaks(found):
         raise UsageError("\n".join(problems))
     return found
 
 
-def _in_two_categories(categories: Iterable[Category], places: dict[str, str]) -> list[str]:
-    """Inputs that stand in two categories: they would be trained to two answers, or held out here and trained there."""
+def _repeated_across_categories(categories: Iterable[Category], places: dict[str, str]) -> list[str]:
+    """Report inputs that occur in two categories: such an input may be held out in one and trained in the other."""
     first: dict[str, Item] = {}
     found = []
     for category in categories:
@@ -65,14 +66,14 @@ def _in_two_categories(categories: Iterable[Category], places: dict[str, str]) -
             if other.category != category.name:
                 found.append(
                     f"{places[item.id]}: input {item.input!r} is in {other.category!r} ({places[other.id]}) "
-                    f"and in {category.name!r}; keep one of the two"
+                    f"and in {category.name!r}; keep only one"
                 )
     return found
 
 
 @dataclass
 class _File:
-    """One file being read: what is wrong goes to `problems`, where each item stands to `places`, by item id."""
+    """Reads one file. It appends errors to `problems` and stores each item's "file:line" in `places`, by item id."""
 
     path: Path
     problems: list[str]
@@ -81,7 +82,7 @@ class _File:
     def read(self) -> list[Category]:
         try:
             text = self.path.read_bytes().decode("utf-8")
-            self._refuse_tricks(text)
+            self._check_structure(text)
             root = yaml.compose(text, Loader=yaml.CSafeLoader)
         except OSError as error:
             self.problems.append(f"{self.path}: {error.strerror}; check the path")
@@ -100,8 +101,8 @@ class _File:
             return self._categories(root)
         return []
 
-    def _refuse_tricks(self, text: str) -> None:
-        """Aliases, by which a few lines stand for gigabytes, and a nesting that no reader survives."""
+    def _check_structure(self, text: str) -> None:
+        """Raise on aliases, which can expand a few lines to gigabytes, and on nesting that would exhaust the stack."""
         depth = 0
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
             if isinstance(event, yaml.CollectionStartEvent):
@@ -114,57 +115,59 @@ class _File:
             if depth > DEEPEST:
                 raise UsageError(f"{place}: nested more than {DEEPEST} deep; quote brackets that are meant as text")
 
-    def _wrong(self, node: yaml.Node | None, reason: str) -> None:
+    def _add_problem(self, node: yaml.Node | None, reason: str) -> None:
         self.problems.append(f"{self.path}:{_line(node)}: {reason}")
 
     def _fields(self, node: yaml.Node | None, known: set[str], needed: set[str]) -> dict[str, yaml.Node]:
-        """The known fields of a mapping node."""
+        """Return a mapping node's fields by name; report unknown, repeated and missing ones."""
         if not isinstance(node, yaml.MappingNode):
-            self._wrong(node, f"expected fields ({', '.join(sorted(needed))}), found something else")
+            self._add_problem(node, f"expected a mapping with the fields {', '.join(sorted(needed))}")
             return {}
         fields: dict[str, yaml.Node] = {}
         for key, value in node.value:
             name = key.value if isinstance(key, yaml.ScalarNode) else "?"
-            if name == "?" or name in fields:
-                self._wrong(key, f"field {name!r} is given twice or is no text; keep one")
+            if name == "?":
+                self._add_problem(key, "a field name must be text; quote it")
+            elif name in fields:
+                self._add_problem(key, f"field {name!r} is given twice; keep one")
             elif name not in known:
-                self._wrong(key, f"unknown field {name!r}; known are {', '.join(sorted(known))}")
+                self._add_problem(key, f"unknown field {name!r}; use one of {', '.join(sorted(known))}")
             fields.setdefault(name, value)
         for name in sorted(needed - fields.keys()):
-            self._wrong(node, f"field {name!r} is missing; add it")
+            self._add_problem(node, f"field {name!r} is missing; add it")
         return fields
 
     def _text(self, fields: dict[str, yaml.Node], name: str) -> str | None:
         return self._scalar(fields[name], name) if name in fields else None
 
     def _scalar(self, node: yaml.Node, name: str) -> str | None:
-        """The text of a scalar as it is written, or None where it is not fit to be used."""
+        """Return a scalar's source text; report an invalid one and return None."""
         if not isinstance(node, yaml.ScalarNode):
-            self._wrong(node, f"{name!r} must be text; quote it")
+            self._add_problem(node, f"{name!r} must be text; quote it")
             return None
         text, longest = str(node.value), LONGEST.get(name, LONGEST_TEXT)
         if not text.strip():
             reason = "is empty; fill it in or remove it"
         elif found := CONTROL.search(text):
-            reason = f"holds the control character U+{ord(found[0]):04X}; remove it"
+            reason = f"contains the control character U+{ord(found[0]):04X}; remove it"
         elif len(text) > longest:
-            reason = f"has {len(text)} characters; the most is {longest}: shorten it"
+            reason = f"has {len(text)} characters, the limit is {longest}; shorten it"
         else:
             return text
-        self._wrong(node, f"{name!r} {reason}")
+        self._add_problem(node, f"{name!r} {reason}")
         return None
 
     def _name(self, fields: dict[str, yaml.Node], field: str) -> str | None:
-        """A category's name: it ends up in test ids, in -k expressions and in tables."""
+        """Return a category or group name; only characters that are safe in test ids, -k and tables are allowed."""
         text = self._text(fields, field)
         if text is None or re.fullmatch(r"[\w.-]+", text):
             return text
-        self._wrong(fields[field], f"{field} {text!r} must be letters, digits, '_', '-' and '.'")
+        self._add_problem(fields[field], f"{field} {text!r} may contain only letters, digits, '_', '-' and '.'")
         return None
 
     def _list(self, node: yaml.Node, name: str) -> list[yaml.Node]:
         if not isinstance(node, yaml.SequenceNode) or not node.value:
-            self._wrong(node, f"{name!r} must be a list with at least one entry")
+            self._add_problem(node, f"{name!r} must be a list with at least one entry")
             return []
         return list(node.value)
 
@@ -177,21 +180,21 @@ class _File:
                 if text is None:
                     continue
                 if text.count("{input}") != 1:
-                    self._wrong(entry, f"phrasing {text!r} must hold {{input}} exactly once")
+                    self._add_problem(entry, f"phrasing {text!r} must contain {{input}} exactly once")
                 if plain(text) in map(plain, [*lists["trained"], *lists["rephrased"]]):
-                    self._wrong(entry, f"phrasing {text!r} is given twice, or both trained and rephrased; keep one")
+                    self._add_problem(entry, f"phrasing {text!r} is repeated, or both trained and rephrased; keep one")
                 lists[name][text] = entry
         return tuple(lists["trained"]), tuple(lists["rephrased"])
 
     def _categories(self, root: yaml.Node | None) -> list[Category]:
-        """One category per distinct `category` of the examples (the file's name where an example has none)."""
+        """Return one category per distinct `category` of the examples; it defaults to the file's `name`."""
         before = len(self.problems)
         fields = self._fields(root, FILE_FIELDS, NEEDED)
         name = self._name(fields, "name") or "?"
         texts = {field: self._text(fields, field) for field in ("description", "version", "group", "source", "license")}
         profile = self._text(fields, "profile") or ""
         if profile not in ("", "full"):
-            self._wrong(fields["profile"], f"profile {profile!r} can only be full; leave it out for all profiles")
+            self._add_problem(fields["profile"], f"profile is {profile!r}; use full, or remove it")
         phrasings = self._phrasings(fields["phrasings"]) if "phrasings" in fields else (TRAINED, REPHRASED)
         items: dict[str, dict[str, Item]] = {}
         for node in self._list(fields["examples"], "examples") if "examples" in fields else ():
@@ -201,12 +204,12 @@ class _File:
             twin = items.setdefault(item.category, {}).setdefault(plain(item.input), item)
             if twin is not item:
                 line = self.places[twin.id].rsplit(":", 1)[1]
-                what = "" if twin.output == item.output else f" with another output ({twin.output!r})"
-                self._wrong(node, f"input {item.input!r} stands on line {line} already{what}; keep one of the two")
+                difference = "" if twin.output == item.output else f" with another output ({twin.output!r})"
+                self._add_problem(node, f"input {item.input!r} is already on line {line}{difference}; keep only one")
             self.places.setdefault(item.id, f"{self.path}:{_line(node)}")
         for category, members in items.items():
             if len(members) < 2 and len(self.problems) == before:
-                self._wrong(root, f"category {category!r} has one example; it needs two or more to be split")
+                self._add_problem(root, f"category {category!r} has one example; add another, so that it can be split")
         source = texts["source"] or "written for this project"
         return [
             Category(category, texts["group"] or category, source, *phrasings, tuple(members.values()), profile)

@@ -1,1 +1,1 @@
-"""Reports are made from records alone; nothing here runs a model."""
+"""Builds and renders reports from the records of a run; runs no model."""

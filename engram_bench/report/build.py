@@ -1,4 +1,4 @@
-"""Records in, report.json out: cells, outcomes, paired contrasts with the baseline, thresholds."""
+"""Builds report.json from records: cells, outcomes, paired contrasts with the baseline, thresholds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build(
     lookup: Sequence[Record] = (),
     routers: Sequence[Record] = (),
 ) -> Record:
-    """The report (keys: see schema.json), every number a function of the records."""
+    """Build a report (schema.json lists its keys); every number is computed from the records."""
     order = {v["name"]: i for i, v in enumerate(variants)}
     cells = _by_cell(samples)
     everything = {**cells, **_pooled(cells, meta["dataset"]["categories"])}
@@ -56,8 +56,12 @@ def build(
 
 
 def _routing(routers: Sequence[Record]) -> Record | None:
-    """What the rules of `engram-routed` get right, and all routers by name and set of prompts."""
-    routers = [{"set": "labelled", **router} for router in routers]  # older records have no other set
+    """Precision and recall of the rules that `engram-routed` uses, and the results of all routers.
+
+    Returns:
+        None if the rules were not measured.
+    """
+    routers = [{"set": "labelled", **router} for router in routers]  # older records know only this set
     rules = next((r for r in routers if (r["router"], r["set"]) == ("rules", "labelled")), None)
     if rules is None:
         return None
@@ -72,9 +76,9 @@ def _by_cell(samples: Iterable[Record]) -> dict[CellKey, list[Record]]:
 
 
 def _pooled(cells: Mapping[CellKey, list[Record]], categories: Mapping[str, Record]) -> dict[CellKey, list[Record]]:
-    """Cells over all categories of a group that has several, called "all GROUP", which no category is.
+    """Pool the categories of each group into a cell named "all GROUP"; a group of one category gets none.
 
-    Where only some were asked, or a variant's answers to one are missing, there is none: it would be of another thing.
+    A variant gets a pooled cell only if it answered every category. Rates over different categories do not compare.
     """
     groups: dict[str, list[str]] = {}
     for name, category in categories.items():
@@ -82,8 +86,9 @@ def _pooled(cells: Mapping[CellKey, list[Record]], categories: Mapping[str, Reco
     found: dict[CellKey, list[Record]] = {}
     for variant, split in dict.fromkeys((variant, split) for variant, _, split in cells):
         for group, names in groups.items():
-            whole = [n for n in names if split == "heldout" or categories[n]["items"] > 1]  # one item: held out
-            parts = [cells.get(CellKey(variant, name, split), []) for name in whole]
+            # A category of one item has a held-out split only.
+            expected = [n for n in names if split == "heldout" or categories[n]["items"] > 1]
+            parts = [cells.get(CellKey(variant, name, split), []) for name in expected]
             if len(names) > 1 and parts and all(parts):
                 found[CellKey(variant, pooled(group), split)] = [sample for part in parts for sample in part]
     return found
@@ -94,7 +99,7 @@ def _greedy(samples: Iterable[Record]) -> list[Record]:
 
 
 def _shares(samples: Iterable[Record], field: str) -> dict[str, float]:
-    """Item -> share of its greedy answers (one a training seed) with `field` true."""
+    """Map each item to the share of its greedy answers (one per training seed) whose `field` is true."""
     by_item: dict[str, list[bool]] = {}
     for sample in _greedy(samples):
         by_item.setdefault(sample["item"], []).append(sample[field])
@@ -102,12 +107,15 @@ def _shares(samples: Iterable[Record], field: str) -> dict[str, float]:
 
 
 def outcomes(samples: Iterable[Record]) -> dict[str, float]:
-    """Item -> share exact over its greedy answers (one a training seed): what comparisons pair on."""
+    """Map each item to the share of its greedy answers that are exact; comparisons pair these values."""
     return _shares(samples, "exact")
 
 
 def consistency(samples: Iterable[Record]) -> dict[str, float]:
-    """Item -> share of its commonest output among the answers drawn at temperature 0.8, where they are two or more."""
+    """Map each item to the share of its most common output among the answers sampled at temperature 0.8.
+
+    Averages over training seeds. Leaves out items with fewer than two sampled answers.
+    """
     drawn: dict[tuple[str, int], list[str]] = {}
     for sample in samples:
         if sample["sample"] > GREEDY:
@@ -135,7 +143,7 @@ def _cell(name: CellKey, samples: Sequence[Record]) -> Record:
 
 
 def _repeats(samples: Sequence[Record]) -> Record | None:
-    """Items whose greedy answer was the same text when it was asked for again, with every training seed."""
+    """Share of items whose repeated greedy answer is the same text for every training seed; None without repeats."""
     first = {(s["item"], s["seed"]): s["output"] for s in samples if s["sample"] == GREEDY}
     same: dict[str, bool] = {}
     for s in samples:
@@ -153,21 +161,21 @@ def _mean(values: Sequence[float]) -> Record:
 
 
 def max_consistency_difference(samples: int) -> float:
-    """The most two consistencies can differ by: the share of the commonest of K answers is never below 1/K."""
+    """Largest possible difference of two consistencies; with K answers each is at least 1/K."""
     return 1 - 1 / samples if samples > 1 else 1.0
 
 
 def paired(
     metric: str, a: Sequence[float], b: Sequence[float], samples: int, by_seed: Any | None = None
 ) -> stats.Paired:
-    """Outcomes of two variants in a metric, to be compared; `samples` are the answers drawn for consistency."""
+    """Pair two variants' outcomes in one metric; `samples` is the number of sampled answers per item."""
     if metric == "consistency":
         return stats.Paired(a, b, rates=False, max_difference=max_consistency_difference(samples), by_seed=by_seed)
     return stats.Paired(a, b, by_seed=by_seed)
 
 
 class Contrast(NamedTuple):
-    """A variant against another one, `other`, on the same items."""
+    """Compares `variant` with `other` on the same items."""
 
     variant: str
     category: str
@@ -184,7 +192,7 @@ class Contrast(NamedTuple):
         return CellKey(self.other, self.category, self.split)
 
 
-PRIMARY = Contrast("engram", "all lookups", "seen", "lora", "exact")  # named before any run: what the project claims
+PRIMARY = Contrast("engram", "all lookups", "seen", "lora", "exact")  # the project's claim, chosen before any run
 
 MEASURES = {"exact": outcomes, "consistency": consistency}
 
@@ -192,7 +200,11 @@ MEASURES = {"exact": outcomes, "consistency": consistency}
 def _contrasts(
     cells: Mapping[CellKey, list[Record]], names: Sequence[CellKey], samples: int
 ) -> tuple[list[Record], Record | None]:
-    """Every variant against the baseline, and the primary contrast, on the same items; Holm over all of them."""
+    """Compare every variant with the baseline, and compute the primary contrast; Holm's adjustment covers them all.
+
+    Returns:
+        The contrasts with the baseline, and the primary one (None if its two cells share no item).
+    """
     wanted = [Contrast(*name, BASELINE, metric) for name in names for metric in MEASURES]
     sides = {c: (cells.get(c.theirs, []), cells.get(c.ours, [])) for c in [PRIMARY, *wanted]}
     pairs = {c: pair for c, (theirs, ours) in sides.items() if (pair := _paired(c.metric, theirs, ours, samples)).a}
@@ -209,7 +221,7 @@ def _contrasts(
 
 
 def _paired(metric: str, theirs: Sequence[Record], ours: Sequence[Record], samples: int) -> stats.Paired:
-    """Outcomes of the items that both sides answered."""
+    """Pair the outcomes of the items that both sides answered."""
     a, b = (MEASURES[metric](side) for side in (theirs, ours))
     items = sorted(a.keys() & b.keys())
     by_seed = _by_seed(theirs, ours, metric, items) if items else None
@@ -217,19 +229,19 @@ def _paired(metric: str, theirs: Sequence[Record], ours: Sequence[Record], sampl
 
 
 def _by_seed(theirs: Sequence[Record], ours: Sequence[Record], metric: str, items: Sequence[str]) -> Any:
-    """[seeds, items] differences where there are seeds enough and each answered all items, else None.
+    """[seeds, items] differences; None with too few seeds, or if one of them did not answer every item.
 
-    A baseline is the same for all seeds.
+    The baseline is not trained, so its answers serve every seed.
     """
     seeds = sorted({s["seed"] for s in ours})
     if len(seeds) < stats.ENOUGH_SEEDS:
         return None
-    alike = theirs[0]["variant"] == BASELINE
+    untrained = theirs[0]["variant"] == BASELINE
     measure, rows = MEASURES[metric], []
     for seed in seeds:
-        a = measure(s for s in theirs if alike or s["seed"] == seed)
+        a = measure(s for s in theirs if untrained or s["seed"] == seed)
         b = measure(s for s in ours if s["seed"] == seed)
-        if not (a.keys() & b.keys()).issuperset(items):  # broken off
+        if not (a.keys() & b.keys()).issuperset(items):  # this seed is incomplete
             return None
         rows.append([b[i] - a[i] for i in items])
     return np.array(rows)

@@ -1,4 +1,4 @@
-"""What a run took: training, speed, look-ups, and what it was run on and with."""
+"""Report sections on cost and setup: training, speed, look-up time, and what was run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from engram_bench.report.text import Section, Show
 
 
 def training(report: Report, show: Show) -> Section:
-    """How each adapter came to be."""
+    """How each adapter was trained."""
     rows = []
     for v in report["variants"]:
         t = v["train"]
@@ -34,13 +34,14 @@ def training(report: Report, show: Show) -> Section:
             *("training time", "loss by epoch", "validation", "SHA-256"),
         ),
         rows=rows,
-        note="Loss: mean over answer tokens, in nats; validation: of the trained items in phrasings never "
-        "trained, each in another than it is asked in. Parameters of a memory count the rows that training touches.",
+        note="Loss is the mean over answer tokens, in nats. Validation loss is measured on trained items, each in a "
+        "phrasing that is never trained and that its own questions do not use. A memory's parameters include only the "
+        "table rows that training touches.",
     )
 
 
 def speed(report: Report, show: Show) -> Section:
-    """One prompt at a time, variants taking turns."""
+    """Speed on one prompt at a time; the variants take turns."""
     rows = [
         (
             show(s["variant"]),
@@ -53,14 +54,14 @@ def speed(report: Report, show: Show) -> Section:
     ]
     return Section(
         "Speed at batch 1",
-        headers=("variant", "first token, ms", "prompt tokens/s", "new tokens/s", "time a token against the baseline"),
+        headers=("variant", "first token, ms", "prompt tokens/s", "new tokens/s", "time per token vs. baseline"),
         rows=rows,
-        note="Medians of rounds in which the variants take turns; under a few percent it is the machine's noise.",
+        note="Medians over rounds in which the variants take turns. Differences of a few percent are machine noise.",
     )
 
 
 def lookup(report: Report, show: Show) -> Section:
-    """What a larger table costs."""
+    """Look-up time by table size."""
     rows = []
     for found in report.get("lookup", ()):
         row = [f"{found['rows']:,}", f"{1e6 * found['seconds']:.1f}"]
@@ -69,38 +70,38 @@ def lookup(report: Report, show: Show) -> Section:
         rows.append(row)
     return Section(
         "Look-up time against table size",
-        headers=("rows of a table", "touched rows, µs", "all rows mapped, µs", "file")[: len(rows[0]) if rows else 0],
+        headers=("rows per table", "touched rows, µs", "all rows mapped, µs", "file")[: len(rows[0]) if rows else 0],
         rows=rows,
         note=(
-            "A token and layer, medians: hashing, and either the search among the rows that training touched, or the "
-            "reading of rows from a sparse file of all tables, mapped into memory."
+            "Median time per token and layer, hashing included. Touched rows: search among the rows that training "
+            "touched. All rows mapped: read from a sparse, memory-mapped file of all tables."
         ),
     )
 
 
 def size(count: int) -> str:
-    """Bytes as a person reads them."""
+    """Format a number of bytes in MB or GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def what_was_run(report: Report, show: Show) -> Section:
-    """Model, device, data, command."""
+    """Model, device, data and command of the run."""
     run, backend, model, data = (report[key] for key in ("run", "backend", "model", "dataset"))
-    evaluation = sum(run["evaluation_s"].values())
+    evaluation, seeds = sum(run["evaluation_s"].values()), ", ".join(map(str, run["seeds"]))
     rows = [
         (
             "started",
-            f"{run['started']}, {run['duration_s']:.0f} s from start to end, {evaluation:.0f} s of it answering",
+            f"{run['started']}; {run['duration_s']:.0f} s in total, {evaluation:.0f} s of it generating answers",
         ),
         ("command", show(" ".join(run["argv"]), 300)),
-        ("profile", f"{run['profile']}; seeds {', '.join(map(str, run['seeds']))}; {run['samples']} samples at 0.8"),
+        ("profile", f"{run['profile']}; seeds {seeds}; {run['samples']} answers sampled at temperature 0.8"),
         ("commit", run["git_commit"] or "not a git checkout"),
         ("model", f"{show(model['id'])}, {model['parameters']:,} parameters, {show(model['source'])}"),
         ("weights", f"SHA-256 {model['sha256'][:16]}"),
         ("backend", f"{backend['name']} on {backend['device']}, {backend['dtype']} ({show(backend['dtype_reason'])})"),
         ("batch", f"{backend['batch_size']} rows, at most {backend['max_new_tokens']} new tokens"),
         ("speed", ", ".join(f"{show(name)} {rate:.0f}" for name, rate in run["tokens_s"].items()) + " new tokens/s"),
-        ("memory", f"{run['peak_memory_mb']:,} MiB at most"),
+        ("memory", f"{run['peak_memory_mb']:,} MiB at peak"),
         ("data", f"{data['items']} items in {len(data['categories'])} categories, SHA-256 {data['sha256'][:16]}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in backend["versions"].items())),
     ]

@@ -1,4 +1,4 @@
-"""The files of a report: written by a run, and rebuilt from its answers afterwards."""
+"""Writes the files of a report at the end of a run, and rebuilds them from its answers later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ META = ("backend", "model", "dataset")
 
 
 def write(folder: Path, report: Record, samples: Sequence[Record]) -> None:
-    """report.json, report.md, report.html and plots/ of a run."""
+    """Write report.json, report.md, report.html and plots/ into a run's folder."""
     write_whole(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     made = plots.write(report, folder / "plots")
     write_whole(folder / "report.md", markdown.render(report, samples, made))
@@ -24,10 +24,11 @@ def write(folder: Path, report: Record, samples: Sequence[Record]) -> None:
 
 
 def rebuild(folder: Path) -> None:
-    """Make a report anew from samples.jsonl; what no answer tells (times, trainings) is taken from report.json.
+    """Rebuild a report from samples.jsonl; times and trainings, which answers lack, come from the old report.json.
 
     Raises:
-        UsageError: the folder holds no report, one of another version, or answers that cannot be read or written.
+        UsageError: the folder holds no report or one of another version, or its answers or files cannot be read or
+            written.
     """
     try:
         old = gate.read(folder / "report.json", "name the folder of a run")
@@ -35,8 +36,8 @@ def rebuild(folder: Path) -> None:
         raise UsageError(str(error)) from error
     if old["schema_version"] != SCHEMA_VERSION:
         raise UsageError(
-            f"{folder}: its report has schema version {old['schema_version']!a}, this engram-bench reads version "
-            f"{SCHEMA_VERSION}; use the engram-bench that wrote it, or run anew"
+            f"{folder}: its report has schema version {old['schema_version']!a}, but this engram-bench reads version "
+            f"{SCHEMA_VERSION}; use the engram-bench that wrote it, or repeat the run"
         )
     try:
         samples = list(once(read(folder / SAMPLES, whole=old["run"].get("complete", True))).values())
@@ -55,7 +56,7 @@ def rebuild(folder: Path) -> None:
         report |= {"gate": old["gate"]} if "gate" in old else {}
         write(folder, report, samples)
     except OSError as error:
-        raise UsageError(f"{error.filename or folder}: {error.strerror}; name the folder of a whole run") from error
+        raise UsageError(f"{error.filename or folder}: {error.strerror}; name the folder of a complete run") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-        raise UsageError(f"{folder / SAMPLES}: not the answers of this report ({reason}); run anew") from error
+        raise UsageError(f"{folder / SAMPLES}: answers do not fit report.json ({reason}); repeat the run") from error

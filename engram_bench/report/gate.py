@@ -1,4 +1,4 @@
-"""Did it get worse? Two report.json in, a verdict on every cell out, paired on items; nothing here runs a model."""
+"""The gate: compares two report.json, paired on items, and gives each cell a verdict; runs no model."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from engram_bench.records import CellKey, Record
 from engram_bench.report.build import SCHEMA_VERSION, paired
 from engram_bench.store.cache import write_whole
 
-METRICS = {"exact": "items", "consistency": "consistency"}  # metric -> the key of an outcome that holds it by item
-EVERYTHING = "all categories"  # together: where a small loss spread over all of them shows
-TRAINED = ("seen", "rephrased")  # splits that ask the same items
-SLOWER = 1.5  # times the baseline's; beyond it a time is warned of
+METRICS = {"exact": "items", "consistency": "consistency"}  # metric -> key of its values by item in `outcomes`
+EVERYTHING = "all categories"  # pooled, to catch a small loss that spreads over all of them
+TRAINED = ("seen", "rephrased")  # these splits ask the same items
+SLOWER = 1.5  # times the baseline's time; warn above this
 REMAKE = "make a new one with --engram-gate-update"
 
-Margins = Mapping[str, float]  # metric -> the drop, as a share, that fails
+Margins = Mapping[str, float]  # metric -> the drop that fails, as a share
 
 
 def read(path: Path, mend: str = f"name another, or {REMAKE}") -> Record:
-    """A report.json; `mend` says what to do where it is none.
+    """Read and validate a report.json; `mend` is the advice at the end of an error message.
 
     Raises:
-        BaselineError: it is not there, or not a report.
+        BaselineError: the file is missing or is not a report.
     """
     schema = json.loads(files(__package__).joinpath("schema.json").read_text(encoding="utf-8"))
-    del schema["properties"]["schema_version"]  # `refuse` says that it is of another
+    del schema["properties"]["schema_version"]  # `refuse` reports a different version
     try:
         report: Record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
         Draft202012Validator(schema).validate(report)
@@ -42,26 +42,24 @@ def read(path: Path, mend: str = f"name another, or {REMAKE}") -> Record:
         raise BaselineError(f"{path}: {error.strerror}; {mend}") from error
     except ValidationError as error:
         where = error.json_path if len(error.json_path) < 60 else "$"
-        raise BaselineError(f"{path}: not a report.json of engram-bench, at {where!a}; {mend}") from error
+        raise BaselineError(f"{path}: not an engram-bench report.json (invalid at {where!a}); {mend}") from error
     except (ValueError, RecursionError) as error:
-        raise BaselineError(f"{path}: not a whole report.json; {mend}") from error
+        raise BaselineError(f"{path}: not valid JSON; {mend}") from error
     return report
 
 
 def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def update(path: Path, report: Record) -> None:
-    """Make a report the baseline; the old one stays until the new one is whole.
+    """Make a report the baseline; replaces the file atomically.
 
     Raises:
         UsageError: the report has no answers, or the file cannot be written.
     """
     if not report["outcomes"]:
-        raise UsageError(
-            "--engram-gate-update: this run asked nothing, so there is nothing to compare with; run it all"
-        )
+        raise UsageError("--engram-gate-update: this run has no answers that could serve as a baseline; run all suites")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
@@ -70,7 +68,7 @@ def update(path: Path, report: Record) -> None:
 
 
 def fingerprints(report: Record) -> Record:
-    """What has to be the same before two runs can be compared; a run's meta record, known at its start, has it too."""
+    """What two comparable runs must share. `report` may be a run's meta record, which exists from its start."""
     return {
         "schema": report.get("schema_version", SCHEMA_VERSION),
         "dataset": report["dataset"]["sha256"],
@@ -80,13 +78,18 @@ def fingerprints(report: Record) -> Record:
 
 
 def refuse(baseline: Record, now: Mapping[str, Any], place: str) -> None:
-    """Nothing where the baseline is of a whole run and has the fingerprints of another, all or those known so far.
+    """Raise if a baseline cannot serve this run.
+
+    Args:
+        baseline: its report.json.
+        now: fingerprints of this run, all or those known so far.
+        place: the baseline's file, for the message.
 
     Raises:
-        BaselineError: it is not, or has not; the line says which differ.
+        BaselineError: the baseline's run was interrupted, or some fingerprints differ; the message names them.
     """
     if not baseline["run"].get("complete", True):
-        raise BaselineError(f"{place}: of a run that was broken off; finish it with --engram-resume, or {REMAKE}")
+        raise BaselineError(f"{place}: the baseline's run was interrupted; finish it with --engram-resume, or {REMAKE}")
     theirs = fingerprints(baseline)
     if other := [f"another {name} ({theirs[name]!s:.12}, now {now[name]!s:.12})" for name in now
                  if theirs[name] != now[name]]:  # fmt: skip
@@ -94,14 +97,14 @@ def refuse(baseline: Record, now: Mapping[str, Any], place: str) -> None:
 
 
 def compare(baseline: Record, report: Record, fail: Margins) -> Record:
-    """Every variant, split and category both runs have, paired on the items both answered; Holm over all of them.
+    """Compare every cell that both runs have, paired on the items both answered; Holm's adjustment covers all.
 
-    Consistency is compared only where both runs drew the same number of answers: fewer answers agree more.
+    Compares consistency only if both runs sampled the same number of answers, because fewer answers agree more often.
     """
     drawn = [r["run"]["samples"] for r in (baseline, report)]
     warnings = _warnings(baseline, report)
     if "consistency" in fail and drawn[0] != drawn[1]:
-        warnings.append(f"consistency was not compared: it is of {drawn[0]} answers an item there, of {drawn[1]} here")
+        warnings.append(f"consistency was not compared: {drawn[0]} sampled answers per item before, {drawn[1]} now")
         fail = {metric: margin for metric, margin in fail.items() if metric != "consistency"}
     pairs = {
         (metric, *cell): found
@@ -126,8 +129,12 @@ def compare(baseline: Record, report: Record, fail: Margins) -> Record:
 
 
 def verdict(found: stats.Comparison, margin: float) -> str:
-    """regressed: significantly worse and by more than the margin; improved: significantly better; unchanged: all items
-    agree, or the interval lies within the margin on both sides; else inconclusive."""
+    """The gate's verdict on one comparison.
+
+    Returns:
+        "regressed": significantly worse, and by more than the margin; "improved": significantly better; "unchanged":
+        all items agree, or the interval lies within the margin on both sides; otherwise "inconclusive".
+    """
     significant, difference = found.p_holm < 1 - stats.LEVEL, found.difference
     if significant and difference.value < -margin:
         return "regressed"
@@ -137,7 +144,7 @@ def verdict(found: stats.Comparison, margin: float) -> str:
 
 
 def exit_code(gate: Record) -> int:
-    """1 where anything regressed; 4 where the two runs have nothing in common, so that nothing was checked; else 0."""
+    """1 if a cell regressed; 4 if the runs share no cell, so that nothing was checked; else 0."""
     if not gate["rows"]:
         return BaselineError.exit_code
     return int(any(row["verdict"] == "regressed" for row in gate["rows"]))
@@ -150,8 +157,12 @@ def _cells(report: Record, field: str) -> dict[CellKey, dict[str, float]]:
 def _paired(
     before: Mapping[CellKey, Mapping[str, float]], after: Mapping[CellKey, Mapping[str, float]]
 ) -> dict[CellKey, tuple[list[float], list[float]]]:
-    """Outcomes of the items both runs have: cell by cell, over all categories of a variant and split, and over both
-    splits of trained items, where an item asked in two phrasings is one fact and counts once, by its mean."""
+    """Pair the outcomes of the items both runs have.
+
+    Returns:
+        Outcomes before and after, for each cell, for all categories of a variant and split, and for both splits of
+        trained items. There an item asked in two phrasings counts once, by its mean.
+    """
     pairs: dict[CellKey, tuple[list[float], list[float]]] = {}
     facts: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for cell in sorted(before.keys() & after.keys(), key=lambda c: (c[0], SPLITS.index(c[2]), c[1])):
@@ -172,22 +183,24 @@ def _paired(
 
 
 def _warnings(baseline: Record, report: Record) -> list[str]:
-    """What does not fail a run and should be known: another machine, slower, cells that were not asked."""
+    """Differences that do not fail a run: hardware, training seeds, missing or new cells, slower answers."""
     found = []
     for key in ("device", "dtype"):
         theirs, ours = baseline["backend"][key], report["backend"][key]
         if theirs != ours:
-            found.append(f"the baseline is of {key} {theirs}, this run of {ours}")
+            found.append(f"the baseline used {key} {theirs}, this run used {ours}")
     theirs, ours = (", ".join(map(str, r["run"]["seeds"])) for r in (baseline, report))
     if theirs != ours:
-        found.append(f"the baseline's adapters are of training seeds {theirs}, this run's of {ours}")
-    asked, there = _cells(report, "items"), _cells(baseline, "items")
-    if missing := len(there.keys() - asked.keys()):
-        found.append(f"{missing} of the baseline's {len(there)} cells were not asked")
-    if new := len(asked.keys() - there.keys()):
+        found.append(f"the baseline used training seeds {theirs}, this run used {ours}")
+    asked, known = _cells(report, "items"), _cells(baseline, "items")
+    if missing := len(known.keys() - asked.keys()):
+        found.append(f"this run did not ask {missing} of the baseline's {len(known)} cells")
+    if new := len(asked.keys() - known.keys()):
         found.append(f"{new} cells of this run are not in the baseline")
     theirs, ours = (r["run"].get("evaluation_s", {}) for r in (baseline, report))
     for variant in sorted(theirs.keys() & ours.keys()):
         if not missing and not new and theirs[variant] and ours[variant] > SLOWER * theirs[variant]:
-            found.append(f"{variant} answered in {ours[variant]:.0f} s, {theirs[variant]:.0f} s before")
+            found.append(
+                f"{variant} answered in {ours[variant]:.0f} s, in {theirs[variant]:.0f} s in the baseline's run"
+            )
     return found

@@ -1,6 +1,6 @@
-"""report.html: the report in one file that needs no network, with every answer in a table to search and compare.
+"""Renders report.html: one file that needs no network, with a table of every answer to search and compare.
 
-Whatever comes from data or a model is text: Jinja2 escapes it, and the table's script sets it as text content.
+Text from data or a model never becomes markup: Jinja2 escapes it, and the page's script sets it as `textContent`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from engram_bench.report.text import short, stands_out
 
 
 def render(report: Report, samples: Sequence[Report], plots: Mapping[str, bytes]) -> str:
-    """The whole page.
+    """Render the whole page.
 
     Args:
         report: report.json.
-        samples: lines of samples.jsonl; the greedy answers of the first training seed are shown.
-        plots: PNG by name, from `plots.write`.
+        samples: lines of samples.jsonl; the page shows the greedy answers of the first training seed.
+        plots: PNG bytes by plot name, from `plots.write`.
     """
     return _template().render(
         opening=opening(report, short),
@@ -38,7 +38,7 @@ def render(report: Report, samples: Sequence[Report], plots: Mapping[str, bytes]
 
 
 def _answers(report: Report, samples: Sequence[Report]) -> list[list[Any]]:
-    """[category, split, prompt, expected, {variant: [output, exact]}], an entry a question."""
+    """One [category, split, prompt, expected, {variant: [output, exact]}] per question."""
     found: dict[tuple[str, str, str], list[Any]] = {}
     for s in samples:
         if s["sample"] == 0 and s["seed"] == report["run"]["seeds"][0]:

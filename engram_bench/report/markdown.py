@@ -1,4 +1,4 @@
-"""report.json as Markdown: a verdict in words, the tables, plots, examples."""
+"""Renders report.md: opening sentences, tables, plots and examples."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ EXAMPLES_PER_CATEGORY = 2
 
 
 def render(report: Report, samples: Sequence[Report], plots: Collection[str] = ()) -> str:
-    """The whole report.md. `samples` give the before-and-after examples, every number is from `report`.
+    """Render the whole report.md. Every number comes from `report`; `samples` supply the examples.
 
     Args:
         report: report.json.
         samples: lines of samples.jsonl.
-        plots: names of those that were drawn.
+        plots: names of the plots that were drawn.
     """
     parts = [
         "# engram-bench report",
@@ -35,7 +35,7 @@ def render(report: Report, samples: Sequence[Report], plots: Collection[str] = (
 
 
 def section(part: Section) -> str:
-    """One section as GitHub Markdown."""
+    """Render one section as GitHub Markdown."""
     table = ""
     if part.rows:
         rows = [[f"**{cell}**" if stands_out(cell) else cell for cell in row] for row in part.rows]
@@ -47,7 +47,7 @@ def section(part: Section) -> str:
 
 
 def before_and_after(report: Report, samples: Sequence[Report]) -> list[Section]:
-    """Prompts with each variant's answer beside the right one: the first items of each category by id."""
+    """Correct answer and each variant's answer to some prompts: the first items of each category by id."""
     greedy = {
         (s["category"], s["item"], s["variant"]): s
         for s in samples
@@ -62,5 +62,5 @@ def before_and_after(report: Report, samples: Sequence[Report]) -> list[Section]
             first = next(s for s in found if s)
             answers = [f"{'✓' if s['exact'] else '✗'} {safe(s['output'], 40)}" if s else "" for s in found]
             rows.append([safe(first["prompt"], 70), safe(first["expected"], 40), *answers])
-    headers = ["prompt", "right answer", *map(safe, shown)]
-    return [Section("Before and after, phrasings never trained", headers=headers, rows=rows)] if rows else []
+    headers = ["prompt", "correct answer", *map(safe, shown)]
+    return [Section("Before and after, in phrasings never trained", headers=headers, rows=rows)] if rows else []

@@ -1,4 +1,4 @@
-"""Plots of a report, as PNG files beside it; every number in them is from report.json."""
+"""Draws the plots of a report as PNG files; every number comes from report.json."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from matplotlib.figure import Figure
 
 from engram_bench.records import BASELINE, Report
 
-# Okabe and Ito's palette, told apart with any common colour blindness; the marker says the same once more.
+# Okabe and Ito's palette is readable with any common colour blindness; the markers repeat the distinction.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">", "p")  # more than colours: no two variants look alike
-ALT = {  # what each plot shows
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">", "p")  # 11 to 8 colours: no two variants look alike
+ALT = {  # caption of each plot
     "exact": "Exact answers of each variant in each category, with intervals",
-    "frontier": "Recall in new words against KL on unrelated prompts, by variant",
-    "items": "Every item in new words: which variants answer it",
-    "consistency": "Consistency of drawn answers, with intervals",
-    "losses": "Loss by epoch, and validation loss",
-    "speed": "New tokens a second at batch 1, and the time a token takes against the baseline",
-    "lookup": "Time of a look-up against table size",
+    "frontier": "Recall of rephrased prompts against KL on unrelated prompts, by variant",
+    "items": "Which variants answer each rephrased item",
+    "consistency": "Consistency of sampled answers, with intervals",
+    "losses": "Training loss by epoch, and validation loss",
+    "speed": "New tokens per second at batch 1, and time per token against the baseline",
+    "lookup": "Look-up time against table size",
 }
 SPLITS = {"seen": "seen", "rephrased": "rephrased", "heldout": "held out"}
 DPI = 150
-HIGHEST = 1080 / DPI  # inches: a whole plot is seen on a screen of 1920 by 1080
+HIGHEST = 1080 / DPI  # inches; a whole plot fits on a 1920 x 1080 screen
 
 
 def write(report: Report, folder: Path) -> dict[str, bytes]:
-    """All plots into `folder`, which is made: 1920 pixels wide, on white so that they read on a dark page.
+    """Write all plots into `folder`, created if missing: 1920 pixels wide, on white to be readable on a dark page.
 
     Returns:
-        PNG by name, those that the report has numbers for.
+        PNG bytes by plot name; a plot without data is left out.
     """
     folder.mkdir(exist_ok=True)
     made = {}
@@ -61,18 +61,18 @@ def _figure(height: float, columns: int = 1) -> tuple[Figure, Any]:
 
 
 def _legend(figure: Figure, axis: Any) -> None:
-    """Below the plot, where it covers nothing."""
+    """Put the legend below the plot, where it covers nothing."""
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
 
 
 def exact(report: Report) -> Figure | None:
-    """Exact rate of each variant in each category with its interval: a panel a split, a row a category."""
+    """Exact rate and interval of each variant: one panel per split, one row per category."""
     if not report["cells"]:
         return None
     cells = {(c["split"], c["category"], c["variant"]): c["exact"] for c in report["cells"]}
-    there = {category for _, category, _ in cells}
-    pooled = sorted(there - set(report["dataset"]["categories"]))
-    categories = pooled + [c for c in report["dataset"]["categories"] if c in there]
+    present = {category for _, category, _ in cells}
+    pooled = sorted(present - set(report["dataset"]["categories"]))
+    categories = pooled + [c for c in report["dataset"]["categories"] if c in present]
     splits = [split for split in SPLITS if any(split == s for s, _, _ in cells)]
     variants = _styles(report)
     figure, axes = _figure(1.2 + len(categories) * max(0.4, 0.11 * len(variants)), max(1, len(splits)))
@@ -100,7 +100,7 @@ def exact(report: Report) -> Figure | None:
 
 
 def frontier(report: Report) -> Figure | None:
-    """Recall in new words against what it costs elsewhere: up and to the left is better."""
+    """Recall of rephrased prompts against KL on unrelated prompts; up and to the left is better."""
     moved = {c["variant"]: c["kl_mean"] for c in report["collateral"]} | {BASELINE: 0.0}
     recalled = {c["variant"]: c for c in report["cells"] if (c["category"], c["split"]) == ("all core", "rephrased")}
     shown = [name for name in _styles(report) if name in moved and name in recalled]
@@ -115,7 +115,7 @@ def frontier(report: Report) -> Figure | None:
             [moved[name]], [100 * exact["rate"]], yerr=bars, fmt=marker, color=colour, markersize=9, label=name
         )
     axis.set_xscale("symlog", linthresh=1e-4)
-    axis.set(xlim=(-2e-5, None), ylim=(-4, 104), xlabel="KL(baseline ‖ variant) on unrelated prompts, nats a token")
+    axis.set(xlim=(-2e-5, None), ylim=(-4, 104), xlabel="KL(baseline ‖ variant) on unrelated prompts, nats per token")
     axis.set(ylabel="exact, all core, rephrased, %")
     axis.grid(alpha=0.3)
     _legend(figure, axis)
@@ -123,7 +123,7 @@ def frontier(report: Report) -> Figure | None:
 
 
 def losses(report: Report) -> Figure | None:
-    """Training loss by epoch, and the validation loss after the last."""
+    """Training loss by epoch, and the validation loss after the last epoch."""
     trained = {v["name"]: v["train"] for v in report["variants"] if v["train"] and not v["config"].get("adapter_of")}
     if not trained:
         return None
@@ -143,7 +143,7 @@ def losses(report: Report) -> Figure | None:
 
 
 def consistency(report: Report) -> Figure | None:
-    """Share of the commonest drawn answer, with its interval, over all items of a group."""
+    """Consistency and its interval, by pooled group, or by category if no group is pooled."""
     cells = [c for c in report["cells"] if c["consistency"] and c["category"] not in report["dataset"]["categories"]]
     cells = cells or [c for c in report["cells"] if c["consistency"]]
     groups = list(dict.fromkeys(c["category"] for c in cells))
@@ -169,7 +169,7 @@ def consistency(report: Report) -> Figure | None:
 
 
 def speed(report: Report) -> Figure | None:
-    """New tokens a second at batch 1, and the time a token takes against the baseline."""
+    """New tokens per second at batch 1, and time per token against the baseline."""
     if not report["speed"]:
         return None
     figure, (axis,) = _figure(1.2 + 0.5 * len(report["speed"]))
@@ -179,13 +179,13 @@ def speed(report: Report) -> Figure | None:
     labels = [f"{s['decode_tokens_s']:.1f} ({100 * s['overhead']:+.0f}%)" for s in report["speed"]]
     axis.bar_label(bars, labels, padding=4)
     axis.set(xlim=(0, 1.1 * max(rates)))
-    axis.set_xlabel("new tokens a second at batch 1; in brackets: time a token against the baseline's")
+    axis.set_xlabel("new tokens per second at batch 1; in brackets: time per token against the baseline")
     axis.invert_yaxis()
     return figure
 
 
 def lookup(report: Report) -> Figure | None:
-    """Time to find the rows of a token's n-grams against the size of a table."""
+    """Time to find the table rows of a token's n-grams, by table size."""
     if not report.get("lookup"):
         return None
     figure, (axis,) = _figure(3.5)
@@ -194,7 +194,7 @@ def lookup(report: Report) -> Figure | None:
     for (key, label), marker, color in zip(ways.items(), "Ds", COLOURS[2:], strict=False):
         if all(key in measured for measured in report["lookup"]):
             axis.plot(rows, [1e6 * m[key] for m in report["lookup"]], f"{marker}-", color=color, label=label)
-    axis.set(xscale="log", xlabel="rows of a table", ylabel="µs a token and layer")
+    axis.set(xscale="log", xlabel="rows per table", ylabel="µs per token and layer")
     axis.set_ylim(0, 1.5 * axis.get_ylim()[1])
     axis.legend(loc="upper left")
     axis.grid(alpha=0.3)
@@ -202,7 +202,7 @@ def lookup(report: Report) -> Figure | None:
 
 
 def items(report: Report) -> Figure | None:
-    """A row of cells an item: which variants answer it, trained items in new words."""
+    """Which variants answer each rephrased item: one row per variant, one column per item."""
     found = [o for o in report["outcomes"] if o["split"] == "rephrased"]
     variants = [name for name in _styles(report) if any(o["variant"] == name for o in found)]
     keys = [(o["category"], item) for o in found if o["variant"] == BASELINE for item in sorted(o["items"])]
@@ -211,7 +211,7 @@ def items(report: Report) -> Figure | None:
     right = {(o["variant"], o["category"], item): share for o in found for item, share in o["items"].items()}
     grid = [[right.get((name, *key), 0.0) for key in keys] for name in variants]
     figure, (axis,) = _figure(1.2 + 0.35 * len(variants))
-    smooth = "nearest" if len(keys) < 1000 else "auto"  # neighbours blend where a pixel holds more than one
+    smooth = "nearest" if len(keys) < 1000 else "auto"  # many items share a pixel: blend them
     axis.imshow(grid, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation=smooth)
     axis.set_yticks(range(len(variants)), variants)
     starts = [i for i, (category, _) in enumerate(keys) if i == 0 or keys[i - 1][0] != category]

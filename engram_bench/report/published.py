@@ -1,4 +1,4 @@
-"""What others published, with the nearest cells of a run beside it."""
+"""Published figures of other projects, beside the nearest cells of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from engram_bench.records import BASELINE, Report
 from engram_bench.report import views
 from engram_bench.report.text import Section, Show, percent
 
-PUBLISHED = (  # source, figure under its own rules, and the cell that comes nearest: variant, category
+PUBLISHED = (  # source, figure under its own rules, and the nearest (variant, category) here
     (
         "engram-poc, LoRA on MLX, SmolLM-135M",
         "8.65% → 11.54% (9 → 12 of 104; prefix rule; 80 of the 104 were in train)",
@@ -22,7 +22,7 @@ PUBLISHED = (  # source, figure under its own rules, and the cell that comes nea
 
 
 def section(report: Report, show: Show) -> Section:
-    """Others' figures with this run's nearest cells beside them, and why they are not the same measurement."""
+    """Published figures beside this run's nearest cells, and why the two are different measurements."""
     cells = views.cells(report, "seen")
     rows = []
     for source, figure, (variant, category) in PUBLISHED:
@@ -33,9 +33,9 @@ def section(report: Report, show: Show) -> Section:
             ours = f"{rates} (n = {after['n']}; {show(variant)}, {show(category)})"
         rows.append((show(source), show(figure), ours))
     return Section(
-        "Published figures beside these",
+        "Published figures beside this run",
         headers=("source", "published", "this run, seen, prefix rule"),
         rows=rows,
-        note="Their data, prompts, splits and rules differ; only the direction of an effect can be compared. The "
-        "prefix rule, under which an answer may go on after the right words, is engram-poc's.",
+        note="Data, prompts, splits and rules differ, so compare only the direction of an effect. The prefix rule is "
+        "from engram-poc: an answer counts if it starts with the correct one.",
     )

@@ -1,4 +1,4 @@
-"""A report in words: three sentences first, then what the numbers show and what they do not."""
+"""A report in words: the opening sentences, and what the numbers show and do not show."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from engram_bench.stats import ENOUGH_SEEDS
 
 
 def opening(report: Report, name: Callable[[str], str] = str) -> list[str]:
-    """Three sentences at most: recall, damage elsewhere, and what was never trained."""
-    told = []
+    """Up to three sentences: recall, change on unrelated prompts, and items never trained."""
+    sentences = []
     asked = views.cells(report, "rephrased")
     groups = [c for c in views.categories(report, asked) if is_pooled(c)] or views.categories(report, asked)[:1]
     for group in groups[:1]:
@@ -21,74 +21,75 @@ def opening(report: Report, name: Callable[[str], str] = str) -> list[str]:
             f"{name(v)} {percent(asked[group, v]['exact']['rate'])}" for v in views.names(report) if (group, v) in asked
         ]
         n = max(cell["n"] for (category, _), cell in asked.items() if category == group)
-        told.append(f"Trained items in phrasings never trained ({name(group)}, n = {n}), exact: {', '.join(rates)}.")
+        sentences.append(
+            f"Trained items in phrasings never trained ({name(group)}, n = {n}), exact: {', '.join(rates)}."
+        )
     moved = [f"{name(c['variant'])} {c['kl_mean']:.2g}" for c in report["collateral"]]
     if moved:
-        told.append(f"Unrelated prompts, KL from the untouched model in nats a token: {', '.join(moved)}.")
+        sentences.append(f"Unrelated prompts, KL from the baseline in nats per token: {', '.join(moved)}.")
     new = [c for c in report["contrasts"] if (c["split"], c["metric"]) == ("heldout", "exact")]
     if new:
         better = sorted({name(c["b"]) for c in new if c["verdict"] == "improved"})
-        told.append(
-            f"Items never trained: {', '.join(better) if better else 'no variant'} shown to be better than the "
-            "baseline; this is storage, not reasoning."
+        sentences.append(
+            f"Items never trained, significantly better than the baseline: {', '.join(better) or 'no variant'}; this "
+            "measures storage, not reasoning."
         )
-    return told
+    return sentences
 
 
 def reading(report: Report, name: Callable[[str], str] = str) -> list[str]:
-    """What the numbers show and what they do not: sentences in plain words; `name` makes a name safe to show."""
+    """Sentences on what the numbers show and do not show; `name` makes a name safe to display."""
     seen, rephrased, heldout = (views.cells(report, split) for split in SPLIT_TITLES)
     lines = []
     for group in [c for c in views.categories(report, seen) if is_pooled(c)] + ["synthetic"]:
-        told = [
+        rates = [
             f"{name(v)} {percent(seen[group, v]['exact']['rate'])}"
             + (f" ({percent(rephrased[group, v]['exact']['rate'])} rephrased)" if (group, v) in rephrased else "")
             for v in views.names(report)
             if (group, v) in seen
         ]
-        if told:
+        if rates:
             title = "random pairs" if group == "synthetic" else group
-            lines.append(f"On {title}, exact answers to trained items: {', '.join(told)}.")
+            lines.append(f"On {title}, exact answers to trained items: {', '.join(rates)}.")
     for c in report["collateral"]:
         lines.append(
-            f"On unrelated text {name(c['variant'])} moves the model by KL {c['kl_mean']:.2g} nats per token and "
-            f"leaves {percent(c['top1_unchanged'])} of its top tokens as they were."
+            f"On unrelated text, {name(c['variant'])} shifts the model by a KL of {c['kl_mean']:.2g} nats per token "
+            f"and leaves {percent(c['top1_unchanged'])} of its top-1 tokens unchanged."
         )
     for m in report.get("mentions", ()):
         lines.append(
-            f"Where a trained input is named and something else is asked, {name(m['variant'])} tells the stored value "
-            f"in {percent(m['told']['rate'])} of answers."
+            f"When a prompt names a trained input but asks for something else, {name(m['variant'])} recites the stored "
+            f"value in {percent(m['told']['rate'])} of answers."
         )
     if (pooled("core"), BASELINE) in seen:
         lines.append(
-            "The baseline is asked as it comes and is never told to answer with the bare value, so most of its gap "
-            "is form, not knowledge; exact counts both. Random pairs are the part that is knowledge alone."
+            "No prompt asks for the bare value, so most of the baseline's gap is form, not knowledge. Exact counts "
+            "both; only random pairs measure knowledge alone."
         )
     if heldout:
         better = sorted({f"{name(c['b'])} on {name(c['category'])}" for c in report["contrasts"]
                          if c["split"] == "heldout" and c["verdict"] == "improved"})  # fmt: skip
         lines.append(
-            "Items never trained: "
-            + (f"better than the baseline: {', '.join(better)}." if better else "no variant is shown to be better.")
-            + " What is measured here is storage and recall, not reasoning."
+            f"Items never trained, significantly better than the baseline: {', '.join(better) or 'no variant'}. "
+            "This run measures storage and recall, not reasoning."
         )
     keyed = [name(v["name"]) for v in report["variants"] if (v["config"].get("config") or {}).get("span") == "key"]
     if keyed:
         lines.append(
-            f"{', '.join(keyed)}: the memory looks at a trained key where the prompt holds one and is silent "
-            "otherwise, so it cannot disturb a prompt without one, and it cannot help with one either."
+            f"{', '.join(keyed)}: the memory acts only on prompts that contain a trained key. It neither disturbs nor "
+            "improves any other prompt."
         )
     lines.append(f"One model of {report['model']['parameters']:,} parameters; {_seeds(report['run']['seeds'])}")
     return lines
 
 
 def _seeds(seeds: Sequence[int]) -> str:
-    """What intervals cover, and which training seeds figures are of."""
-    told = ", ".join(map(str, seeds))
+    """Which training seeds the figures come from, and what the intervals cover."""
+    listed = ", ".join(map(str, seeds))
     if len(seeds) < 2:
-        return f"intervals cover the choice of items, conditional on training seed {told}."
-    crossed = ", those of contrasts the seeds as well" if len(seeds) >= ENOUGH_SEEDS else ""
+        return f"intervals cover the choice of items, conditional on training seed {listed}."
+    crossed = " (for contrasts, also the choice of seeds)" if len(seeds) >= ENOUGH_SEEDS else ""
     return (
-        f"answers are of training seeds {told}, and intervals cover the choice of items{crossed}; collateral, "
-        f"mentions, routing, speed and training are of the adapters of seed {seeds[0]} alone."
+        f"answers come from training seeds {listed}, and intervals cover the choice of items{crossed}; collateral, "
+        f"recited values, routing, speed and training use the adapters of seed {seeds[0]} alone."
     )

@@ -1,4 +1,4 @@
-"""The parts of a report, the same for report.md and report.html: every number is from report.json."""
+"""The sections that report.md and report.html share; every number comes from report.json."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from engram_bench.report.views import SPLIT_TITLES
 
 
 def results(report: Report, show: Show) -> list[Section]:
-    """What comes first: the gate, the contrast named before any run, exact answers."""
+    """The first sections: the gate, the primary contrast, exact answers."""
     found = [primary(report, show), *headline(report, show)]
     if "gate" in report:
         found.insert(0, gate_text.section(report["gate"], show))
     if not report["run"].get("complete", True):
-        found.insert(0, Section("Broken off", intro="This run did not finish; what follows is partial."))
-    return _there(found)
+        found.insert(0, Section("Interrupted", intro="This run did not finish; the figures below are partial."))
+    return _with_content(found)
 
 
 def details(report: Report, show: Show) -> list[Section]:
-    """What is measured besides, and how."""
+    """All other sections: further measurements, costs, thresholds, and how to read them."""
     answers = (consistency, collateral, mentions, routing, contrasts)
     measured = (*answers, costs.training, costs.speed, costs.lookup, thresholds, published.section)
-    told = Section("What the numbers show, and what they do not", points=reading(report, show))
+    meaning = Section("What the numbers show, and what they do not", points=reading(report, show))
     found = [part(report, show) for part in measured]
-    return _there([*found, told, costs.what_was_run(report, show)])
+    return _with_content([*found, meaning, costs.what_was_run(report, show)])
 
 
-def _there(parts: list[Section]) -> list[Section]:
-    """Those that have something to say."""
+def _with_content(parts: list[Section]) -> list[Section]:
+    """Drop the sections without content."""
     return [part for part in parts if part.rows or part.points or part.intro]
 
 
 def primary(report: Report, show: Show) -> Section:
-    """The one contrast named before any run."""
+    """The one contrast chosen before any run."""
     c = report.get("primary")
     rows = []
     if c:
@@ -56,14 +56,15 @@ def primary(report: Report, show: Show) -> Section:
         )
     return Section(
         "Primary contrast",
-        headers=("contrast", "on", "n", "points", "p", "p Holm", "MDE", "verdict", "no worse by 2 points"),
+        headers=("contrast", "on", "n", "points", "p", "p Holm", "MDE", "verdict", "less than 2 points worse"),
         rows=rows,
-        note="Named before any run; adjusted with all other contrasts, so the report as a whole keeps to 5%.",
+        note="Chosen before any run. Holm's adjustment covers it and all other contrasts, so the whole report has a "
+        "family-wise error rate of 5%.",
     )
 
 
 def headline(report: Report, show: Show) -> list[Section]:
-    """One table a split: category by variant, exact with its interval."""
+    """One table per split: exact rate and interval by category and variant."""
     found: list[Section] = []
     for split, title in SPLIT_TITLES.items():
         cells = views.cells(report, split)
@@ -77,7 +78,7 @@ def headline(report: Report, show: Show) -> list[Section]:
             rows.append((show(category), str(n), mde.get(category, ""), *shown))
         note = (
             "Exact match of the whole answer, greedy decoding; in brackets the 95% Wilson interval. MDE: the least "
-            "true difference from the baseline, in points, that n items find with 80% power (see Contrasts)."
+            "true difference from the baseline, in points, that n items detect with 80% power (see Contrasts)."
         )
         headers = ("category", "n", "MDE", *map(show, names))
         found.append(Section(title, headers=headers, rows=rows, note="" if any(s.rows for s in found) else note))
@@ -85,7 +86,7 @@ def headline(report: Report, show: Show) -> list[Section]:
 
 
 def consistency(report: Report, show: Show) -> Section:
-    """How alike the answers to one prompt are: drawn, and greedy once more."""
+    """How often answers to the same prompt agree: sampled ones, and a repeated greedy one."""
     cells = {at: cell for at, cell in views.cells(report, "seen").items() if cell["consistency"]}
     names = [name for name in views.names(report) if any(v == name for _, v in cells)]
     mde = views.mde(report, "seen", "consistency")
@@ -102,14 +103,14 @@ def consistency(report: Report, show: Show) -> Section:
         "Consistency",
         headers=("category", "n", "MDE", *map(show, names)),
         rows=rows,
-        note=f"Share of the commonest of {report['run']['samples']} answers drawn at temperature 0.8, bootstrap "
-        "interval over items; greedy: items answered in the same words when asked again in another batch "
-        f"({show(report['backend']['dtype'])}).",
+        note=f"Share of the most common of {report['run']['samples']} answers sampled at temperature 0.8, with a "
+        "bootstrap interval over items. Greedy: share of items with the same greedy answer when repeated in another "
+        f"batch ({show(report['backend']['dtype'])}).",
     )
 
 
 def collateral(report: Report, show: Show) -> Section:
-    """What else an adapter changes."""
+    """How far an adapter changes unrelated prompts."""
     rows = [
         (
             show(c["variant"]),
@@ -122,7 +123,7 @@ def collateral(report: Report, show: Show) -> Section:
         for c in report["collateral"]
     ]
     return Section(
-        "Collateral: unrelated prompts and the baseline's own answers to them",
+        "Collateral: change on unrelated prompts and on the baseline's answers to them",
         headers=("variant", "prompts", "tokens", "KL mean", "KL max", "top-1 unchanged"),
         rows=rows,
         note="KL(baseline ‖ variant) in nats per token.",
@@ -130,35 +131,35 @@ def collateral(report: Report, show: Show) -> Section:
 
 
 def mentions(report: Report, show: Show) -> Section:
-    """What an adapter says where something stored is only named."""
+    """How often an adapter recites a stored value that the prompt does not ask for."""
     rows = [
         (show(m["variant"]), str(m["prompts"]), rate(m["told"]), rate(m["unchanged"]))
         for m in report.get("mentions", ())
     ]
     return Section(
-        "Mentions: prompts that name a trained input and ask for something else",
-        headers=("variant", "prompts", "tells the stored value", "answer unchanged"),
+        "Recited values: prompts that name a trained input but ask for something else",
+        headers=("variant", "prompts", "recites the stored value", "answer unchanged"),
         rows=rows,
-        note="Stored value: the answer starts with it, and the baseline's does not. Unchanged: the baseline's answer, "
-        "to the letter. In brackets the 95% Wilson interval.",
+        note="Recites: the answer starts with the stored value, and the baseline's answer does not. Unchanged: the "
+        "answer equals the baseline's, character for character. In brackets the 95% Wilson interval.",
     )
 
 
 def routing(report: Report, show: Show) -> Section:
-    """How well routers tell prompts that ask for something stored."""
+    """How well routers recognize prompts that ask for a stored value."""
     rows = [
         (show(r["set"]), show(r["router"]), str(r["prompts"]), *(_routed(r, name) for name in ("precision", "recall")))
         for r in (report["routing"] or {}).get("routers", ())
     ]
     return Section(
-        "Routing: prompts that ask for a trained item among such as only look like it",
+        "Routing: recognizing prompts that ask for a trained item",
         headers=("set", "router", "prompts", "precision", "recall"),
         rows=rows,
-        note="keys: a trained n-gram stands in the text, which is what engram goes by; rules: a key prefix, or the "
-        "form of a question, which is what engram-routed goes by as well. In own words: requests no two of which are "
-        "worded alike, beside the labelled ones that ask for nothing. Hard prompts mislead: stored keys in passing, "
-        "whole code that begins like a stored line, keys of other namespaces, requests put in unusual ways. keys is "
-        "asked for trained items alone, so its prompts depend on the profile. In brackets the 95% interval.",
+        note="keys (used by engram): the text contains a trained n-gram. rules (engram-routed uses them too): the text "
+        "has a key prefix or the form of a question. In own words: requests that are all worded differently, and the "
+        "labelled prompts that ask for nothing. Hard prompts mislead: stored keys in passing, complete code that "
+        "begins like a stored line, keys of other namespaces, unusual requests. The keys router is tested on requests "
+        "for trained items only, so its number of prompts depends on the profile. In brackets the 95% interval.",
     )
 
 
@@ -169,7 +170,7 @@ def _routed(router: Report, name: str) -> str:
 
 
 def contrasts(report: Report, show: Show) -> Section:
-    """Every variant against the baseline, paired."""
+    """Every variant compared with the baseline, paired on items."""
     rows = [
         (
             show(c["category"]),
@@ -198,15 +199,15 @@ def contrasts(report: Report, show: Show) -> Section:
         headers=("category", "split", "variant", "metric", "n", "points", "p", "p Holm", "MDE", "verdict"),
         rows=rows,
         folded=f"{len(rows)} contrasts: {', '.join(f'{n} {name}' for name, n in verdicts.most_common())}",
-        note="Paired on items; points: the difference and its 95% interval. Exact: exact McNemar test, Newcombe "
-        "interval; consistency (share of the commonest of the answers drawn at temperature 0.8): sign-flip permutation "
+        note="Paired on items. Points: the difference and its 95% interval. Exact: exact McNemar test, Newcombe "
+        "interval. Consistency (share of the most common answer sampled at temperature 0.8): sign-flip permutation "
         "test, bootstrap interval. p Holm is adjusted over the rows in which enough items differ for a verdict (Tarone "
-        "1990). MDE: the least true difference, in points, this n finds with 80% power at Holm's first step.",
+        "1990). MDE: the least true difference, in points, that n items detect with 80% power at Holm's first step.",
     )
 
 
 def thresholds(report: Report, show: Show) -> Section:
-    """Each requirement with what was measured; those that were missed are told before the table is unfolded."""
+    """Each requirement with its measured value; missed ones are also listed above the folded table."""
     rows = [
         (
             show(t["id"]),

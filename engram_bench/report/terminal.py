@@ -1,4 +1,4 @@
-"""What a run prints: its header, the closing table, the gate, and what to do about a run that was broken off."""
+"""What a run prints: header, closing table, gate, and how to resume an interrupted run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from engram_bench.records import is_pooled
 from engram_bench.report.gate_text import summary
 from engram_bench.report.text import inert, p_value, percent
 
-MOST_LOST = 5  # lines that tell what broke
+MOST_LOST = 5  # lines about what went wrong
 
 
 def write_summary(reporter: Any, folder: Path, report: dict[str, Any]) -> None:
-    """Exact rates by category and variant, then where the report lies."""
+    """Print the exact rates by category and variant, KL, thresholds, gate, and the path of the report."""
     names = [v["name"] for v in report["variants"]]
     reporter.section("engram_bench: exact, seen / rephrased" if report["cells"] else "engram_bench")
     cells = {(c["category"], c["variant"], c["split"]): c for c in report["cells"]}
@@ -32,8 +32,8 @@ def write_summary(reporter: Any, folder: Path, report: dict[str, Any]) -> None:
     if rows:
         reporter.write_line(tabulate(rows, headers=["category", *names], tablefmt="simple", disable_numparse=True))
     if report["collateral"]:
-        told = "; ".join(f"{c['variant']} {c['kl_mean']:.2g}" for c in report["collateral"])
-        reporter.write_line(f"KL per token on unrelated text: {told}")
+        moved = "; ".join(f"{c['variant']} {c['kl_mean']:.2g}" for c in report["collateral"])
+        reporter.write_line(f"KL per token on unrelated text: {moved}")
     missed = [t for t in report["thresholds"] if not t["passed"]]
     reporter.write_line(f"thresholds: {len(report['thresholds']) - len(missed)} met, {len(missed)} missed")
     if "gate" in report:
@@ -42,7 +42,7 @@ def write_summary(reporter: Any, folder: Path, report: dict[str, Any]) -> None:
 
 
 def header(settings: Settings, backend: dict[str, Any]) -> str:
-    """What a run is on: backend, dtype and why, model, profile, variants, and what trains a LoRA if any and why."""
+    """One line: backend, dtype and its reason, model, profile, variants; for LoRA variants also the LoRA engine."""
     lora = f"; LoRA by {backend['lora_engine']} ({backend['lora_engine_reason']})"
     return (
         f"engram_bench: {backend['name']} on {backend['device']}, {backend['dtype']} ({backend['dtype_reason']}); "
@@ -52,17 +52,17 @@ def header(settings: Settings, backend: dict[str, Any]) -> str:
 
 
 def write_broken_off(reporter: Any, folder: Path, lost: Sequence[str], stopped: bool) -> None:
-    """Why a run was broken off, and how to go on with it; `stopped`: by an option, at a failure."""
+    """Print why a run was interrupted and how to resume it; `stopped`: by -x or --maxfail."""
     for line in lost[:MOST_LOST]:
         reporter.write_line(line)
     if len(lost) > MOST_LOST:
         reporter.write_line(f"and {len(lost) - MOST_LOST} more")
     command = "the same command without -x or --maxfail" if stopped else "the same command"
-    reporter.write_line(f"broken off; to finish, give {command} and --engram-resume {_shown(folder)}")
+    reporter.write_line(f"interrupted; to finish, run {command}, adding --engram-resume {_shown(folder)}")
 
 
 def write_gate(write_line: Callable[[str], object], found: dict[str, Any]) -> None:
-    """The comparison with the gate's baseline: every regression, every warning, and a summary."""
+    """Print the comparison with the gate's baseline: regressions, warnings, summary."""
     for row in found["rows"]:
         if row["verdict"] == "regressed":
             cell = ", ".join(row[key] for key in ("variant", "category", "split", "metric"))

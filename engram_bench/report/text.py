@@ -1,6 +1,6 @@
-"""Numbers and foreign text as a reader may see them: rounded, short, and inert in Markdown and on a terminal.
+"""Formats numbers, and makes text from data or a model safe to show in Markdown and on a terminal.
 
-A `Section` is a part of a report before it is Markdown or HTML.
+A `Section` is a part of a report before rendering to Markdown or HTML.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from engram_bench.records import is_pooled
 
 LONGEST_TEXT = 90
 
-Show = Callable[..., str]  # text from data or a model made fit for one kind of page; a second argument is its length
+Show = Callable[..., str]  # (text[, longest]) -> text that is safe in one kind of page
 
 
 @dataclass(frozen=True)
 class Section:
-    """A titled table and the prose around it, in the order of the fields, made of text that is fit for its page.
+    """A titled table and its prose, rendered in the order of the fields; all text is already safe for its page.
 
     Attributes:
-        folded: what stands for the table where it is folded away; empty where it is shown.
+        folded: summary line of a folded table; empty if the table is always visible.
     """
 
     title: str
@@ -37,25 +37,25 @@ class Section:
 
 
 def stands_out(cell: str) -> bool:
-    """Whether a cell is set in bold: a pooled group, or what got worse."""
+    """Whether a table cell is bold: a pooled group or a regression."""
     return is_pooled(cell) or cell == "regressed"
 
 
 def inert(text: str) -> str:
-    """Text with a dot for every control character, so that none of it steers a terminal."""
+    """Replace every control character by a dot, because a terminal would obey it."""
     return "".join("·" if unicodedata.category(ch)[0] == "C" else ch for ch in text)
 
 
 def short(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Text on one line, without control characters, cut where it is longer."""
+    """Put text on one line, without control characters, cut at `longest` characters."""
     text = inert(re.sub(r"[\r\n]+", " ⏎ ", text.strip()))
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def safe(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Text from data or a model as one inert Markdown table cell: short, and no markup."""
+    """Escape text from data or a model for a Markdown table cell, and shorten it."""
     text = html.escape(short(text, longest), quote=False)
-    text = text.replace("www.", "www&#46;")  # GitHub makes a link of a bare www.
+    text = text.replace("www.", "www&#46;")  # GitHub turns a bare www. into a link
     return re.sub(r"([\\`*_\[\]|~$@:#])", r"\\\1", text).replace("&\\#", "&#")
 
 
@@ -75,5 +75,5 @@ def rate(cell: Mapping[str, Any]) -> str:
 
 
 def p_value(p: float) -> str:
-    """Short and never zero."""
+    """Three decimals, never zero."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"

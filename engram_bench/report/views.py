@@ -1,4 +1,4 @@
-"""What both forms of a report look up in report.json: cells, names, order."""
+"""Look-ups in report.json that report.md and report.html share: cells, names, order."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def cells(report: Report, split: str) -> dict[tuple[str, str], Report]:
 
 
 def names(report: Report) -> list[str]:
-    """Of all variants, in the order of the run."""
+    """Names of all variants, in the order of the run."""
     return [v["name"] for v in report["variants"]]
 
 
 def categories(report: Report, cells: Mapping[tuple[str, str], Report]) -> list[str]:
-    """Pooled groups first, then single categories in the order of the data."""
-    there = {category for category, _ in cells}
-    pooled = sorted(c for c in there if is_pooled(c))
-    return pooled + [c for c in report["dataset"]["categories"] if c in there]
+    """Categories of some cells: pooled groups first, then single categories in the order of the data."""
+    present = {category for category, _ in cells}
+    pooled = sorted(c for c in present if is_pooled(c))
+    return pooled + [c for c in report["dataset"]["categories"] if c in present]
 
 
 def mde(report: Report, split: str, metric: str) -> dict[str, str]:
-    """By category, the least true difference from the baseline that its items find with 80% power, in points."""
+    """Minimum detectable effect by category, in points: the largest over the variants."""
     found: dict[str, float] = {}
     for c in report["contrasts"]:
         if (c["split"], c["metric"]) == (split, metric):

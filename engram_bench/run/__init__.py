@@ -1,1 +1,1 @@
-"""One run: models and adapters asked, answers scored and kept, the report made."""
+"""One run: asks models and adapters, scores and stores their answers, and makes the report."""

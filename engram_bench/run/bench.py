@@ -1,7 +1,7 @@
-"""The bench: one model on one device, each variant trained (or loaded) and asked at most once, results kept.
+"""The bench: one model on one device; trains or loads each variant, asks it once, and keeps the results.
 
-Suites ask it for what they assert on. It answers everything the session will need of a variant in one go, which
-decodes full batches, and records every result for the report.
+Suites get from it the results they assert on. It decodes all planned cells of a variant at once, to fill the batches,
+and records every result for the report.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from engram_bench.variants import Variant
 from engram_bench.variants.configs import EngramConfig, LoraConfig
 from engram_bench.variants.kinds import KINDS
 
-ANSWER_MARGIN = 1  # tokens beyond the longest canonical answer: what has not ended by then is wrong already
+ANSWER_MARGIN = 1  # tokens beyond the longest canonical answer; a longer answer is wrong anyway
 
 
 class Bench:
-    """Everything a session measures.
+    """Makes every measurement of a session.
 
     Args:
-        settings: what to do.
-        progress: told of training and decoding as they go.
+        settings: options of the run.
+        progress: called during training and decoding.
 
     Attributes:
-        backend: the model, loaded.
-        recorder: takes each record as soon as it exists.
-        planned: (category, split) cells the session will ask for.
+        backend: the loaded model.
+        recorder: receives each record as soon as it exists.
+        planned: (category, split) pairs the session will ask for.
     """
 
     def __init__(self, settings: Settings, progress: Progress) -> None:
@@ -64,7 +64,7 @@ class Bench:
         for variant in settings.variants:
             if isinstance(variant.config, LoraConfig) and variant.config.four_bit and target.lora_engine != "unsloth":
                 why = f"{target.lora_engine} trains a LoRA here ({target.lora_engine_reason})"
-                raise UsageError(f"variant {variant.name}: Unsloth alone trains in 4 bits, and {why}; drop four_bit")
+                raise UsageError(f"variant {variant.name}: only Unsloth trains in 4 bits, but {why}; remove four_bit")
         progress(f"model {settings.model}", 0, 1)
         self.model = models.resolve(settings.model)
         self.load_model = partial(target.load, self.model.folder)
@@ -81,12 +81,12 @@ class Bench:
         self.recorder.add_line(meta)
 
     def attach_run(self, run: RunDir) -> None:
-        """From here on, take what the run directory has, and add what it lacks."""
+        """From now on, reuse the records in the run directory and add new ones to it."""
         self._run_id = run.id
         self.recorder.attach(run)
 
     def fingerprint(self) -> Record:
-        """What decides the answers: a run can be resumed only where all of it is the same."""
+        """Everything the answers depend on; a run can be resumed only if all of it is equal."""
         settings, backend = self.settings, self.backend
         folders = {v.name: self.adapters.folder(v, 0) for v in settings.variants}
         return {
@@ -104,21 +104,21 @@ class Bench:
         }
 
     def variant(self, name: str) -> Variant:
-        """A variant of this run."""
+        """The variant of this name."""
         return next(v for v in self.settings.variants if v.name == name)
 
     def adapter(self, variant: str) -> Adapter | None:
-        """The adapter of a variant and the first training seed, trained now if the cache has none."""
+        """The adapter of a variant for the first training seed; trains it if it is not cached."""
         return self.adapters.adapter(self.variant(variant), self.settings.seeds[0])
 
     def trained(self, variant: str, seed: int) -> Trained:
-        """Where the adapter of a seed lies and how it was trained."""
+        """Folder and training record of a variant's adapter for one seed."""
         return self.adapters.trained(self.variant(variant), seed)
 
-    # --- what is measured -----------------------------------------------------------------------------------------
+    # --- measurements ---------------------------------------------------------------------------------------------
 
     def samples(self, variant: str, category: str, split: str) -> list[Sample]:
-        """All answers of one cell, made now if nothing has asked for them before."""
+        """All answers of one cell; generates them on the first call."""
         wanted = CellKey(variant, category, split)
         if wanted not in self._samples:
             cells = {CellKey(variant, *cell) for cell in self.planned | {(category, split)}}
@@ -126,7 +126,7 @@ class Bench:
         return self._samples[wanted]
 
     def collateral(self, variant: str, prompts: Sequence[str]) -> Collateral:
-        """How far a variant moves the model on unrelated prompts and the baseline's own answers to them."""
+        """How far a variant shifts the model on unrelated prompts and the baseline's answers to them."""
 
         def measure() -> Record:
             return asdict(self.backend.collateral(self.adapter(variant), self._control_texts(prompts)))
@@ -135,38 +135,38 @@ class Bench:
         return Collateral(**{f.name: data[f.name] for f in fields(Collateral)})
 
     def recited(self, variant: str, asked: Sequence[tuple[str, Item]]) -> Record:
-        """What a variant answers to prompts that name a stored input and ask for something else.
+        """How often a variant recites a stored value when a prompt names its input but asks for something else.
 
         Returns:
-            The record: `told` counts answers that start with what is stored, the baseline's answer not doing so;
-            `unchanged` those that are the baseline's to the letter.
+            The record. `told` counts answers that start with the stored value when the baseline's does not.
+            `unchanged` counts answers equal to the baseline's, character for character.
         """
 
         def measure() -> Record:
             texts = self._control_texts([prompt for prompt, _ in asked])
             with self.backend.attached(self.adapter(variant)):
                 answers = self.backend.generate([prompt for prompt, _ in texts], self.max_new_tokens)
-            told = unchanged = 0
+            recited = unchanged = 0
             for (_, item), (_, before), after in zip(asked, texts, answers, strict=True):
                 old, new = self.backend.encoder.decode(before), self.backend.encoder.decode(after)
-                told += metrics.prefix(new, item.output) and not metrics.prefix(old, item.output)
+                recited += metrics.prefix(new, item.output) and not metrics.prefix(old, item.output)
                 unchanged += new == old
-            return {"told": stats.rate(told, len(asked)), "unchanged": stats.rate(unchanged, len(asked))}
+            return {"told": stats.rate(recited, len(asked)), "unchanged": stats.rate(unchanged, len(asked))}
 
         return self.recorder.once("mention", variant, [prompt for prompt, _ in asked], measure)
 
     def speed(self) -> dict[str, Speed]:
-        """How fast each variant that answers by itself does so, a prompt of the data at a time."""
+        """Speed at batch 1 of each variant, on a prompt of the data; leaves out dictionary and retrieval."""
         category = next(iter(self.settings.patterns.categories.values()))
         prompt = self.backend.encoder.prompt(category.question(category.split("seen")[0], "seen")[1])
-        by_itself = [v.name for v in self.settings.variants if not KINDS[v.kind].exact_lookup]
-        found = speed.measure(self.backend, {name: self.adapter(name) for name in by_itself}, prompt)
+        measured_variants = [v.name for v in self.settings.variants if not KINDS[v.kind].exact_lookup]
+        found = speed.measure(self.backend, {name: self.adapter(name) for name in measured_variants}, prompt)
         for name, measured in found.items():
             self.recorder.add("speed", {"variant": name, **asdict(measured)})
         return found
 
     def lookup(self, variant: str) -> list[dict[str, float]]:
-        """How long an n-gram memory of a variant's shape looks for its rows, by table size."""
+        """Look-up times by table size, for an n-gram memory with the shape of a variant's."""
         config = self.variant(variant).config
         assert isinstance(config, EngramConfig), f"{variant} has no tables of n-grams"
         found = speed.lookup_times(config, compress_vocabulary(self.backend.encoder.tokenizer))
@@ -175,12 +175,12 @@ class Bench:
         return found
 
     def threshold(self, id: str, requirement: str, measured: float, low: float, passed: bool) -> None:
-        """Put an assertion on record, whatever comes of it."""
+        """Record an assertion, whether it holds or not."""
         numbers = {"measured": float(measured), "low": float(low)}
         self.recorder.add("threshold", {"id": id, "requirement": requirement, **numbers, "passed": bool(passed)})
 
     def routing(self, router: str, prompt_set: str, prompts: int, precision: Interval, recall: Interval) -> None:
-        """Put on record how well a router told the prompts of a set apart."""
+        """Record a router's precision and recall on one set of prompts."""
         data: Record = {"router": router, "set": prompt_set, "prompts": prompts}
         for name, found in (("precision", precision), ("recall", recall)):
             data |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
@@ -189,7 +189,7 @@ class Bench:
     # --- answers --------------------------------------------------------------------------------------------------
 
     def _control_texts(self, prompts: Sequence[str]) -> list[Text]:
-        """Prompts and what the untouched model answers, asked once."""
+        """Prompts with the baseline's answers, which are generated once."""
         if tuple(prompts) not in self._controls:
             encoded = [self.backend.encoder.prompt(prompt) for prompt in prompts]
             answers = self.backend.generate(encoded, self.max_new_tokens)
@@ -197,7 +197,7 @@ class Bench:
         return self._controls[tuple(prompts)]
 
     def _evaluate(self, variant: Variant, cells: Iterable[CellKey]) -> None:
-        """Answer all questions of these cells, with every training seed."""
+        """Answer all questions of some cells, with every training seed."""
         asked = evaluate.questions(self.settings.patterns, ((cell.category, cell.split) for cell in cells))
         seeds = self.settings.seeds if variant.config else self.settings.seeds[:1]
         found: dict[CellKey, list[Sample]] = {cell: [] for cell in cells}
@@ -216,7 +216,7 @@ class Bench:
             self.backend.batch_size,
             self.settings.samples,
             self.settings.sampled_items,
-            greedy_only=variant.control,  # it claims no consistency
+            greedy_only=variant.control,  # no claim about a control uses consistency
         )
         answered = {q.prompt: lookup.answer(q.prompt) for q in asked} if lookup else {}
         with run.alone(f"{variant.name}-{seed}") if run else nullcontext():
@@ -244,7 +244,7 @@ class Bench:
         return [sample for sample in kept.values() if (sample.variant, sample.seed) == (variant.name, seed)]
 
     def _exact_lookup(self, variant: Variant) -> ExactLookup | None:
-        """The trained pairs, for a variant that keeps them beside the model."""
+        """The trained pairs, for a dictionary or retrieval variant; None for all other variants."""
         if not KINDS[variant.kind].exact_lookup:
             return None
         categories = self.settings.patterns.categories.values()

@@ -1,4 +1,4 @@
-"""Questions through a model: prompts in, scored samples out."""
+"""Asks a model the questions of a plan and scores its answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEMPERATURE = 0.8
 
 @dataclass(frozen=True)
 class Question:
-    """An item asked in one split; the phrasing is the template its input was put into."""
+    """An item asked in one split; `phrasing` is the template that produced the prompt."""
 
     split: str
     item: Item
@@ -28,7 +28,7 @@ class Question:
 
 
 class Request(NamedTuple):
-    """A question, and which of its answers is wanted: `GREEDY`, `REPEAT`, or the number of a draw."""
+    """A question and which answer to generate: `GREEDY`, `REPEAT`, or the number of a sampled answer."""
 
     question: Question
     sample: int
@@ -36,11 +36,11 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is asked of one variant and training seed.
+    """All requests to one variant with one training seed.
 
     Attributes:
-        prompts: what the model is asked, by the question's text.
-        batches: requests that are decoded together, in this order.
+        prompts: maps each question's text to the encoded prompt the model gets.
+        batches: requests to decode together, in order.
     """
 
     prompts: Mapping[str, Prompt]
@@ -48,7 +48,7 @@ class Plan:
 
 
 def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]]) -> list[Question]:
-    """The questions of some (category, split) cells: one for each item, its phrasing chosen by its id."""
+    """The questions of some (category, split) pairs: one per item, with a phrasing chosen by the item's id."""
     return [
         Question(split, item, *category.question(item, split))
         for name, split in sorted(cells)
@@ -60,10 +60,10 @@ def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]]) -> list[Qu
 def requests(
     asked: Sequence[Question], samples: int, sampled_items: int | None, greedy_only: bool = False
 ) -> list[Request]:
-    """All that is asked of a variant and training seed.
+    """All requests to a variant with one training seed.
 
-    Each question greedily; unless `greedy_only`, `samples` drawn answers for each seen item, or for the
-    `sampled_items` of each category with the smallest ids, and the greedy answer to these once more.
+    Every question gets one greedy answer. Unless `greedy_only`, seen items also get `samples` sampled answers and one
+    repeated greedy answer. `sampled_items` limits this to the items with the smallest ids in each category.
     """
     greedy = [Request(question, GREEDY) for question in asked]
     if greedy_only or not samples:
@@ -81,10 +81,10 @@ def plan(
     sampled_items: int | None,
     greedy_only: bool = False,
 ) -> Plan:
-    """What is asked, see `requests`, in batches.
+    """Put the `requests` into batches.
 
-    Batches depend only on the questions, whether or not `greedy_only` leaves out the draws, so every variant sees the
-    same batches of prompts.
+    Batches depend only on the questions, so every variant sees the same batches of prompts. `greedy_only` leaves out
+    the sampled and repeated answers without regrouping the rest.
     """
     every = requests(asked, samples, sampled_items)
     first, repeats = ([request for request in every if (request.sample == REPEAT) is again] for again in (False, True))
@@ -98,7 +98,7 @@ def plan(
 
 
 def sampling_seed(question: Question, seed: int, sample: int) -> int:
-    """A seed that depends on what is asked and on nothing else, so that order and batch leave samples alone."""
+    """A seed that depends only on the request, so that neither order nor batch changes a sampled answer."""
     text = f"{question.split}\0{question.item.id}\0{seed}\0{sample}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
@@ -114,18 +114,21 @@ def answer(
     kept: Collection[SampleKey] = (),
     known: Mapping[str, str] | None = None,
 ) -> Iterator[list[Sample]]:
-    """The answers of a plan, batch by batch, from the model with the adapter that is attached now.
+    """Generate and score the answers of a plan, batch by batch, with the currently attached adapter.
 
     Args:
         backend: the model.
-        variant: for the samples.
+        variant: name to put into the samples.
         planned: from `plan`.
-        seed: of the training.
-        max_new_tokens: of one answer.
+        seed: training seed of the adapter.
+        max_new_tokens: limit for one answer.
         progress: called after every batch.
-        kept: answers a resumed run has. A batch with all its answers is left out, and the others are decoded whole, so
-            that every batch is the one it would have been.
-        known: answers by the question's text that need no model, as a dictionary's.
+        kept: answers that a resumed run already has. A batch is skipped if all its answers are here; otherwise all of
+            it is decoded again, so that batches do not depend on interruptions.
+        known: answers that need no model, such as a dictionary's, by the question's text.
+
+    Yields:
+        The samples of one batch.
     """
     known = known or {}
     done, total = 0, sum(map(len, planned.batches))
@@ -150,7 +153,7 @@ def answer(
 
 
 def _batches(requests: Iterable[Request], size: int) -> list[list[Request]]:
-    """Batches of up to `size` requests; the answers to one prompt stay together, be they more than that."""
+    """Batches of up to `size` requests; those with the same prompt stay together, even if they exceed `size`."""
     batches: list[list[Request]] = []
     for _, alike in groupby(requests, key=lambda request: request.question.prompt):
         some = list(alike)
@@ -165,7 +168,7 @@ def _order(request: Request) -> tuple[str, str, int]:
 
 
 def key(variant: str, request: Request, seed: int) -> SampleKey:
-    """What identifies the answer to a request."""
+    """The identity of the answer to a request."""
     question, n = request
     return SampleKey(variant, question.item.category, question.split, question.item.id, seed, n)
 

@@ -1,4 +1,4 @@
-"""What a run is made of, as records for the report: model, backend, data, variants."""
+"""Makes the records that describe a run: model, backend, data, variants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engram_bench.variants import Variant
 
 
 def meta(backend: Backend, model: Model, patterns: PatternSet, max_new_tokens: int, load_seconds: float) -> Record:
-    """The first record of a run."""
+    """The first record of a run: backend, model and dataset."""
     return {
         "type": "meta",
         "backend": {
@@ -53,7 +53,7 @@ def meta(backend: Backend, model: Model, patterns: PatternSet, max_new_tokens: i
 
 
 def untrained(variant: Variant) -> Record:
-    """A variant that is the model as it comes."""
+    """The record of a variant that trains nothing."""
     return {
         "name": variant.name,
         "about": variant.about,
@@ -66,7 +66,7 @@ def untrained(variant: Variant) -> Record:
 
 
 def trained(variant: Variant, found: Trained, seed: int, by: Backend, parameters: int) -> Record:
-    """A variant, and how the backend `by` trained its `parameters` numbers."""
+    """The record of a variant whose adapter, of `parameters` numbers, was trained by the backend `by`."""
     engine = by.lora_engine if variant.kind == "lora" else None
     return {
         **untrained(variant),
@@ -78,11 +78,11 @@ def trained(variant: Variant, found: Trained, seed: int, by: Backend, parameters
 
 
 def prompt_sha256(encoder: PromptEncoder) -> str:
-    """Fingerprint of what stands around a question: token ids of one sentence in the model's template."""
+    """Fingerprint of the chat template and tokenizer: token ids of one sample prompt and answer."""
     ids = [encoder.prompt("What is stored under KEY?").ids, encoder.answer("a value")]
     return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
 
 def texts_sha256(texts: Sequence[str]) -> str:
-    """Fingerprint of texts, their order included."""
+    """Fingerprint of texts in their order."""
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Live progress: one line, redrawn, on a terminal; elsewhere a line now and then, and one when a step ends."""
+"""Live progress: redraws one line on a terminal; elsewhere prints a line now and then and at the end of a step."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-LINE_EVERY = 30.0  # seconds between lines where there is no terminal to redraw
-REDRAW_EVERY = 0.1
+LINE_EVERY = 30.0  # seconds between lines without a terminal
+REDRAW_EVERY = 0.1  # seconds between redraws on a terminal
 BAR_WIDTH = 30
 
 
 class Reporter:
-    """Shows ``(what, done, total)`` calls; the part of `what` before ": " names the step whose time is told.
+    """Shows ``(what, done, total)`` calls; the part of `what` before ": " names the step that is timed.
 
-    Drawn by hand, call by call: a live display refreshes from a thread, and pytest captures what that writes.
+    Draws on each call, without rich's live display: that one writes from a thread, whose output pytest captures.
 
     Args:
         stream: a text stream, or None to show nothing.
@@ -38,7 +38,7 @@ class Reporter:
         if step != self._step:
             self._step, self._started, self._shown = step, now, 0.0
             if terminal:
-                self._stream.write("\n")  # pytest's own line stays as it is
+                self._stream.write("\n")  # keep pytest's own line
         if done < total and now - self._shown < (REDRAW_EVERY if terminal else LINE_EVERY):
             return
         self._shown = now
@@ -63,7 +63,7 @@ class Reporter:
 
 
 class Uncaptured:
-    """A progress callable that lets its output through pytest's capturing."""
+    """A progress callable whose output bypasses pytest's capturing."""
 
     def __init__(self, reporter: Reporter, capture: Any) -> None:
         self._reporter, self._capture = reporter, capture
@@ -73,6 +73,6 @@ class Uncaptured:
             self._reporter(what, done, total)
 
     def off(self) -> AbstractContextManager[None]:
-        """Capturing suspended, for what writes to the terminal by itself."""
+        """Suspend capturing, for code that writes to the terminal itself."""
         context: AbstractContextManager[None] = self._capture.global_and_fixture_disabled()
         return context

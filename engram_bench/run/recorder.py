@@ -1,4 +1,4 @@
-"""Where one process of a run puts its records: into the run directory, as soon as there is one."""
+"""Collects the records of one process of a run, and writes them to the run directory once there is one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from engram_bench.run.rundir import RECORDS, RunDir
 
 
 class Recorder:
-    """Takes records, see `engram_bench.records`; holds them until a run directory is attached.
+    """Collects records (see `engram_bench.records`); holds them until a run directory is attached.
 
     Attributes:
         run: the run directory, None until one is attached.
-        held: records taken before that.
+        held: records collected before that.
     """
 
     def __init__(self) -> None:
@@ -22,25 +22,25 @@ class Recorder:
         self.held: list[Record] = []
 
     def attach(self, run: RunDir) -> None:
-        """From here on, read and write the records of this run directory."""
+        """Write the held records to this run directory; from now on, read and write there."""
         self.run = run
         run.append(RECORDS, self.held)
 
     def add(self, kind: str, data: Record) -> None:
-        """Record what was measured, ``{"type": kind, "data": data}``."""
+        """Add the record ``{"type": kind, "data": data}``."""
         self.add_line({"type": kind, "data": data})
 
     def add_line(self, record: Record) -> None:
-        """Record a line as it is."""
+        """Add a complete record."""
         if self.run:
             self.run.append(RECORDS, [record])
         else:
             self.held.append(record)
 
     def once(self, kind: str, variant: str, prompts: Sequence[str], measure: Callable[[], Record]) -> Record:
-        """What was measured of a variant on these prompts: the run's record of it, or one made now.
+        """Return the run's record of this measurement; measure and record it if there is none.
 
-        Any process of the run may have recorded it, in an earlier session too.
+        The record may come from any process of the run, even from before the run was resumed.
         """
         identity = {"variant": variant, "prompts": len(prompts), "prompts_sha256": texts_sha256(prompts)}
         for known in self.run.read(RECORDS) if self.run else self.held:

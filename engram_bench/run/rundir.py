@@ -1,7 +1,7 @@
-"""The run directory while a run is on: what is measured is written there at once, by every process of the run.
+"""The run directory during a run: every process of the run writes its results there at once.
 
-So workers share each other's answers, a process that is killed loses what it was at and nothing before, and a run
-that was broken off can be taken up again. `.work` holds what only an unfinished run needs.
+So workers share answers, a killed process loses only its current batch, and an interrupted run can be resumed.
+`.work` holds files that only an unfinished run needs.
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ RECORDS, MANIFEST = f"{WORK}/records.jsonl", f"{WORK}/run.json"
 
 @dataclass(frozen=True)
 class RunDir:
-    """A run's folder; `id` names the run, to workers and to adapters trained in it; `started` in seconds since 1970."""
+    """The folder of a run.
+
+    Attributes:
+        id: identifies the run to its workers and in the adapters it trains.
+        started: seconds since 1970.
+    """
 
     folder: Path
     id: str
     started: float
 
     def append(self, name: str, lines: Iterable[Record]) -> None:
-        """Add lines to a file of the run, all of them before any other process adds its own.
+        """Append lines to a file of the run; lines of other processes never come between them.
 
         Raises:
             UsageError: the disk is full, or the folder is gone.
@@ -46,24 +51,24 @@ class RunDir:
         try:
             with self.alone("append"), path.open("ab+") as file:
                 if file.tell() and not _ends_a_line(path):
-                    file.write(b"\n")  # after what a killed process left unfinished
+                    file.write(b"\n")  # end the partial line of a killed process
                 file.write(text.encode())
         except OSError as error:
             raise UsageError(
-                f"{path}: {error.strerror}; mend that, then go on with --engram-resume {self.folder}"
+                f"{path}: {error.strerror}; fix that, then resume with --engram-resume {self.folder}"
             ) from error
 
     def read(self, name: str) -> list[Record]:
-        """The lines of a file of the run, see `records.read`; none where there is no file yet."""
+        """The lines of a file of the run (see `records.read`); empty if the file does not exist yet."""
         path = self.folder / name
         return records.read(path) if path.is_file() else []
 
     def alone(self, name: str) -> AbstractContextManager[object]:
-        """One process of the run at a time; the others wait."""
+        """A lock of this name: one process of the run holds it, all others wait."""
         return FileLock(self.folder / WORK / f"{name}.lock")
 
     def close(self) -> None:
-        """The run is complete: drop what only an unfinished one needs."""
+        """Delete `.work`, because the run is complete."""
         shutil.rmtree(self.folder / WORK, ignore_errors=True)
 
 
@@ -74,17 +79,17 @@ def _ends_a_line(path: Path) -> bool:
 
 
 def claim(report: Path, backend: str, id: str, started: float, fingerprint: Record) -> RunDir:
-    """The folder ``<UTC time>-<backend>`` of the run `id`, made by whichever of its processes comes first.
+    """The folder ``<UTC time>-<backend>`` of the run `id`; the first of its processes creates it.
 
     Args:
         report: folder of all runs.
-        backend: for the name.
-        id: the same in all processes of a run, and in no other run.
-        started: the same in all processes of a run.
-        fingerprint: what has to be the same when the run is taken up again.
+        backend: part of the folder's name.
+        id: equal in all processes of a run, and unique to it.
+        started: seconds since 1970; equal in all processes of a run.
+        fingerprint: what must be equal when the run is resumed.
 
     Raises:
-        UsageError: the folder cannot be made.
+        UsageError: the folder cannot be created.
     """
     name = f"{datetime.fromtimestamp(started, UTC):%Y%m%dT%H%M%SZ}-{backend}"
     try:
@@ -98,7 +103,7 @@ def claim(report: Path, backend: str, id: str, started: float, fingerprint: Reco
                 folder = report / (name if count == 1 else f"{name}-{count}")
                 if not folder.exists():
                     try:
-                        new.rename(folder)  # whole or not at all: an existing folder is never empty
+                        new.rename(folder)  # atomic: no process ever sees a folder without its manifest
                     except OSError:
                         if not folder.is_dir():
                             raise
@@ -106,7 +111,7 @@ def claim(report: Path, backend: str, id: str, started: float, fingerprint: Reco
                     return RunDir(folder, id, started)
     except OSError as error:
         raise UsageError(f"--engram-report: {report}: {error.strerror}; choose another folder") from error
-    raise AssertionError("counted to the end of numbers")
+    raise AssertionError("unreachable")
 
 
 def _id(folder: Path) -> str | None:
@@ -117,18 +122,20 @@ def _id(folder: Path) -> str | None:
 
 
 def resume(folder: Path, fingerprint: Record) -> RunDir:
-    """A run that was broken off, taken up again.
+    """Resume an interrupted run.
 
     Raises:
-        UsageError: there is none in the folder, it is complete, or it measured something else.
+        UsageError: the folder holds no interrupted run, or one with another fingerprint.
     """
     option = f"--engram-resume: {folder}"
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         id, started, theirs = str(manifest["id"]), float(manifest["started"]), dict(manifest["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = "complete already" if (folder / "report.json").is_file() else "not a run that was broken off"
-        raise UsageError(f"{option}: {reason}; name the folder of one that was") from error
+        reason = "this run is already complete" if (folder / "report.json").is_file() else "not an interrupted run"
+        raise UsageError(f"{option}: {reason}; name the folder of an interrupted run") from error
     if odd := [name for name in fingerprint if theirs.get(name) != fingerprint[name]]:
-        raise UsageError(f"{option}: that run had another {', '.join(odd)}; give the options it had, or start anew")
+        raise UsageError(
+            f"{option}: the run was started with different {', '.join(odd)}; repeat its options, or start a new run"
+        )
     return RunDir(folder.resolve(), id, started)

@@ -1,4 +1,4 @@
-"""Makes the report of a run from what its processes left in the run directory; knows nothing of pytest."""
+"""Makes the report of a run from the records and answers in its directory; independent of pytest."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ EVALUATION_BUDGET_S = 120  # PRD NFR-1.2
 
 
 class Session:
-    """One run, as the process that writes its report sees it.
+    """One run, in the process that writes its report.
 
     Args:
-        settings: of the run.
+        settings: options of the run.
         argv: the command line, for the report.
-        run: where its processes put what they measure.
-        baseline: the report that the gate compares with.
+        run: the directory with the records and answers of all its processes.
+        baseline: the report that the gate compares with; None without a gate.
+
+    Attributes:
+        report: the report that `finish` made, None before.
     """
 
     def __init__(self, settings: Settings, argv: list[str], run: RunDir, baseline: Record | None) -> None:
@@ -37,9 +40,9 @@ class Session:
         self.report: Record | None = None
 
     def whole(self) -> bool:
-        """Whether every cell that was begun has all its answers.
+        """Whether every cell with any answers has all of them.
 
-        It has not where a run was resumed with another selection of tests.
+        A run that was resumed with another selection of tests may leave a cell partly answered.
         """
         kept = once(self.run.read(SAMPLES)).keys()
         begun = {key.cell for key in kept}
@@ -55,14 +58,14 @@ class Session:
     def finish(self, *, complete: bool) -> bool:
         """Make the report and write it: JSON, Markdown, HTML, plots.
 
-        That of a complete run is also compared with the gate's baseline, pointed at by `latest`, and made the new
-        baseline where that was asked for.
+        For a complete run, also compares it with the gate's baseline, points `latest` to it, and makes it the new
+        baseline on `--engram-gate-update`.
 
         Returns:
             Whether anything was measured; if not, nothing is written.
 
         Raises:
-            UsageError: the folder cannot be written to.
+            UsageError: the folder or the baseline cannot be written.
         """
         samples = self._samples()
         measured = records.by_kind(self.run.read(RECORDS))
@@ -106,8 +109,8 @@ class Session:
             if complete:
                 self._point_latest()
         except OSError as error:
-            mend = f"mend that, then go on with --engram-resume {self.run.folder}"
-            raise UsageError(f"{error.filename or self.run.folder}: {error.strerror}; {mend}") from error
+            remedy = f"fix that, then resume with --engram-resume {self.run.folder}"
+            raise UsageError(f"{error.filename or self.run.folder}: {error.strerror}; {remedy}") from error
         if complete:
             self.run.close()
         if complete and self.settings.gate_update and self.settings.gate:
@@ -116,16 +119,16 @@ class Session:
 
     def _write(self, report: Record, samples: Sequence[Record]) -> None:
         folder = self.run.folder
-        if report["run"]["complete"]:  # else some worker may be at its last batch, and its answers are kept as well
+        if report["run"]["complete"]:  # otherwise a worker may still append its last batch
             write_whole(folder / SAMPLES, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
         files.write(folder, report, samples)
 
     def exit_code(self) -> int:
-        """Of a run whose tests passed: what its gate says, 0 where it has none."""
+        """Exit code of a run whose tests passed: the gate's, or 0 without a gate."""
         return gate.exit_code(self.report["gate"]) if self.report and "gate" in self.report else 0
 
     def _samples(self) -> list[Record]:
-        """Every answer once, in an order that says nothing of who gave it when."""
+        """Every answer once, in an order that does not depend on workers or timing."""
         variants = [v.name for v in self.settings.variants]
         categories = list(self.settings.patterns.categories)
         rank = {name: i for i, name in enumerate([*variants, *categories, *SPLITS])}
@@ -142,7 +145,7 @@ class Session:
 
 
 def _seconds(answered: Sequence[Record], variants: Sequence[str]) -> dict[str, float]:
-    """Spent answering, by variant; those that did not answer are left out."""
+    """Seconds spent generating answers, by variant; leaves out variants with none."""
     spent = dict.fromkeys(variants, 0.0)
     for record in answered:
         spent[record["variant"]] += record["seconds"]
@@ -150,7 +153,7 @@ def _seconds(answered: Sequence[Record], variants: Sequence[str]) -> dict[str, f
 
 
 def _tokens_per_second(samples: Sequence[Record], seconds: dict[str, float]) -> dict[str, float]:
-    """New tokens a second of each variant, batches and prefill as they came."""
+    """New tokens per second of each variant, over the whole time in batches, prefill included."""
     return {
         name: round(sum(sample["tokens"] for sample in samples if sample["variant"] == name) / spent, 1)
         for name, spent in seconds.items()
@@ -164,7 +167,7 @@ def _evaluation_time(seconds: dict[str, float]) -> Record:
 
 
 def _git_commit() -> str | None:
-    """The checkout's commit, with -dirty behind it where files differ; None outside a repository."""
+    """The commit of the checkout, with the suffix -dirty if files differ; None outside a repository."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

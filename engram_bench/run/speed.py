@@ -1,4 +1,4 @@
-"""How fast a variant answers one prompt at a time: what a user waits for, measured with the variants taking turns."""
+"""Speed of each variant at batch 1, as a user experiences it, and look-up times; the candidates take turns."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from engram_bench.variants.configs import EngramConfig
 
 TABLE_ROWS = tuple(10**n for n in range(3, 9))  # nominal rows of one table
 TRAINED_NGRAMS, LOOKUPS = 10_000, 200
-ROUNDS = 3  # every variant once a round, so that a machine that slows down slows all of them
+ROUNDS = 3  # each round measures every variant once, so a machine that slows down affects all alike
 NEW_TOKENS = 16
 
 
 @dataclass(frozen=True)
 class Speed:
-    """At batch 1, medians over the rounds.
+    """Speed at batch 1; medians over the rounds.
 
     Attributes:
-        prefill_tokens_s: tokens of the prompt, template included, over `ttft_s`.
-        decode_tokens_s: new tokens after the first, a second.
+        prefill_tokens_s: prompt tokens, template included, divided by `ttft_s`.
+        decode_tokens_s: new tokens per second, after the first.
         ttft_s: seconds to the first token.
-        overhead: decoding time of a token over the baseline's in the same round, less 1.
+        overhead: decoding time per token relative to the baseline's in the same round, minus 1.
     """
 
     prefill_tokens_s: float
@@ -45,13 +45,13 @@ class Speed:
 
 
 def measure(backend: Backend, adapters: Mapping[str, Any | None], prompt: Prompt) -> dict[str, Speed]:
-    """Speed by variant; the first of `adapters` is the baseline that overheads are measured against."""
+    """Speed by variant; the first of `adapters` is the baseline for the overheads."""
     first: dict[str, list[float]] = {name: [] for name in adapters}
     each: dict[str, list[float]] = {name: [] for name in adapters}
     for _ in range(ROUNDS):
         for name, adapter in adapters.items():
             with backend.attached(adapter):
-                next(backend.stream(prompt, 1, ignore_eos=True))  # warm
+                next(backend.stream(prompt, 1, ignore_eos=True))  # warm-up
                 started = time.perf_counter()
                 answer = backend.stream(prompt, NEW_TOKENS, ignore_eos=True)
                 next(answer)
@@ -73,12 +73,13 @@ def measure(backend: Backend, adapters: Mapping[str, Any | None], prompt: Prompt
 
 
 def lookup_times(config: EngramConfig, compressed_ids: Int64Array, seed: int = 0) -> list[dict[str, float]]:
-    """Seconds to find the rows of one token's n-grams in one layer, by rows of a table; medians.
+    """Median seconds to find the rows of one token's n-grams in one layer, by table size.
 
     Returns:
-        "rows" of one table; "seconds": hashing, and the search among the rows that training touched, the same number
-        for every size; "mapped_seconds": hashing, and reading the rows from a memory-mapped file of all tables, of
-        "mapped_bytes", that may be far larger than the memory (its pages are there: each was read once before).
+        One dictionary per size. "rows": rows per table. "seconds": hashing plus search among the rows that training
+        touched, equally many for every size. "mapped_seconds": hashing plus reading the rows from a memory-mapped file
+        of all tables. "mapped_bytes": size of that file, which may far exceed the memory; the pages read are resident,
+        because a first pass has read them.
     """
     rng = np.random.default_rng(seed)
     size, vocabulary = max(config.orders), len(compressed_ids)
@@ -93,8 +94,8 @@ def lookup_times(config: EngramConfig, compressed_ids: Int64Array, seed: int = 0
             table = files.enter_context(mapped_table(sized, layer, config.width))
             ways += [partial(addresses.slots, sized, layer, touched), partial(_read, sized, layer, table)]
             sizes.append(table.nbytes)
-        for _ in range(2):  # the first time brings the pages
-            times = [[_seconds(way, window) for way in ways] for window in asked]  # sizes take turns, as variants do
+        for _ in range(2):  # the first pass loads the pages
+            times = [[_seconds(way, window) for way in ways] for window in asked]  # sizes take turns
     medians = np.median(times, axis=0).reshape(len(TABLE_ROWS), 2).tolist()
     return [
         {"rows": rows, "seconds": seconds, "mapped_seconds": mapped, "mapped_bytes": count}
@@ -103,7 +104,7 @@ def lookup_times(config: EngramConfig, compressed_ids: Int64Array, seed: int = 0
 
 
 def _read(hasher: NgramHasher, layer: int, table: NDArray[np.float32], window: Int64Array) -> NDArray[np.float32]:
-    """The rows of a table that holds them all."""
+    """Read an n-gram's rows from a table that holds all rows."""
     return table[addresses.slots(hasher, layer, None, window)]
 
 
@@ -115,11 +116,11 @@ def _seconds(call: Callable[[Int64Array], object], window: Int64Array) -> float:
 
 @contextmanager
 def mapped_table(hasher: NgramHasher, layer: int, width: int) -> Iterator[NDArray[np.float32]]:
-    """All tables of a layer, float32 [1 + rows, width] of zeros, in a sparse file that is mapped and then removed."""
+    """All tables of a layer as zeros, float32 [1 + rows, width], in a memory-mapped sparse file; removed on exit."""
     rows = 1 + sum(prime for heads in hasher.primes[layer] for prime in heads)
     with tempfile.TemporaryFile() as file:
         file.truncate(rows * width * 4)
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_RANDOM"):
-            mapped.madvise(mmap.MADV_RANDOM)  # rows lie anywhere: what the system would read ahead is never asked for
+            mapped.madvise(mmap.MADV_RANDOM)  # access is random, so reading ahead is wasted
         yield np.frombuffer(mapped, np.float32).reshape(rows, width)

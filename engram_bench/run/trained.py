@@ -1,4 +1,4 @@
-"""The adapters of a run: each trained or taken from the cache, and loaded, when it is first asked for."""
+"""The adapters of a run: each is trained or taken from the cache, then loaded, on first use."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class TrainedAdapters:
     """Adapters by variant and training seed.
 
     Args:
-        settings: of the run.
-        model: what they are trained on.
+        settings: options of the run.
+        model: the model to train adapters for.
         backend: that model, loaded.
-        recorder: gets a record of each adapter.
-        progress: told of the training as it goes.
-        run_id: the run's; an adapter that a process of this run trained counts as new.
+        recorder: receives a record of each adapter.
+        progress: returns the callable that a variant's training reports progress to.
+        run_id: returns the run's id; an adapter trained by any process of this run counts as new, not as cached.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class TrainedAdapters:
         self._loaded: dict[tuple[str, int], Adapter] = {}
 
     def adapter(self, variant: Variant, seed: int) -> Adapter | None:
-        """The adapter of a seed, trained if the cache has none; None for a variant that trains nothing."""
+        """The adapter of a seed, trained if it is not cached; None for a variant that trains nothing."""
         if variant.config is None:
             self._recorder.add("variant", metadata.untrained(variant))
             return None
@@ -69,17 +69,17 @@ class TrainedAdapters:
         return self._loaded[key]
 
     def trained(self, variant: Variant, seed: int) -> adapters.Trained:
-        """Where the adapter of a seed lies and how it was trained."""
+        """Folder and training record of the adapter of a seed."""
         self.adapter(variant, seed)
         return self._found[variant.name, seed]
 
     def is_cached(self, variant: Variant, seed: int) -> bool:
-        """Whether the cache has the adapter of a seed, or the variant needs none."""
+        """Whether the adapter of a seed is cached, or the variant trains nothing."""
         folder = self.folder(variant, seed)
         return folder is None or folder.is_dir()
 
     def folder(self, variant: Variant, seed: int) -> Path | None:
-        """Where the cache keeps the adapter; None for a variant that trains nothing."""
+        """The adapter's folder in the cache; None for a variant that trains nothing."""
         if variant.config is None:
             return None
         trainer = self._trainer(variant)
@@ -88,7 +88,7 @@ class TrainedAdapters:
     def _trainer(self, variant: Variant) -> Backend:
         """The backend that trains a variant.
 
-        It is torch's where MLX has no GPU, the profile allows it, and MLX can read what torch wrote.
+        Without a GPU, MLX trains slowly: torch trains instead if the profile allows it and the adapter is portable.
         """
         slow = (self._backend.name, self._backend.device) == ("mlx", "cpu")
         return self._torch if slow and self._settings.plan.borrows and KINDS[variant.kind].portable else self._backend

@@ -1,4 +1,4 @@
-"""The adapter cache: an adapter is trained once for a given model, data, config, seed, device and code."""
+"""The adapter cache: each adapter is trained once per model, data, config, seed, device and code version."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from engram_bench.store.models import Model
 from engram_bench.variants import Variant
 
 TRAINING = "training.json"
-CODE = ("prompts.py", "backends", "memory")  # what training depends on; editing it makes cached adapters stale
+CODE = ("prompts.py", "backends", "memory")  # the code that training depends on; editing it invalidates cached adapters
 
 
 @dataclass(frozen=True)
 class Trained:
-    """An adapter's folder, how it was trained, the SHA-256 of its files, and whether the cache had it."""
+    """An adapter's folder, its training record, the SHA-256 of its files, and whether it came from the cache."""
 
     folder: Path
     training: Training
@@ -45,9 +45,9 @@ def ensure(
     progress: Progress,
     run_id: str | None = None,
 ) -> Trained:
-    """The adapter of a variant, from the cache or trained now; some variants share one.
+    """Return a variant's adapter from the cache, or train it now. Variants may share an adapter.
 
-    `retrain` trains it anew, once: one that this run trained, in this process or another, is as new as can be.
+    `retrain` trains it again even if it is cached, but only once per run: all processes of run `run_id` share it.
 
     Raises:
         UsageError: the cached adapter is damaged, or the cache cannot be written.
@@ -57,14 +57,13 @@ def ensure(
     def build(new: Path) -> None:
         try:
             training = backend.train(variant, examples, seed, new, progress, validation)
-        except SafetensorError as error:  # what a full disk looks like to its writer
-            raise UsageError(
-                f"{folder}: the adapter cannot be written ({error}); free space there, or set ENGRAM_BENCH_CACHE"
-            ) from error
+        except SafetensorError as error:  # the safetensors writer raises this on a full disk
+            mend = "free disk space, or set ENGRAM_BENCH_CACHE to another folder"
+            raise UsageError(f"{folder}: the adapter cannot be written ({error}); {mend}") from error
         record = {"training": asdict(training), "sha256": _files_sha256(new), "run": run_id}
         (new / TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
-    built = build_once(folder, build, overwrite=lambda: retrain and not _trained_in(folder, run_id))
+    built = build_once(folder, build, overwrite=lambda: retrain and not _trained_by_run(folder, run_id))
     mend = "delete the folder or use --engram-retrain"
     try:
         record = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
@@ -72,17 +71,17 @@ def ensure(
         sha256 = record["sha256"]
         intact = _files_sha256(folder) == sha256
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{folder}: not a whole adapter ({error}); {mend}") from error
+        raise UsageError(f"{folder}: the cached adapter is incomplete ({error}); {mend}") from error
     if not intact:
         raise UsageError(f"{folder}: the adapter is damaged; {mend}")
-    return Trained(folder, training, sha256, cached=not (built or _trained_in(folder, run_id)))
+    return Trained(folder, training, sha256, cached=not (built or _trained_by_run(folder, run_id)))
 
 
 def copy(folder: Path, out: Path) -> None:
-    """An adapter of the cache in a folder of the user's own, without the record that ties it to the cache.
+    """Copy a cached adapter to a folder of the user, without the cache's training record.
 
     Raises:
-        UsageError: the folder holds something already, or cannot be written.
+        UsageError: the folder is not empty or cannot be written.
     """
     try:
         if out.exists() and any(out.iterdir()):
@@ -92,10 +91,10 @@ def copy(folder: Path, out: Path) -> None:
         raise UsageError(f"{out}: {error.strerror or error}; choose another folder") from error
 
 
-def _trained_in(folder: Path, run_id: str | None) -> bool:
+def _trained_by_run(folder: Path, run_id: str | None) -> bool:
     try:
         return run_id is not None and bool(json.loads((folder / TRAINING).read_text("utf-8"))["run"] == run_id)
-    except (OSError, ValueError, KeyError, TypeError):  # not whole: `ensure` says so, or it is trained anew
+    except (OSError, ValueError, KeyError, TypeError):  # incomplete: `ensure` reports it or trains it again
         return False
 
 
@@ -107,7 +106,7 @@ def folder_of(
     validation: Sequence[Example],
     seed: int,
 ) -> Path:
-    """Where the adapter lies in the cache; the name depends on all that decides what training makes and says of it."""
+    """The adapter's folder in the cache; its name hashes everything that affects the adapter or its training record."""
     key = {
         "model": model.sha256,
         "examples": [asdict(example) for example in examples],
@@ -124,7 +123,7 @@ def folder_of(
 
 
 def _files_sha256(folder: Path) -> str:
-    """Over the weights and configs of an adapter, by name."""
+    """SHA-256 over the names and contents of an adapter's weight and config files."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.name != TRAINING:

@@ -1,4 +1,4 @@
-"""The user's cache folder, and how anything gets into it: built aside, moved in whole, by one process at a time."""
+"""The user's cache folder. Entries are built in a temporary folder and then moved in, by one process at a time."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from engram_bench.errors import UsageError
 
 
 def cache_dir() -> Path:
-    """Where models and adapters are kept: ENGRAM_BENCH_CACHE, or the user's cache folder."""
+    """The folder of cached models and adapters: ENGRAM_BENCH_CACHE, or the user's cache folder."""
     override = os.environ.get("ENGRAM_BENCH_CACHE")
     return Path(override) if override else Path(platformdirs.user_cache_dir("engram-bench"))
 
 
 def build_once(folder: Path, build: Callable[[Path], None], *, overwrite: Callable[[], bool] = lambda: False) -> bool:
-    """Have `build` fill a new folder and move it to `folder`, unless it is there already (and not to `overwrite`).
+    """Let `build` fill a new folder and move it to `folder`; do nothing if `folder` exists and `overwrite()` is false.
 
-    A process that finds another one building waits for it, and asks `overwrite` after that. What is there already
-    can be had from a cache that cannot be written to. If `build` fails nothing is left behind, and what a killed
-    process left is cleared away.
+    While another process builds the same folder, this one waits, and then calls `overwrite` again. An existing folder
+    needs no lock, so a read-only cache works. A failed build leaves nothing behind, and the next build removes what a
+    killed process left.
 
     Returns:
-        Whether it was built now.
+        Whether this call built the folder.
 
     Raises:
-        UsageError: the place cannot be written to.
+        UsageError: the folder cannot be written.
     """
     if folder.is_dir() and not overwrite():
         return False
@@ -50,17 +50,17 @@ def build_once(folder: Path, build: Callable[[Path], None], *, overwrite: Callab
             finally:
                 shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
-        if error.errno is None:  # raised by a library, of something else
+        if error.errno is None:  # not from the system: a library raised it for another reason
             raise
         place = error.filename or folder
         raise UsageError(
-            f"{place}: {error.strerror}; free space there, or choose a place by ENGRAM_BENCH_CACHE"
+            f"{place}: {error.strerror}; free disk space, or set ENGRAM_BENCH_CACHE to another folder"
         ) from error
     return True
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically: readers see the old text or the new one, never a part."""
     new = path.with_name(f".{path.name}.new")
     new.write_text(text, encoding="utf-8")
     new.replace(path)

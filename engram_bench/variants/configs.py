@@ -1,4 +1,4 @@
-"""The shapes and trainings of adapters: the fields of a variant's YAML file."""
+"""Config classes: the fields of a variant's YAML file, for each kind of adapter and for training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class TrainingConfig:
     epochs: int
     batch_size: int
     lr: float
-    table_lr: float = 0.0  # for memory tables; each row is touched rarely, so it has to move far when it is
+    table_lr: float = 0.0  # for memory tables; a row is updated rarely, so each update must be large
     beta2: float = 0.99
-    clip: float = 0.0  # gradient norm; 0: none
+    clip: float = 0.0  # maximum gradient norm; 0: no clipping
 
     def __post_init__(self) -> None:
         _at_least_one(self, "epochs", "batch_size")
@@ -23,16 +23,16 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """What the config class of every kind is: a dataclass of the fields of a variant's YAML file."""
+    """Base class of every kind's config: a dataclass of the kind's own fields in a variant's YAML file."""
 
 
 @dataclass(frozen=True)
 class LoraConfig(Config):
-    """Low-rank adaptation of every linear layer but the head (arXiv:2106.09685), by peft or mlx-lm."""
+    """Low-rank adaptation of every linear layer but the head (arXiv:2106.09685), by peft, Unsloth or mlx-lm."""
 
     rank: int
     alpha: float
-    four_bit: bool = False  # train against a backbone of 4 bits, which Unsloth alone can; the whole one answers
+    four_bit: bool = False  # train against a 4-bit backbone (Unsloth only); the unquantized one answers
 
     def __post_init__(self) -> None:
         _at_least_one(self, "rank")
@@ -40,15 +40,15 @@ class LoraConfig(Config):
 
 @dataclass(frozen=True)
 class EngramConfig(Config):
-    """Shape of an n-gram memory; every field has the paper's meaning (section 2) unless said otherwise."""
+    """Shape of an n-gram memory; fields have the paper's meaning (section 2) unless a comment differs."""
 
     layers: Sequence[int]
     orders: Sequence[int]  # beyond the paper: any n-gram lengths, not only 2..N
     heads: int
-    rows: int  # least rows of one table; there is a table for each layer, order and head. 1: exactly one
-    width: int  # numbers in a row
-    order_dropout: float = 0.0  # share of (token, order) pairs a training step leaves out; beyond the paper
-    span: str = "key"  # what the memory looks at: "text", the user's; "key", a trained key in it, beyond the paper
+    rows: int  # minimum rows per table, one table per layer, order and head; 1: exactly one row
+    width: int  # numbers per row
+    order_dropout: float = 0.0  # share of (token, order) pairs that a training step drops; beyond the paper
+    span: str = "key"  # what the memory reads: "text", all user text; "key", a trained key in it (beyond the paper)
     hash_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,21 +56,21 @@ class EngramConfig(Config):
         if not (self.layers and self.orders):
             raise ValueError("layers and orders must each hold at least one number")
         if sorted(set(self.orders)) != list(self.orders) or self.orders[0] < 1:
-            raise ValueError(f"orders is {self.orders}; n-gram lengths ascend from 1 or more")
+            raise ValueError(f"orders is {self.orders}; n-gram lengths must ascend, starting at 1 or more")
         if self.order_dropout >= 1:
-            raise ValueError(f"order_dropout is {self.order_dropout}; it is a share below 1")
+            raise ValueError(f"order_dropout is {self.order_dropout}; it must be a share below 1")
         if self.span not in ("text", "key"):
             raise ValueError(f"span is {self.span!r}; use text or key")
 
     @property
     def acts_on_text(self) -> bool:
-        """Whether it acts on each token it looks at, as the paper's, and not just where the answer is made."""
+        """Whether it acts on every token it reads, as in the paper, and not only where the answer is made."""
         return self.span == "text"
 
 
 @dataclass(frozen=True)
 class UnigramConfig(Config):
-    """Shape of the published single-token memory; it sits on every layer."""
+    """Shape of engram-poc's published single-token memory, which sits on every layer."""
 
     slots: int
 

@@ -1,4 +1,4 @@
-"""The kinds of variants: for each, in one place, its config and the adapter classes that create and load it."""
+"""The registry of variant kinds: each kind's config class, and the classes that create and load its adapters."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from engram_bench.variants.configs import Config, EngramConfig, LoraConfig, Unig
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to give a model facts.
+    """A way to give facts to a model.
 
     Attributes:
-        name: `kind` in a variant's YAML file.
-        config: dataclass of the fields of that file; its `__post_init__` raises ValueError on a value that makes no
-            sense. None: nothing is trained.
-        adapters: by framework ("torch", "mlx"), the adapter class as "module:Class", see `backends.base.AdapterClass`.
-        changes: what a variant may do to a trained adapter of this kind, as arguments of `AdapterClass.load`: field of
-            the YAML file -> its values.
-        exact_lookup: the trained pairs are kept beside the untouched model and found by exact key.
+        name: the value of `kind` in a variant's YAML file.
+        config: dataclass of the kind's own fields in that file; its `__post_init__` raises ValueError on an invalid
+            value. None: nothing is trained.
+        adapters: framework ("torch", "mlx") -> adapter class as "module:Class", see `backends.base.AdapterClass`.
+        changes: how a variant may change a trained adapter of this kind: field of the YAML file -> allowed values.
+            `AdapterClass.load` receives them as keyword arguments.
+        exact_lookup: whether the trained pairs are kept beside the untouched model and found by exact key.
         portable: whether an adapter trained in one framework loads in the others.
     """
 
@@ -35,28 +35,28 @@ KINDS: dict[str, Kind] = {}
 
 
 def register(kind: Kind) -> None:
-    """Make a kind known to variant files; a later one of the same name replaces it."""
+    """Make a kind available to variant files; it replaces an earlier kind of the same name."""
     KINDS[kind.name] = kind
 
 
-def _in(name: str) -> dict[str, str]:
+def _built_in_adapters(name: str) -> dict[str, str]:
     return {framework: f"engram_bench.backends.{framework}.adapters:{name}" for framework in ("torch", "mlx")}
 
 
 register(Kind("none"))
 register(Kind("dictionary", exact_lookup=True))
 register(Kind("retrieval", exact_lookup=True))
-register(Kind("lora", LoraConfig, _in("LoraAdapter")))
+register(Kind("lora", LoraConfig, _built_in_adapters("LoraAdapter")))
 register(
     Kind(
         "engram",
         EngramConfig,
-        _in("EngramAdapter"),
+        _built_in_adapters("EngramAdapter"),
         changes={
-            "damage": ("shuffle", "zero"),  # give every n-gram another one's row; empty all rows
-            "router": ("rules",),  # look up only where rules on the user's text hear a request, see memory.routing
+            "damage": ("shuffle", "zero"),  # shuffle: give each n-gram another's row; zero: set all rows to zero
+            "router": ("rules",),  # consult the memory only if rules find a request, see memory.routing
         },
         portable=True,
     )
 )
-register(Kind("unigram", UnigramConfig, _in("UnigramAdapter"), portable=True))
+register(Kind("unigram", UnigramConfig, _built_in_adapters("UnigramAdapter"), portable=True))
