@@ -7,6 +7,12 @@ DEMO_ARGS ?=
 COMPARE_ARGS ?=
 BIN := .venv/bin
 
+# Asked of any Python, 2.7 included, and only where an environment is to be made.
+VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
+NEW_ENOUGH = $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
+TOO_OLD = engram-bench needs Python 3.11 or newer; $(PYTHON) is $(or $(VERSION),not there)
+check-python = $(if $(NEW_ENOUGH),,$(error $(TOO_OLD): make PYTHON=python3.11 $(MAKECMDGOALS)))
+
 .PHONY: bench demo compare test test-slow lint clean help
 
 help: ## say what there is
@@ -37,12 +43,14 @@ lint: .venv/installed ## ruff and mypy
 	$(BIN)/mypy
 
 .venv/installed: pyproject.toml constraints.txt
+	$(check-python)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 .venv-peers/installed: benchmarks/peers/requirements.txt constraints.txt
+	$(check-python)
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
