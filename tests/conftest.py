@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from engram_bench.backends.torch.backend import TorchModel
 
 pytest_plugins = ["pytester", "_hypothesis_pytestplugin"]
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 
 TEMPLATE = (
     "{{ '<|start|>system\nYou are tiny.<|end|>\n' }}"
@@ -65,6 +67,17 @@ training: {epochs: 2, batch_size: 8, lr: 1.0e-2, table_lr: 1.0e-2, clip: 1.0}
 """
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Leaves out a module of tests that imports torch, itself or by what it imports, where torch is not installed."""
+    report = yield
+    if report.failed and "No module named 'torch'" in report.longreprtext:
+        report.outcome, report.longrepr = "skipped", (str(collector.path), 0, "Skipped: torch is not installed")
+    return report
+
+
 def quiet(*_: Any) -> None:
     """No progress."""
 
@@ -92,9 +105,9 @@ def make_tokenizer(chat: bool = True, size: int = 400) -> Any:
 
 def make_checkpoint(folder: Path, architecture: str = "Llama", **more: Any) -> Path:
     """A random float32 model of three layers, saved with a tokenizer; `more` for its config."""
-    import torch
     import transformers
 
+    torch = pytest.importorskip("torch")
     tokenizer = make_tokenizer()
     shape = {
         "vocab_size": len(tokenizer),

@@ -8,9 +8,8 @@ from engram_bench.data import items, patterns
 from engram_bench.records import GREEDY, REPEAT
 from engram_bench.report import gate
 from engram_bench.run import evaluate
-from tests.conftest import PATTERNS
+from tests.conftest import PATTERNS, in_float32
 from tests.test_report import report
-from tests.test_torch_backend import in_float32
 
 CELLS = [("colours", split) for split in items.SPLITS]
 

