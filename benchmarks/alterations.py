@@ -1,4 +1,4 @@
-"""What the sweep changes that no variant has an option for: the memory's gate, a convolution after it, the schedule."""
+"""Changes for the sweep that no variant has an option for: the memory's gate, a convolution after it, the schedule."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.memory.torch import EngramLayer
 from engram_bench.prompts import Prompt, shared_prefix
 
-KERNEL, DILATION = 4, 3  # the paper's
+KERNEL, DILATION = 4, 3  # as in the paper
 
-GATES = {  # shipped: sigmoid of the score's signed root
+GATES = {  # default: sigmoid of the signed square root of the score
     "open": torch.ones_like,
     "plain sigmoid": torch.sigmoid,
 }
-SCHEDULES = {  # shipped: a warm-up of 5%, then linear decay; shares of the full rates
+SCHEDULES = {  # learning-rate factors; default: warm-up over 5% of the steps, and linear decay
     "constant": lambda done, steps: min(1.0, (done + 1) / max(1, round(0.05 * steps))),
     "no warm-up": lambda done, steps: 1 - done / steps,
     "cosine": lambda done, steps: (1 + math.cos(math.pi * done / steps)) / 2,
@@ -31,9 +31,9 @@ SCHEDULES = {  # shipped: a warm-up of 5%, then linear decay; shares of the full
 
 
 class Convolved(EngramLayer):
-    """Y = SiLU(conv(RMSNorm(V))) + V over what is added, depthwise and causal (arXiv:2601.07372, section 2.3).
+    """Y = SiLU(conv(RMSNorm(V))) + V on the memory's output V, depthwise and causal (arXiv:2601.07372, section 2.3).
 
-    The kernel starts at zero. What it sees of earlier tokens is in no cache, so `uncached` has to do the decoding.
+    The kernel starts at zero. No cache stores its earlier inputs, so `uncached` must do the decoding.
     """
 
     def __init__(self, config: Any, layer: int, hasher: Any, row_ids: Any, hidden_size: int) -> None:
@@ -52,7 +52,7 @@ class Convolved(EngramLayer):
 
 @torch.inference_mode()
 def uncached(model: TorchModel, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
-    """Greedy answers by a forward of the whole text for every token."""
+    """Decode greedily without a KV cache: one forward pass over the whole text per token."""
     prefix = shared_prefix(prompts)
     state = model.prefix_state(prompts[0], prefix)
     answers: list[list[int]] = [[] for _ in prompts]
@@ -70,7 +70,7 @@ def uncached(model: TorchModel, prompts: Sequence[Prompt], max_new_tokens: int) 
 
 @contextmanager
 def altered(model: TorchModel, gate: str = "", schedule: str = "", convolution: bool = False) -> Iterator[None]:
-    """Training and answering with these in place of what is shipped."""
+    """Inside the context, train and answer with these changes instead of the defaults."""
     with ExitStack() as stack:
         if gate:
             stack.enter_context(patch("engram_bench.memory.torch.openness", GATES[gate]))

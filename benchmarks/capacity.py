@@ -1,9 +1,9 @@
-"""How much one adapter holds: 1,000 random pairs and every lookup family, trained together, all of them asked.
+"""How much one adapter can store: train 1,000 random pairs and every lookup family together, then ask all items.
 
-``python benchmarks/capacity.py [--variants engram,lora,lora-matched]`` trains each from scratch on the same examples
-and prints, beside the time, exact answers by family, by where the key stands in sentences never trained, and what
-becomes of unrelated text. Nothing is held out: this is about storage. Each variant gets the epochs that five
-minutes on two CPU cores allow it.
+``python benchmarks/capacity.py [--variants engram,lora,lora-matched]`` trains each variant from scratch on the same
+examples. It prints the time and the share of exact answers, by family and by position of the key in untrained
+sentences. It also prints how much unrelated text changes. No items are held out, because this measures storage. Each
+variant trains as many epochs as fit into five minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EPOCHS = {"engram": 2, "lora": 1, "lora-matched": 1}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", default=",".join(EPOCHS))
-    parser.add_argument("--each", type=int, default=1, metavar="N", help="ask every Nth item alone (default: all)")
+    parser.add_argument("--each", type=int, default=1, metavar="N", help="ask only every Nth item (default: all)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "capacity.json")
     args = parser.parse_args()
     backend = backends.find("cpu").load(models.resolve("bundled").folder)

@@ -1,7 +1,7 @@
-"""This project against what people would use instead, side by side on one machine: a table and a results file.
+"""Compare the speed of this project with other tools on one machine; prints a table and writes a results file.
 
-Every side is a process with its model loaded, all get the same work in the same dtype, and they take turns: `make
-compare`. A side's clock runs only while it works; ours starts at text, the training peers' only when tokens are there.
+Run it with `make compare`. Each side is a process with a loaded model. All sides do the same work in the same dtype,
+in turns. Only a side's own work is timed. Our times include tokenization; those of the training peers do not.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from engram_bench.store import models
 RESULTS = Path(__file__).parent / "results"
 GROUPS = ("core", "lookups")
 NOTES = {
-    "same_text": "   {same} of {of} texts the same",
+    "same_text": "   {same} of {of} texts equal",
     "same_text_in_float32": ", in float32 {same} of {of}",
     "loss_of_last_epoch": "   loss {ours:.3f} and {theirs:.3f}",
-    "to_their_loss": ", to theirs {ratio:.1f} times as fast in {epochs} epochs",
+    "to_their_loss": ", reaches their loss {ratio:.1f} times as fast, in {epochs} epochs",
 }
 SIDES = ("ours", "lm_eval_hf", "one_at_a_time", "trl_sft", "engram_peft_trainer")
 
@@ -71,16 +71,18 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", choices=PROFILES, default="default", help="whose items are asked and trained")
-    parser.add_argument("--items", type=int, default=1000, help="ask at most so many")
-    parser.add_argument("--examples", type=int, default=128, help="train on at most so many")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds, of which the medians are taken")
+    parser.add_argument(
+        "--profile", choices=PROFILES, default="default", help="profile that selects the items to ask and to train"
+    )
+    parser.add_argument("--items", type=int, default=1000, help="maximum number of items to ask")
+    parser.add_argument("--examples", type=int, default=128, help="maximum number of training examples")
+    parser.add_argument("--repeats", type=int, default=3, help="number of rounds; results are medians")
     parser.add_argument("--model", default="bundled", help="bundled, a hub id or a folder")
     return parser.parse_args()
 
 
 def work_of(options: argparse.Namespace, encoder: PromptEncoder) -> Work:
-    """The profile's core categories and lookups: their questions in trained phrasings, and its training examples."""
+    """Questions in trained phrasings from the profile's core and lookup categories, and all its training examples."""
     chosen = chosen_items(patterns.load(ROOT / "patterns"), options.profile)
     names = [name for name, category in chosen.categories.items() if category.group in GROUPS]
     asked = evaluate.questions(chosen, [(name, split) for name in names for split in ("seen", "heldout")])
@@ -89,7 +91,7 @@ def work_of(options: argparse.Namespace, encoder: PromptEncoder) -> Work:
 
 
 def measure(work: Work, ours: Side, lm_eval: Side, loop: Side, trl: Side, engram_peft: Side) -> tuple[Record, Record]:
-    """What is set against a peer, by the names of its ratios, with the limit among it; and the overhead."""
+    """Return the comparisons with peers by name, including the hardware limit, and the overhead measurements."""
     raw = measures.evaluation(work, ours, lm_eval, loop)
     raw["training_vs_trl"] = measures.training(work, ours, trl, "lora")
     raw["training_vs_engram_peft"] = measures.training(work, ours, engram_peft, "engram")
@@ -114,7 +116,7 @@ def table(raw: Record, added: Record) -> str:
 
 
 def _notes(found: dict[str, Any]) -> str:
-    """What else is said of a row: how many texts are the same, which losses were reached."""
+    """Extra columns of a table row: number of equal texts, losses reached."""
     return "".join(form.format(**found[name]) for name, form in NOTES.items() if name in found)
 
 

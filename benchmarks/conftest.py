@@ -1,5 +1,7 @@
-"""What pytest-benchmark keeps: ``pytest benchmarks --benchmark-save NAME`` writes results/pytest/, to compare with by
-``pytest benchmarks --benchmark-compare``."""
+"""Settings for pytest-benchmark: what it saves about the machine and the rounds.
+
+``pytest benchmarks --benchmark-save NAME`` writes to results/pytest/; ``--benchmark-compare`` reads from there.
+"""
 
 import os
 import platform
@@ -8,7 +10,7 @@ import torch
 
 
 def pytest_benchmark_update_machine_info(machine_info):
-    """What decides a time, and nothing that names one machine."""
+    """Keep what affects timings, and nothing that identifies a machine."""
     machine_info.clear()
     machine_info |= {
         "system": platform.system(),
@@ -21,6 +23,6 @@ def pytest_benchmark_update_machine_info(machine_info):
 
 
 def pytest_benchmark_update_json(output_json):
-    """Without the single rounds, which are megabytes."""
+    """Drop the times of single rounds, which take megabytes."""
     for benchmark in output_json["benchmarks"]:
         benchmark["stats"].pop("data", None)

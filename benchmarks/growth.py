@@ -1,8 +1,8 @@
-"""Time and memory as items, samples and table rows grow: ``python -m benchmarks.growth``, some 15 minutes.
+"""Time and memory as items, samples and table rows grow: ``python -m benchmarks.growth``, about 15 minutes.
 
-Items: the whole command, baseline and a memory trained for one epoch, on a tiny random model, so that what grows is the
-harness. Samples: drawn answers to a few prompts on the real model. Rows: finding those of one token. Writes
-results/growth.json and docs/growth.png.
+Items: runs the whole command with the baseline and a memory trained for one epoch. A tiny random model keeps the cost
+of the model small, so this measures the harness. Samples: sampled answers to a few prompts on the real model. Rows:
+table lookup for one token. Writes results/growth.json and docs/growth.png.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.conftest import make_checkpoint
 
 ITEMS = (100, 1_000, 10_000, 100_000)
 SAMPLES = (1, 2, 5, 10, 20)
-PROMPTS = 64  # of which samples are drawn
+PROMPTS = 64  # that get sampled answers
 NEW_TOKENS = 32
 MEMORY = """\
 name: memory
@@ -51,7 +51,7 @@ Record = dict[str, Any]
 
 
 def pairs(count: int) -> str:
-    """A pattern file of so many random pairs."""
+    """A pattern file with `count` random pairs."""
     rng = random.Random(0)
     keys: dict[str, None] = {}
     while len(keys) < count:
@@ -63,7 +63,7 @@ def pairs(count: int) -> str:
 
 
 def items(counts: tuple[int, ...], model: Path) -> list[Record]:
-    """The whole command for so many pairs: wall and parts of it in seconds, its peak memory in MB."""
+    """Run the whole command for each number of pairs: total and partial times in seconds, peak memory in MB."""
     found = []
     for count in counts:
         with tempfile.TemporaryDirectory() as place:
@@ -100,7 +100,7 @@ def items(counts: tuple[int, ...], model: Path) -> list[Record]:
 
 
 def samples(counts: tuple[int, ...]) -> list[Record]:
-    """Seconds for so many drawn answers to each of a few prompts, of the real model."""
+    """Seconds of the real model for each number of sampled answers per prompt."""
     backend = backends.find("cpu").load(models.resolve("bundled").folder)
     asked = chosen_items(patterns.load(ROOT / "patterns"), "default").categories["facts"].split("seen")[:PROMPTS]
     prompts = [backend.encoder.prompt(item.input) for item in asked]
@@ -117,7 +117,7 @@ def samples(counts: tuple[int, ...]) -> list[Record]:
 
 
 def rows() -> list[Record]:
-    """`speed.lookup_times` of the shipped memory over the real model's vocabulary."""
+    """`speed.lookup_times` of the default memory with the real model's vocabulary."""
     backend = backends.find("cpu").load(models.resolve("bundled").folder)
     (_, engram) = variants.select("engram")
     return lookup_times(engram.config, compress_vocabulary(backend.encoder.tokenizer))
@@ -136,7 +136,7 @@ def draw(grown: Record) -> Figure:
     memory_of_items.set(xscale="log", xlabel="items", ylabel="peak memory, MB", ylim=0)
     drawn = [point["samples"] for point in grown["samples"]]
     of_samples.plot(drawn, [point["seconds"] for point in grown["samples"]], "o-", color=COLOURS[0])
-    of_samples.set(xlabel=f"drawn answers to each of {PROMPTS} prompts", ylabel="seconds", xlim=(0, None), ylim=0)
+    of_samples.set(xlabel=f"sampled answers to each of {PROMPTS} prompts", ylabel="seconds", xlim=(0, None), ylim=0)
     sizes = [point["rows"] for point in grown["rows"]]
     for name, label, colour in (("seconds", "touched rows", COLOURS[0]), ("mapped_seconds", "mapped file", COLOURS[1])):
         of_rows.plot(sizes, [point[name] * 1e6 for point in grown["rows"]], "o-", color=colour, label=label)

@@ -1,4 +1,4 @@
-"""What is measured: each function has the sides do one kind of work and returns plain data for the results file."""
+"""The measurements. Each function gives the sides one kind of work and returns plain data for the results file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from engram_bench.variants import select
 NEW_TOKENS = 32
 SAMPLES, TEMPERATURE = 5, 0.8
 EPOCHS, MOST_EPOCHS = 2, 8
-LOOP_PROMPTS = 16  # of all prompts: at seconds each
+LOOP_PROMPTS = 16  # fewer than for the others, because each takes seconds
 SAMPLED_PROMPTS = 64
-BATCH_SIZES = (32, 64, 128, 256)  # tried for lm-eval, on as many prompts as the largest
-EXACT_PROMPTS = 48  # in float32
-OVERHEAD_PROMPTS = 128  # to find some with long answers among
+BATCH_SIZES = (32, 64, 128, 256)  # tried for lm-eval, each on as many prompts as the largest size
+EXACT_PROMPTS = 48  # compared in float32
+OVERHEAD_PROMPTS = 128  # enough to include some with long answers
 
 T = TypeVar("T")
 Record = dict[str, Any]
@@ -28,23 +28,23 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Work:
-    """What all sides are given, and how often."""
+    """The input of all sides, and the number of repeats."""
 
     encoder: PromptEncoder
     prompts: Sequence[str]
     examples: Sequence[Example]
-    trained: int  # of the examples, how many the training is measured on
+    trained: int  # number of examples for the training measurement
     repeats: int
 
 
 def spread(rows: Sequence[T], count: int) -> list[T]:
-    """So many of them at even distances, or all."""
+    """Pick `count` rows at even distances, or all if there are fewer."""
     count = min(count, len(rows))
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def versus(found: Mapping[str, Sequence[Result]], ours: str, theirs: str) -> Record:
-    """Things done a second by two sides, medians, and their ratio; `found` as from `take_turns`."""
+    """Median rates per second of two sides, and their ratio; `found` comes from `take_turns`."""
     rates = {name: statistics.median(r["done"] / r["seconds"] for r in found[name]) for name in (ours, theirs)}
     return {
         "ratio": rates[ours] / rates[theirs],
@@ -62,7 +62,7 @@ def _seconds(results: Sequence[Result]) -> list[float]:
 
 
 def generation(work: Work, prompts: Sequence[str], samples: int = 0, new_tokens: int = NEW_TOKENS) -> Job:
-    """Answers to prompts: greedy, or so many drawn for each."""
+    """A job that answers prompts: greedily, or with `samples` sampled answers each."""
     template = work.encoder.tokenizer.apply_chat_template
     messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
     return {
@@ -76,11 +76,11 @@ def generation(work: Work, prompts: Sequence[str], samples: int = 0, new_tokens:
 
 
 def evaluation(work: Work, ours: Side, lm_eval: Side, loop: Side) -> Record:
-    """Answers a second: all prompts greedily against both, some of them sampled against lm-eval; the limit too."""
+    """Answers per second: greedy against both peers, sampled against lm-eval; also the hardware limit."""
     tried = _try_batch_sizes(work, lm_eval)
     size = {"batch_size": min(tried, key=lambda size: tried[size])}
     every, few = generation(work, work.prompts), generation(work, spread(work.prompts, LOOP_PROMPTS))
-    ours.do(every)  # warm, as lm-eval is by now
+    ours.do(every)  # warm-up; lm-eval is already warm
     loop.do(generation(work, work.prompts[:1]))
     greedy = take_turns(
         {"ours": lambda: ours.do(every), "lm-eval": lambda: lm_eval.do(every | size), "loop": lambda: loop.do(few)},
@@ -99,30 +99,30 @@ def evaluation(work: Work, ours: Side, lm_eval: Side, loop: Side) -> Record:
 
 
 def _try_batch_sizes(work: Work, lm_eval: Side) -> dict[int, float]:
-    """Seconds at each batch size."""
-    lm_eval.do(generation(work, work.prompts[:8]) | {"batch_size": 8})  # warm
+    """Seconds of lm-eval at each batch size."""
+    lm_eval.do(generation(work, work.prompts[:8]) | {"batch_size": 8})  # warm-up
     job = generation(work, spread(work.prompts, max(BATCH_SIZES)))
     return {size: lm_eval.do({**job, "batch_size": size})["seconds"] for size in BATCH_SIZES}
 
 
 def same_in_float32(work: Work, ours: Side, lm_eval: Side) -> dict[str, int]:
-    """As `_same`, of two sides that run in float32, where rounding does not decide an answer."""
+    """Like `_same`, but both sides run in float32, where rounding hardly affects an answer."""
     job = generation(work, spread(work.prompts, EXACT_PROMPTS))
     texts = dict(zip(job["prompts"], ours.do(job)["texts"], strict=True))
     return _same(texts, job, lm_eval.do({**job, "batch_size": EXACT_PROMPTS}))
 
 
 def _same(texts: Mapping[str, str], job: Job, theirs: Result) -> dict[str, int]:
-    """How many answers of another side are ours, letter for letter. Rounding in bfloat16 can part the two."""
+    """Count the answers of another side that equal ours exactly. Rounding in bfloat16 can make them differ."""
     pairs = zip(job["prompts"], theirs["texts"], strict=True)
     return {"same": sum(texts[prompt] == text for prompt, text in pairs), "of": len(theirs["texts"])}
 
 
 def _limit(work: Work, ours: Side, greedy: Sequence[Result]) -> Record:
-    """How much of the machine's matrix rate the evaluation uses.
+    """The evaluation's share of the machine's matrix-product rate.
 
-    Only products with weights count, of tokens that cannot but be computed: what prompts begin with alike once, each
-    other prompt token, and each answer token fed back. Attention and all else is left out.
+    It counts only products with weights, and only for necessary tokens: the shared prefix once, all other prompt
+    tokens, and all answer tokens fed back. It ignores attention and everything else.
     """
     rate = ours.do({"kind": "matrix_rate"})
     first = generation(work, work.prompts, new_tokens=1)
@@ -146,7 +146,7 @@ def _limit(work: Work, ours: Side, greedy: Sequence[Result]) -> Record:
 
 
 def training(work: Work, ours: Side, peer: Side, variant: str) -> Record:
-    """Examples a second of one variant's training, the loss each side comes to, and the time to theirs."""
+    """Examples per second of one variant's training, each side's final loss, and our time to reach theirs."""
     job = _training_job(work, variant, EPOCHS)
     found = take_turns({"ours": lambda: ours.do(job), peer.name: lambda: peer.do(job)}, work.repeats)
     losses = {"ours": found["ours"][0]["loss"], "theirs": found[peer.name][0]["loss"]}
@@ -155,7 +155,7 @@ def training(work: Work, ours: Side, peer: Side, variant: str) -> Record:
 
 
 def to_their_loss(work: Work, ours: Side, variant: str, loss: float, seconds: float) -> Record:
-    """How many times as fast we come to the loss of a peer, in as many epochs as that takes us; empty if too many."""
+    """How many times as fast we reach a peer's loss, and in how many epochs; empty after `MOST_EPOCHS` without it."""
     for epochs in range(1, MOST_EPOCHS + 1):
         result = ours.do(_training_job(work, variant, epochs))
         if result["loss"] <= loss:
@@ -182,7 +182,7 @@ def _training_job(work: Work, name: str, epochs: int) -> Job:
 
 
 def overhead(work: Work, ours: Side) -> Record:
-    """What an attached n-gram memory adds to prefill and decoding; see `overhead` in peers/ours.py."""
+    """Time that an attached n-gram memory adds to prefill and decoding; see `overhead` in peers/ours.py."""
     rows = [[example.prompt, example.answer, example.key] for example in work.examples]
     asked = spread(rows, OVERHEAD_PROMPTS)
     job = {"kind": "overhead", "examples": rows, "asked": asked, "max_new_tokens": NEW_TOKENS, "repeats": work.repeats}

@@ -1,8 +1,8 @@
-"""What an n-gram memory costs at every decoded token, by batch and by where its table lies.
+"""Time that an n-gram memory adds per decoded token, by batch size and by location of its table.
 
     python benchmarks/memory_cost.py --device cuda --rows 10000000 --batches 1,32,256 --out cost.json
 
-Every n-gram finds its rows, in the prompt and along the answer: the most a memory can cost, as a trained one finds few.
+Every n-gram of prompt and answer finds its rows. This is the maximum cost: a trained memory finds few.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from engram_bench.memory.torch import EngramLayer, decoder_layers
 from engram_bench.prompts import Prompt, extend_windows, shared_prefix
 from engram_bench.store import models
 
-ROUNDS = 3  # each memory once a round, so that a machine that slows down slows all of them
-TRAINED_ROWS = 100_000  # about what the default profile's training touches
+ROUNDS = 3  # each runs every memory once, so that a slower phase of the machine affects all
+TRAINED_ROWS = 100_000  # about as many as the default profile's training uses
 NOTHING = np.empty(0, np.int64)
 
 
 class OnHost(EngramLayer):
-    """A layer whose table stays in host memory: rows travel to the device, in place of their numbers."""
+    """A layer whose table stays in host memory: it copies rows to the device instead of row numbers."""
 
     def slots_for(self, ids, windows):
         super().set_slots(torch.from_numpy(super().slots_for(ids, windows)))
         return NOTHING
 
     def set_slots(self, slots):
-        """What is looked up is here already."""
+        """Do nothing: `slots_for` has already set the slots."""
 
 
 def whole_memory(model: TorchModel, rows: int, kind: type[EngramLayer]) -> EngramAdapter:
-    """The shape of the `engram` variant with about that many rows over all its tables, every one of them filled."""
+    """A memory shaped like the `engram` variant, with about `rows` rows in all tables together, all filled."""
     (_, variant) = variants.select("engram")
     count = len(decoder_layers(model.model))
     layers = sorted({min(layer, count - 1) for layer in variant.config.layers})
@@ -70,22 +70,22 @@ def whole_memory(model: TorchModel, rows: int, kind: type[EngramLayer]) -> Engra
 
 @torch.inference_mode()
 def seconds_a_token(model: TorchModel, adapter: EngramAdapter | None, prompts: Sequence[Prompt], tokens: int) -> float:
-    """Seconds of a decoding step in which each prompt gets a token, the mean over `tokens` steps."""
-    rows, nobody_draws = np.arange(len(prompts)), np.full(len(prompts), np.nan)
+    """Mean seconds per decoding step over `tokens` steps; each step adds one token to every prompt."""
+    rows, greedy = np.arange(len(prompts)), np.full(len(prompts), np.nan)
     with model.attached(adapter):
         prefix = shared_prefix(prompts)
         state = model.prefix_state(prompts[0], prefix)
         batch = model.begin(prompts, len(prompts), state, prefix, tokens + 1)
-        chosen = batch.choose(rows, 1.0, nobody_draws)
+        chosen = batch.choose(rows, 1.0, greedy)
         started = time.perf_counter()
         for _ in range(tokens):
             batch.advance(chosen, extend_windows(batch.windows, chosen))
-            chosen = batch.choose(rows, 1.0, nobody_draws)  # brings the tokens to the host, so the device is done
+            chosen = batch.choose(rows, 1.0, greedy)  # copies the tokens to the host, which waits for the device
         return (time.perf_counter() - started) / tokens
 
 
 def measure(model: TorchModel, rows: int, batches: Sequence[int], tokens: int) -> list[dict[str, object]]:
-    """A record for each batch and memory: seconds a step, tokens a second, and the overhead over no memory at all."""
+    """One record per batch size and memory: seconds per step, tokens per second, overhead relative to no memory."""
     memories = {
         "none": None,
         f"{TRAINED_ROWS:,} rows on the device": whole_memory(model, TRAINED_ROWS, EngramLayer),
@@ -96,7 +96,7 @@ def measure(model: TorchModel, rows: int, batches: Sequence[int], tokens: int) -
     for batch in batches:
         prompts = [model.encoder.prompt(f"What is stored under KEY {number}?") for number in range(batch)]
         times: dict[str, list[float]] = {name: [] for name in memories}
-        for memory in memories.values():  # the first of a kind compiles and allocates
+        for memory in memories.values():  # warm-up: the first call compiles and allocates
             seconds_a_token(model, memory, prompts, 2)
         for _ in range(ROUNDS):
             for name, memory in memories.items():
@@ -111,12 +111,12 @@ def measure(model: TorchModel, rows: int, batches: Sequence[int], tokens: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="bundled", help="as pytest's --engram-model")
+    parser.add_argument("--model", default="bundled", help="model, as for pytest's --engram-model")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--rows", type=int, default=10**7, help="rows of all tables together")
-    parser.add_argument("--batches", default="1,32,256", help="prompts decoded together")
-    parser.add_argument("--tokens", type=int, default=64, help="steps that are timed")
-    parser.add_argument("--out", type=Path, required=True, help="a JSON file")
+    parser.add_argument("--rows", type=int, default=10**7, help="number of rows in all tables together")
+    parser.add_argument("--batches", default="1,32,256", help="batch sizes, separated by commas")
+    parser.add_argument("--tokens", type=int, default=64, help="number of timed steps")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
     target = backends.find(args.device)
     model = TorchModel(models.resolve(args.model).folder, target.device)
@@ -127,7 +127,7 @@ def main() -> None:
     args.out.write_text(json.dumps({**machine, "peak_memory": peak, "steps": found}, indent=1) + "\n", encoding="utf-8")
     rows = [[r["memory"], r["batch"], 1000 * r["seconds"], r["tokens_s"], 100 * r["overhead"]] for r in found]
     headers = ["memory", "batch", "ms a step", "tokens/s", "overhead, %"]
-    print(f"{name}, {model.dtype}, {args.model}; most memory held {peak / 1e6:,.0f} MB")
+    print(f"{name}, {model.dtype}, {args.model}; peak memory {peak / 1e6:,.0f} MB")
     print(tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="github"))
 
 

@@ -1,4 +1,4 @@
-"""What recipes are chosen by: sentences and texts that no suite asks or trains, and one trial from start to end."""
+"""Development data for choosing recipes, which no suite asks or trains, and the trial of one recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engram_bench.data.items import Example, Item, fill
 from engram_bench.run.evaluate import Question
 from engram_bench.variants import Variant
 
-# Key last, key first, key in mid-sentence or before a suffix.
+# For each category: key last, key first, key in mid-sentence or before a suffix.
 PHRASINGS = {
     "code_idioms": (
         "Continue this code: {input}",
@@ -47,7 +47,7 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Trial:
-    """What one recipe came to; rates are shares of exact answers, in order of where the key stands."""
+    """Result of one recipe. `seen` and, by position of the key, `last`, `first`, `middle`: shares of exact answers."""
 
     name: str
     seconds: float
@@ -62,7 +62,7 @@ class Trial:
 
 
 def development(items: Sequence[Item]) -> list[Question]:
-    """Each item once, in the phrasings above in turn."""
+    """Ask each item once, with the phrasings above in rotation."""
     return [
         Question("rephrased", item, phrasing, fill(phrasing, item.input))
         for n, item in enumerate(items)
@@ -78,10 +78,10 @@ def tried(
     seen: list[Question],
     dev: list[Question],
 ) -> tuple[Trial, dict[str, float]]:
-    """Train a variant from scratch and ask it what is `seen`, `dev`, and what has nothing to do with either.
+    """Train a variant from scratch, ask it `seen` and `dev`, and measure its effect on unrelated texts.
 
     Returns:
-        The trial, and the share of right answers to `seen` by category.
+        The trial, and the share of exact answers to `seen` by category.
     """
     with tempfile.TemporaryDirectory() as place:
         training = backend.train(variant, examples, 0, Path(place), lambda *_: None)
@@ -106,7 +106,7 @@ def tried(
 
 
 def exact(backend: Backend, asked: Sequence[Question]) -> list[bool]:
-    """Whether each question gets its right answer, greedily, from the model as it is attached."""
+    """Whether the model, with the adapter attached now, answers each question exactly, by greedy decoding."""
     longest = 1 + max(len(backend.encoder.answer(question.item.output)) for question in asked)
     answers = backend.generate([backend.encoder.prompt(question.prompt) for question in asked], longest)
     pairs = zip(answers, asked, strict=True)

@@ -1,4 +1,4 @@
-"""Sides of a measurement: programs in processes of their own, that take turns."""
+"""The sides of a measurement: programs in separate processes that take turns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Result = dict[str, Any]
 
 
 class Side:
-    """One program of peers/, its model loaded: does one job at a time. Made by `started`."""
+    """One program of peers/ with a loaded model, which does one job at a time. Created by `started`."""
 
     def __init__(self, name: str, process: subprocess.Popen[str], log: IO[str]) -> None:
         assert process.stdin
@@ -44,12 +44,12 @@ class Side:
 
 @contextmanager
 def started(name: str, folder: Path, dtype: str) -> Iterator[Side]:
-    """A program of peers/ while the context lasts; `ours` runs in this environment, all others in theirs.
+    """Run a program of peers/ inside the context: `ours` in this Python environment, peers in .venv-peers.
 
     Args:
         name: the program's name.
-        folder: of the model.
-        dtype: of its weights.
+        folder: the model's folder.
+        dtype: data type of its weights.
     """
     python = sys.executable if name == "ours" else str(PEERS_PYTHON)
     with (
@@ -60,14 +60,14 @@ def started(name: str, folder: Path, dtype: str) -> Iterator[Side]:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},  # nothing is fetched while a clock runs
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},  # no downloads during measurements
         ) as process,
     ):
         yield Side(name, process, log)
 
 
 def take_turns(runs: Mapping[str, Callable[[], Result]], repeats: int) -> dict[str, list[Result]]:
-    """Results of each run, one of each a round, so that a machine that slows down slows all of them."""
+    """Results of each run. Every round does each run once, so that a slower phase of the machine affects all."""
     found: dict[str, list[Result]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():

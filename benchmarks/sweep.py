@@ -1,7 +1,7 @@
-"""Recipes of the memory and of LoRA, one thing changed at a time, as many trials for the one as for the other.
+"""Try recipes of the memory and of LoRA, changing one setting at a time, with the same number of trials for both.
 
-``python benchmarks/sweep.py [--profile quick] [--kinds engram,lora]`` prints a table as it goes. What is shipped was
-chosen by it: by development sentences and texts, see `recipes`, never by what the suites ask.
+``python benchmarks/sweep.py [--profile quick] [--kinds engram,lora]`` prints each trial when it ends. The default
+recipes were chosen by this sweep, on development sentences and texts (see `recipes`), never on the suites' questions.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"schedule": "cosine"},
     ],
 }
-ALTERATIONS = ("gate", "convolution", "schedule")  # no options of a variant, see alterations.py
+ALTERATIONS = ("gate", "convolution", "schedule")  # not options of a variant; see alterations.py
 
 
 def changed(variant: Variant, changes: dict[str, Any]) -> Variant:
-    """The variant with fields of its config or of its training changed; `epochs` is a factor."""
+    """Change fields of a variant's config or training; `epochs` is a factor."""
     assert variant.config
     assert variant.training
     own = {name: value for name, value in changes.items() if hasattr(variant.config, name)}

@@ -1,4 +1,4 @@
-"""Times of the pieces every token passes through: ``pytest benchmarks``; compare runs with --benchmark-compare."""
+"""Times of the steps that run for every token: ``pytest benchmarks``; compare runs with --benchmark-compare."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,8 @@
-"""A memory's forward against the size of its tables, which may exceed the machine's memory, and against tokens.
+"""Time of a memory's forward by number of tokens and by table size, which may exceed the machine's memory.
 
-``pytest benchmarks/test_scaling.py``: flat in rows, linear in tokens; resident memory is what was read. It measures a
-size at a time, so a host that slows down meanwhile shows; as a script it has the sizes of tables take turns.
+Expected: constant in rows, linear in tokens; resident memory grows only with the rows read. ``pytest
+benchmarks/test_scaling.py`` measures one size after another, so a slower phase of the machine distorts the comparison.
+Run as a script, it measures the table sizes in turns.
 """
 
 import time
@@ -18,13 +19,13 @@ from engram_bench.memory.addresses import make_hasher
 from engram_bench.memory.torch import EngramLayer
 from engram_bench.run.speed import TABLE_ROWS, mapped_table
 
-TEXTS = 100  # that take turns
-TURNS = 400  # of tables
+TEXTS = 100  # used in turns
+TURNS = 400  # per table size
 
 
 @contextmanager
 def layer_of(rows):
-    """A memory of tables of so many rows, all of them in a mapped file."""
+    """A memory with `rows` rows per table, all of them in a memory-mapped file."""
     config = replace(CONFIG, rows=rows)
     hasher = make_hasher(config, np.arange(VOCABULARY), 2)
     with mapped_table(hasher, 2, config.width) as table:
@@ -49,7 +50,7 @@ def look_up_and_add(layer, tokens):
         layer.set_slots(torch.from_numpy(layer.slots_for(windows[..., 0], windows)))
         return layer(hidden)
 
-    for _ in range(TEXTS):  # each once, so that what they read of a mapped table is in memory
+    for _ in range(TEXTS):  # warm-up: loads the rows they read from a mapped table
         forward()
     return forward
 

@@ -1,7 +1,7 @@
-"""Facts written into a trained memory one after another: time of each, recall in other words, and what it costs others.
+"""Write facts into a trained memory one after another: time per fact, recall in other words, effect on other texts.
 
-``engram-bench train engram --out DIR; python benchmarks/writing.py DIR [--facts 100]``. Half of the facts are sentences
-(the locker code of Ada), half random keys; none is in any pattern file. The folder is read, not changed.
+``engram-bench train engram --out DIR; python benchmarks/writing.py DIR [--facts 100]``. Half of the facts have phrases
+as keys (the locker code of Ada), half have random keys; none is in any pattern file. The folder stays unchanged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VALUES = ("Lisbon", "Oslo", "Quito", "sencha", "rooibos", "Earl Grey", "4711", "
 
 
 def invented(count: int) -> dict[str, str]:
-    """So many facts that nobody can know."""
+    """Invent `count` facts that no model can know."""
     rng = random.Random(0)
     owned = [f"the {thing} of {owner}" for owner, thing in itertools.product(OWNERS, THINGS)][: count // 2]
     facts = {key: rng.choice(VALUES) for key in owned}

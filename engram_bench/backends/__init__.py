@@ -1,6 +1,6 @@
-"""Which backend a name stands for. Nothing is imported before it is asked for: a framework takes seconds to load.
+"""Find the backend behind a name. Frameworks are imported only on demand, because importing one takes seconds.
 
-The module ``backend`` of a framework's folder has `pick_device(name)`, `pick_dtype(device)`,
+The module ``backend`` in each framework's folder has `pick_device(name)`, `pick_dtype(device)`,
 `pick_engine(wanted, device)` and `load(folder, device, lora_engine)`, which returns a `base.Backend`.
 """
 
@@ -27,7 +27,7 @@ LORA_ENGINES = ("auto", "peft", "unsloth")
 
 @dataclass(frozen=True)
 class Target:
-    """Where a run computes, known before any model is loaded; `load` takes a model folder."""
+    """Framework, device and dtype of a run, chosen before any model is loaded; `load` takes a model folder."""
 
     framework: str  # "torch" or "mlx"
     device: str
@@ -39,15 +39,15 @@ class Target:
 
 
 def find(name: str, lora_engine: str = "auto") -> Target:
-    """What stands behind a backend name; auto is torch on cuda, mps or cpu, the first there is.
+    """Resolve a backend name; auto means torch on cuda, mps or cpu, whichever is available first.
 
     Args:
         name: auto, or one of `NAMES`.
         lora_engine: one of `LORA_ENGINES`.
 
     Raises:
-        MissingBackendError: MLX is not installed, which not every machine can have.
-        UsageError: torch is not installed, or this machine has no such device or engine.
+        MissingBackendError: MLX is not installed; not every machine can install it.
+        UsageError: torch is not installed, or this machine lacks the device or the LoRA engine.
     """
     framework = FRAMEWORKS.get(name, "torch")
     if name in ("auto", "cuda"):
@@ -55,7 +55,7 @@ def find(name: str, lora_engine: str = "auto") -> Target:
     try:
         module: Any = import_module(f"{__name__}.{framework}.backend")
     except ImportError as error:
-        kind = MissingBackendError if framework == "mlx" else UsageError  # nothing runs without torch
+        kind = MissingBackendError if framework == "mlx" else UsageError  # torch is required, MLX is optional
         mend = f'run: pip install -e ".[{framework}]"'
         raise kind(f"--engram-backend: {framework} is not installed ({error}); {mend}") from error
     device = module.pick_device(name)

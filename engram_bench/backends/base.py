@@ -1,4 +1,4 @@
-"""What a backend is: the whole contract between the harness and a machine-learning framework."""
+"""The interface between the harness and a machine-learning framework: the protocols a backend implements."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from engram_bench.variants import Variant
 from engram_bench.variants.kinds import KINDS
 
 Text = tuple[Prompt, Sequence[int]]  # a prompt and the answer tokens that follow it
-Progress = Callable[[str, int, int], None]  # (what, done, of how many)
+Progress = Callable[[str, int, int], None]  # (message, done, total)
 
 
 @dataclass(frozen=True)
 class Training:
-    """What one training left behind.
+    """Measurements of one training run.
 
     Attributes:
-        seconds: spent training.
-        losses: mean loss of the answer tokens in each epoch, in nats.
-        validation_loss: the same after the last epoch, of trained items in phrasings neither trained nor asked; None
-            where there were none.
+        seconds: wall time.
+        examples: number of training examples.
+        epochs: number of epochs.
+        losses: mean loss per answer token in each epoch, in nats.
+        validation_loss: the same loss after the last epoch, on trained items in phrasings that are neither trained nor
+            tested; None if no validation examples were given.
     """
 
     seconds: float
@@ -42,37 +44,42 @@ class Training:
 
 @dataclass(frozen=True)
 class Collateral:
-    """How far an adapter moves the model on texts it was never trained on, over `tokens` tokens."""
+    """How much an adapter changes the model's predictions on unrelated texts, measured over `tokens` tokens."""
 
     tokens: int
     kl_mean: float  # nats per token, KL(baseline || variant)
     kl_max: float
-    top1_unchanged: float  # share of tokens whose most probable next token stays
+    top1_unchanged: float  # share of tokens whose most probable next token stays the same
 
     @classmethod
     def over(cls, kl: Sequence[NDArray[Any]], same: Sequence[NDArray[np.bool_]]) -> Collateral:
-        """From batches of tokens: the divergence of each, and whether its most probable next token stays.
+        """Summarize the per-token results of several batches.
+
+        Args:
+            kl: divergence of each token in nats, one array [tokens] per batch.
+            same: whether each token's most probable next token stays the same, one array [tokens] per batch.
 
         Raises:
             UsageError: the adapter's outputs are not finite.
         """
         values = np.concatenate(kl).astype(np.float64)
         if not np.isfinite(values).all():
-            raise UsageError("the adapter makes the model's outputs infinite or undefined; train it with a lower lr")
-        # Rounding may leave a divergence a hair below zero.
+            raise UsageError("the adapter makes the model's outputs infinite or NaN; train it with a lower lr")
+        # Rounding can make a divergence slightly negative.
         mean, most = max(0.0, float(values.mean())), max(0.0, float(values.max()))
         return cls(len(values), mean, most, float(np.concatenate(same).mean()))
 
 
 class Adapter(Protocol):
-    """What is put on a model, whatever its kind and framework.
+    """A trained addition to a model, such as a LoRA or a memory: what all kinds and frameworks share.
 
-    A framework's own adapters add what its forward and training need; only its backend module knows that part.
+    Each framework extends this protocol with what its own forward pass and training need.
 
     Attributes:
-        ngram_size: N, how many tokens the windows it is given hold; 1 where it looks up no n-grams.
-        acts_on_template: whether it changes the tokens that all prompts share.
-        acts_on_text: whether it changes the user's text, and not only the prompt's last token and the answer.
+        ngram_size: N, the number of tokens in each n-gram window; 1 for adapters without n-grams.
+        acts_on_template: whether it changes hidden states of the template tokens that all prompts share.
+        acts_on_text: whether it changes hidden states of the user's text. If not, it acts only on the prompt's last
+            token and the answer.
     """
 
     ngram_size: int
@@ -80,56 +87,77 @@ class Adapter(Protocol):
     acts_on_text: bool
 
     def span(self, prompt: Prompt) -> tuple[int, int] | None:
-        """First and last + 1 of the content tokens that it looks at; None: none of them."""
+        """Range (start, end) of the content tokens that the adapter reads, end excluded; None if it reads none."""
         ...
 
     def found(self, prompt: Prompt) -> list[list[int]] | None:
-        """Token ids of the n-grams whose rows the answer's first token reads, shortest first.
+        """N-grams whose table rows help predict the answer's first token: token ids, shortest n-gram first.
 
-        None from an adapter that looks up no n-grams.
+        Returns None for adapters without n-grams.
         """
         ...
 
     def gates(self) -> list[float]:
-        """How open each gate was at the last token of the last forward, 0 to 1, by layer; empty without gates."""
+        """Gate values (0 to 1) at the last token of the last forward pass, one per layer; empty without gates."""
         ...
 
     def train(self, mode: bool) -> None:
-        """Switch dropout on for training, or off."""
+        """Turn dropout on for training (True), or off."""
         ...
 
     def parameter_count(self) -> int:
-        """How many numbers training can change."""
+        """Number of trainable parameters."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write its files into an existing folder."""
+        """Write the adapter's files into an existing folder."""
         ...
+
+
+class WithoutNgrams:
+    """Defaults of `Adapter` for adapters without n-grams, gates and dropout, which act on every token."""
+
+    ngram_size = 1
+    acts_on_template = acts_on_text = True
+
+    def span(self, prompt: Prompt) -> tuple[int, int] | None:
+        return None
+
+    def found(self, prompt: Prompt) -> list[list[int]] | None:
+        return None
+
+    def gates(self) -> list[float]:
+        return []
+
+    def train(self, mode: bool) -> None:
+        pass
 
 
 class AdapterClass(Protocol):
-    """How adapters of one kind are made in one framework: what `variants.kinds.Kind.adapters` names.
+    """Creates and loads adapters of one kind in one framework; `variants.kinds.Kind.adapters` names these classes.
 
-    `model` is the framework's own; `config` is an instance of the kind's config class.
+    `model` is the framework's model object; `config` is an instance of the kind's config class.
     """
 
     def create(self, model: Any, config: Any, encoder: PromptEncoder, pairs: Sequence[Pair]) -> Adapter:
-        """A fresh adapter. The framework's global generator draws its initial numbers; `pairs` are what it will be
-        trained on."""
+        """Create an untrained adapter, to be trained on `pairs`.
+
+        The framework's global random generator draws the initial parameters.
+        """
         ...
 
     def load(self, model: Any, config: Any, encoder: PromptEncoder, folder: Path, **changes: str) -> Adapter:
-        """The adapter that `Adapter.save` wrote, changed as `Kind.changes` allows.
+        """Load an adapter that `Adapter.save` wrote, with changes that `Kind.changes` allows.
 
         Raises:
-            UsageError: the files are damaged or of another model.
+            UsageError: the files are damaged or belong to another model.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Written:
-    """How a fact was written: wall time, steps taken, log-odds of its worst token (nats), and rows that it brought."""
+    """Result of writing a fact: wall time, optimizer steps, log-odds of its least certain token (nats), new rows."""
 
     seconds: float
     steps: int
@@ -138,24 +166,24 @@ class Written:
 
 
 class Writable(Protocol):
-    """A saved adapter that single facts can be written into, on the model it belongs to."""
+    """A loaded memory, on its model, that accepts single facts without retraining."""
 
     @property
     def adapter(self) -> Adapter:
-        """For `Backend.attached`."""
+        """The adapter to pass to `Backend.attached`."""
         ...
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What was written after training: values by key."""
+        """The facts written after training: values by key."""
         ...
 
     def write(self, key: str, value: str) -> Written:
-        """Store one fact. Raises UsageError where the key is blank or known already."""
+        """Store one fact. Raises UsageError if the key is blank or already known."""
         ...
 
     def forget(self, key: str) -> None:
-        """Take one written fact out. Raises UsageError where it was not written."""
+        """Remove one written fact. Raises UsageError if the key was never written."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -164,18 +192,18 @@ class Writable(Protocol):
 
 
 class Backend(Protocol):
-    """One model loaded on one device, and the adapters that can be put on it.
+    """One model on one device, and the adapters that can be attached to it.
 
     Attributes:
         name: "torch" or "mlx".
-        device: where it runs.
-        dtype: of the backbone; adapters are float32.
-        dtype_reason: why this dtype, for the header line.
-        batch_size: rows decoded together.
+        device: the device that computes.
+        dtype: data type of the backbone; adapters train in float32.
+        dtype_reason: why this dtype was chosen, for the header line.
+        batch_size: maximum number of answers decoded together.
         encoder: the model's tokenizer and template.
         parameters: number of backbone parameters.
         lora_engine: the library that trains a LoRA.
-        lora_engine_reason: why this one, for the header line.
+        lora_engine_reason: why this library was chosen, for the header line.
     """
 
     name: str
@@ -189,11 +217,11 @@ class Backend(Protocol):
     lora_engine_reason: str
 
     def versions(self) -> dict[str, str]:
-        """Versions of the libraries that can change a result."""
+        """Versions of the libraries that can affect results."""
         ...
 
     def peak_memory(self) -> int:
-        """Most bytes held so far: by the framework where it counts them, else by the process."""
+        """Peak memory in bytes: as counted by the framework, or else of the whole process."""
         ...
 
     def train(
@@ -205,26 +233,27 @@ class Backend(Protocol):
         progress: Progress,
         validation: Sequence[Example] = (),
     ) -> Training:
-        """Train an adapter on the examples and save it to `folder`; the model is left as it was.
+        """Train an adapter on the examples and save it to `folder`; the model itself stays unchanged.
 
-        `validation` takes no part in the training; its loss is measured at the end.
+        The `validation` examples are not trained on; only their loss is measured at the end.
         """
         ...
 
     def load_adapter(self, variant: Variant, folder: Path) -> Adapter:
-        """An adapter for `attached`. Raises UsageError where the files are damaged or of another model."""
+        """Load an adapter. Raises UsageError if its files are damaged or belong to another model."""
         ...
 
     def load_writable(self, folder: Path) -> Writable:
-        """An adapter that facts can be written into, of the shape its files say.
+        """Load an adapter that accepts written facts; the folder's config file gives its shape.
 
         Raises:
-            UsageError: there is none in the folder, it is damaged or of another model, or this backend cannot write.
+            UsageError: the folder has no such adapter, its files are damaged or belong to another model, or this
+                backend cannot write facts.
         """
         ...
 
     def attached(self, adapter: Adapter | None) -> AbstractContextManager[None]:
-        """The model with the adapter on it while the context lasts; afterwards the exact baseline, bit for bit."""
+        """Attach the adapter to the model inside the context; leaving it restores the baseline bit for bit."""
         ...
 
     def generate(
@@ -236,24 +265,24 @@ class Backend(Protocol):
         temperature: float = 1.0,
         recurring: bool = False,
     ) -> list[list[int]]:
-        """Answer token ids of each prompt, end-of-text excluded.
+        """Return the answer token ids of each prompt, without end-of-text.
 
-        Greedy where a prompt has no seed; where it has one its answer is drawn at `temperature` and depends on the
-        seed, not on its neighbours in the batch. The same prompt may be asked many times.
+        A prompt without a seed gets the greedy answer. A prompt with a seed gets an answer sampled at `temperature`,
+        which depends on the seed but not on the rest of the batch. The same prompt may occur several times.
 
-        `recurring` says that other adapters will be asked the same: what is the same for them may be kept.
+        Set `recurring` if other adapters will answer the same prompts: the backend may then reuse their prefill.
         """
         ...
 
     def stream(self, prompt: Prompt, max_new_tokens: int, *, ignore_eos: bool = False) -> Iterator[int]:
-        """The greedy answer to one prompt, token by token as it is made; the adapter has to stay as it is till the end.
+        """Yield the greedy answer to one prompt token by token; do not change the attached adapter meanwhile.
 
-        With `ignore_eos` it goes on for `max_new_tokens`, whatever the model says: for measuring.
+        With `ignore_eos`, yield exactly `max_new_tokens` tokens, which speed measurements need.
         """
         ...
 
     def log_probabilities(self, texts: Sequence[Text]) -> list[list[float]]:
-        """Log-probability, in nats, of each answer token given its prompt and the answer so far."""
+        """Log-probability, in nats, of each answer token given its prompt and the previous answer tokens."""
         ...
 
     def collateral(self, adapter: Adapter | None, texts: Sequence[Text]) -> Collateral:
@@ -262,27 +291,29 @@ class Backend(Protocol):
 
 
 def windows(adapter: Adapter | None, prompt: Prompt, answer: Sequence[int], mark: int) -> NDArray[np.int64]:
-    """The n-gram that each token of a prompt and its answer sees: int64 [tokens, N]; see `prompts.ngram_windows`."""
+    """N-gram window of each token of a prompt and its answer: int64 [tokens, N]; see `prompts.ngram_windows`."""
     span = adapter.span(prompt) if adapter else None
     on_text = adapter is not None and adapter.acts_on_text
     return ngram_windows(prompt, answer, ngram_size(adapter), span, mark, on_text=on_text)
 
 
 def ngram_size(adapter: Adapter | None) -> int:
-    """N, how many tokens the windows of an adapter hold; 1 with none attached."""
+    """N, the number of tokens in the adapter's n-gram windows; 1 without an adapter."""
     return adapter.ngram_size if adapter else 1
 
 
 def adapter_class(variant: Variant, framework: str) -> AdapterClass:
-    """The class that creates and loads a variant's adapters in a framework.
+    """Return the class that creates and loads a variant's adapters in a framework.
 
     Raises:
-        UsageError: the variant's kind has none there.
+        UsageError: the variant's kind has no adapter class for this framework.
     """
     kind = KINDS[variant.kind]
     if framework not in kind.adapters:
         known = ", ".join(kind.adapters) or "none"
-        raise UsageError(f"variant {variant.name}: kind {kind.name} has no adapter for {framework}; it has: {known}")
+        raise UsageError(
+            f"variant {variant.name}: kind {kind.name} has no adapter for {framework}; frameworks it supports: {known}"
+        )
     module, _, name = kind.adapters[framework].partition(":")
     found: AdapterClass = getattr(import_module(module), name)
     return found

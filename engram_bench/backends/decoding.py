@@ -1,8 +1,8 @@
-"""Decoding, the same for every backend: prompts in batches, token after token, rows dropped that have no answer left.
+"""The decoding loop of all backends: batch the prompts, extend answers token by token, drop finished rows.
 
-A backend brings its model and its cache as a `Batch`; what is asked next, and of whom, is decided here. An answer is a
-matter of its prompt and its seed: the draws of a seed are made once for the whole answer, whatever the batch around it.
-Answers to one prompt are one row until they part, so ten draws from a model that is sure cost little more than one.
+A backend provides its model and KV cache as a `Batch`; this module chooses which tokens to feed to it. A sampled answer
+depends on its prompt and seed, not on its batch: the loop draws all random numbers of an answer in advance. Answers to
+one prompt share a row until their tokens differ, so ten samples from a confident model cost little more than one.
 """
 
 from __future__ import annotations
@@ -15,38 +15,42 @@ from numpy.typing import NDArray
 
 from engram_bench.prompts import Prompt, extend_windows
 
-COMPACT_AT = 0.9  # drop rows that no answer needs any more once this share or less is still needed
+COMPACT_AT = 0.9  # drop finished rows once at most this share of the rows is in use
 
 
 class Batch(Protocol):
-    """Distinct texts being decoded. `windows`, int64 [rows, N], is the n-gram each row's last token sees."""
+    """Distinct texts being decoded, one per row. `windows`, int64 [rows, N]: n-gram window of each row's last token."""
 
     windows: NDArray[np.int64]
 
     def choose(self, rows: NDArray[np.int64], temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The next token of an answer [answers] in each of these `rows` [answers], named as often as wanted.
+        """Choose the next token of each answer, [answers].
 
-        It is the inverse of the row's cumulative distribution at the answer's draw; at NaN, the most probable token.
+        Args:
+            rows: the row of each answer, [answers]; several answers may share one.
+            temperature: of the sampling.
+            draws: a number in [0, 1) per answer, [answers], at which the row's cumulative distribution is inverted. NaN
+                selects the most probable token.
         """
         ...
 
     def keep(self, rows: NDArray[np.int64]) -> None:
-        """Hold these rows from now on, in this order, a row as often as it is named; `advance` comes next."""
+        """Keep only these rows, in this order; a repeated index duplicates its row. Call `advance` next."""
         ...
 
     def advance(self, tokens: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
-        """Feed each row its new token."""
+        """Append a token to each row and run the model on it. `windows`: the n-gram windows of these tokens."""
         ...
 
 
 class Model(Protocol):
-    """What a backend brings."""
+    """What the decoding loop needs from a backend."""
 
     batch_size: int
     stop_ids: set[int]
 
     def shared(self, prompts: Sequence[Prompt], longest: int) -> int:
-        """How many leading tokens of prompts are computed once for all, where no text has more than `longest`."""
+        """Number of leading tokens to compute once for all prompts, if no text is longer than `longest` tokens."""
         ...
 
     def prefix_state(self, prompt: Prompt, prefix: int) -> Any:
@@ -54,7 +58,7 @@ class Model(Protocol):
         ...
 
     def begin(self, prompts: Sequence[Prompt], most_rows: int, state: Any, prefix: int, max_new_tokens: int) -> Batch:
-        """Read distinct prompts, a row each; there will never be more than `most_rows`."""
+        """Prefill distinct prompts, one row each. The batch never grows beyond `most_rows` rows."""
         ...
 
 
@@ -68,17 +72,17 @@ def generate(
     """See `Backend.generate`."""
     if not prompts:
         return []
-    # Drawn once for the whole answer, so that a sample is its seed's alone; NaN stands for a greedy row.
+    # Drawn in advance for the whole answer, so that a sample does not depend on its batch. NaN means greedy.
     draws = np.full((len(prompts), max_new_tokens), np.nan)
     for row, seed in enumerate(seeds or ()):
         if seed is not None:
             draws[row] = np.random.default_rng(seed).random(max_new_tokens)
-    # One prompt alone shares nothing, and is read at once.
+    # A single prompt has nothing to share, so it is read in one forward pass.
     longest = max(len(prompt.ids) for prompt in prompts) + max_new_tokens
     prefix = model.shared(prompts, longest) if len(prompts) > 1 else 0
     state = model.prefix_state(prompts[0], prefix)
     answers: list[list[int]] = [[] for _ in prompts]
-    # By length, to pad little; then by text, so that the answers to one prompt share its prefill.
+    # Sort by length to reduce padding, then by tokens so that answers to one prompt share its prefill.
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), prompts[i].ids))
     for start in range(0, len(order), model.batch_size):
         indices = order[start : start + model.batch_size]
@@ -92,7 +96,7 @@ def generate(
 
 
 def stop_ids(eos_id: int, configured: int | Sequence[int] | None) -> set[int]:
-    """The tokens that end an answer: the tokenizer's, and what the model's own config names."""
+    """Tokens that end an answer: the tokenizer's end-of-text, and those that the model's config names."""
     named = configured if isinstance(configured, (list, tuple)) else () if configured is None else (configured,)
     return {eos_id, *named}
 
@@ -112,27 +116,27 @@ def stream(model: Model, prompt: Prompt, max_new_tokens: int, ignore_eos: bool) 
 def _decode(
     batch: Batch, rows: NDArray[np.int64], stop_ids: set[int], temperature: float, draws: NDArray[np.float64]
 ) -> list[list[int]]:
-    """The tokens of each answer to the prompts of a batch.
+    """Decode all answers to the prompts of a batch; returns the tokens of each.
 
     Args:
-        batch: a row for each prompt.
-        rows: the row each answer begins in, [answers].
+        batch: one row per prompt.
+        rows: the initial row of each answer, [answers].
         stop_ids: tokens that end an answer.
         temperature: of the draws.
         draws: [answers, new tokens].
     """
     count, max_new_tokens = draws.shape
-    live = np.arange(count)  # the answers that go on
+    live = np.arange(count)  # the unfinished answers
     tokens: list[list[int]] = [[] for _ in range(count)]
     for step in range(max_new_tokens):
         chosen = batch.choose(rows, temperature, draws[live, step])
-        goes_on = ~np.isin(chosen, list(stop_ids))
-        live, rows, chosen = live[goes_on], rows[goes_on], chosen[goes_on]
+        unfinished = ~np.isin(chosen, list(stop_ids))
+        live, rows, chosen = live[unfinished], rows[unfinished], chosen[unfinished]
         for answer, token in zip(live.tolist(), chosen.tolist(), strict=True):
             tokens[answer].append(token)
         if not len(live) or step == max_new_tokens - 1:
             break
-        sources, fed, rows = _parted(rows, chosen, len(batch.windows))
+        sources, fed, rows = _split_rows(rows, chosen, len(batch.windows))
         windows = extend_windows(batch.windows[sources], fed)
         if not np.array_equal(sources, np.arange(len(batch.windows))):
             batch.keep(sources)
@@ -140,29 +144,28 @@ def _decode(
     return tokens
 
 
-def _parted(
+def _split_rows(
     rows: NDArray[np.int64], tokens: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows for answers that go on with these tokens: one for all that were in one row and say the same.
+    """Assign answers to new rows: answers in the same row with the same next token stay together.
 
-    A row stays where it is, and those that part from it come after all that there were, so that nothing but these has
-    to be copied. Rows without an answer left are fed any token, until they are so many that it pays to move the others
-    together.
+    The first continuation of a row stays in its place. Further ones go after all existing rows, so only these need
+    copying. Unused rows get a dummy token, until there are enough of them to make compaction worthwhile.
 
     Args:
-        rows: the row each answer is in, [answers].
-        tokens: what it says next, [answers].
-        count: how many rows there are.
+        rows: the current row of each answer, [answers].
+        tokens: the next token of each answer, [answers].
+        count: number of current rows.
 
     Returns:
-        For each new row the one it continues, [new rows], and its token, [new rows]; and the new row of each answer.
+        The source row of each new row, [new rows]; its token, [new rows]; and the new row of each answer, [answers].
     """
     idle = np.setdiff1d(np.arange(count), rows)
     if count - len(idle) <= COMPACT_AT * count:
         idle = idle[:0]
-    said = np.stack([np.concatenate([rows, idle]), np.concatenate([tokens, np.zeros_like(idle)])])
-    (sources, fed), found = np.unique(said, axis=1, return_inverse=True)  # in the order of their rows
-    parts = np.concatenate([[False], sources[1:] == sources[:-1]])
-    order = np.argsort(parts, kind="stable")
+    continuations = np.stack([np.concatenate([rows, idle]), np.concatenate([tokens, np.zeros_like(idle)])])
+    (sources, fed), found = np.unique(continuations, axis=1, return_inverse=True)  # sorted by row
+    copied = np.concatenate([[False], sources[1:] == sources[:-1]])
+    order = np.argsort(copied, kind="stable")
     place = np.argsort(order)
     return sources[order], fed[order], place[found.reshape(-1)[: len(rows)]]

@@ -1,4 +1,4 @@
-"""Which GPU a worker of pytest-xdist computes on: one each, settled before any framework looks for one."""
+"""Assign one GPU to each pytest-xdist worker, before any framework looks for GPUs."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ WORKER, VISIBLE = "PYTEST_XDIST_WORKER", "CUDA_VISIBLE_DEVICES"
 
 
 def visible(listed: str | None, installed: Sequence[str]) -> list[str]:
-    """The GPUs a process may use, as CUDA reads its list: none from the first -1 on; all installed ones without it."""
+    """GPUs that a process may use. As in CUDA, an empty or negative entry ends the list; None allows all installed."""
     if listed is None:
         return list(installed)
     return list(takewhile(lambda name: name and not name.startswith("-"), (n.strip() for n in listed.split(","))))
 
 
 def assigned(worker: str, gpus: Sequence[str]) -> str:
-    """The GPU of the worker ``gwN``: the N-th, counted around where there are fewer."""
+    """The GPU of worker ``gwN``: number N, modulo the number of GPUs."""
     return gpus[int(worker.removeprefix("gw")) % len(gpus)]
 
 
 def note(device: str, workers: int, gpus: int) -> str:
-    """Why more workers than GPUs gain nothing; empty where each has its own, or where there is no GPU."""
+    """Warning that more workers than GPUs gain nothing; empty on a CPU, or if each worker has its own GPU."""
     if device == "cpu" or workers <= gpus:
         return ""
-    mend = f"-n {gpus} gives each its own" if gpus > 1 else "leave -n out"
+    mend = f"-n {gpus} gives each worker its own GPU" if gpus > 1 else "leave -n out"
     return (
         f"engram_bench: {workers} workers share {gpus} GPU{'s' if gpus > 1 else ''}, so -n does not help: one process "
-        f"fills a GPU, and each holds a model of its own there; {mend}"
+        f"fills a GPU, and each worker loads its own copy of the model; {mend}"
     )
 
 
 def available(environ: Mapping[str, str]) -> list[str]:
-    """The NVIDIA GPUs a process with this environment may use, by number or as its list names them."""
+    """NVIDIA GPUs that a process with this environment may use: by number, or as CUDA_VISIBLE_DEVICES names them."""
     return visible(environ.get(VISIBLE), _installed())
 
 
 def settle(environ: MutableMapping[str, str]) -> None:
-    """Leave a worker the one GPU that is its own; a second call, or one outside of a worker, changes nothing."""
+    """Restrict an xdist worker to its own GPU. A second call, or a call outside a worker, changes nothing."""
     if WORKER in environ and (gpus := available(environ)):
         environ[VISIBLE] = assigned(environ[WORKER], gpus)
 
@@ -46,6 +46,6 @@ def settle(environ: MutableMapping[str, str]) -> None:
 def _installed() -> list[str]:
     try:
         result = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    except OSError:  # no such driver here
+    except OSError:  # no NVIDIA driver
         return []
     return [str(number) for number, _ in enumerate(line for line in result.stdout.splitlines() if line[:4] == "GPU ")]

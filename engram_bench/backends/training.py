@@ -1,4 +1,4 @@
-"""The course of a training, the same for every backend: which examples meet in a step, and how the rates run."""
+"""The training loop of all backends: batches of examples and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engram_bench.errors import UsageError
 from engram_bench.prompts import Pair
 from engram_bench.variants.configs import TrainingConfig
 
-SORT_WITHIN = 8  # batches: rows of like length meet, yet the order stays random from epoch to epoch
+SORT_WITHIN = 8  # batches; sorting by length within this many reduces padding, and the order stays random
 
 Step = Callable[[Sequence[Pair], float], tuple[float, int]]
 
@@ -23,15 +23,15 @@ def run(step: Step, config: TrainingConfig, pairs: Sequence[Pair], seed: int, pr
     """Train for all epochs.
 
     Args:
-        step: makes one step on a batch, with the learning rates times a factor; returns the mean loss of the answer
-            tokens, in nats, and how many there were.
+        step: makes one optimizer step on a batch, with all learning rates multiplied by a factor; returns the mean
+            loss per answer token, in nats, and the number of answer tokens.
         config: epochs and batch size.
-        pairs: prompts and answers, the answer's end-of-text included.
+        pairs: prompts and answers, end-of-text included.
         seed: drives the order of the examples.
         progress: called after every step.
 
     Raises:
-        UsageError: the loss is not finite any more.
+        UsageError: the loss is no longer finite.
     """
     started = time.perf_counter()
     rng = random.Random(seed)
@@ -51,12 +51,12 @@ def run(step: Step, config: TrainingConfig, pairs: Sequence[Pair], seed: int, pr
 
 
 def rate(done: int, steps: int) -> float:
-    """The share of the full rates that the next step has: linear warm-up over 5% of the steps, linear decay to zero."""
+    """Learning-rate factor of the next step: linear warm-up over 5% of the steps, times linear decay to zero."""
     return min(1.0, (done + 1) / max(1, round(0.05 * steps))) * (1 - done / steps)
 
 
 def with_validation(training: Training, backend: Backend, examples: Sequence[Example]) -> Training:
-    """The record with the loss on `examples` of the model as it is attached now."""
+    """Add to the record the loss on `examples`, with the adapter attached now; no examples: return it unchanged."""
     if not examples:
         return training
     encoder = backend.encoder

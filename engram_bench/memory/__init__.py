@@ -1,1 +1,1 @@
-"""Engram-style conditional memory: hashed n-gram lookup into trained tables."""
+"""Engram-style conditional memory: looks up hashed n-grams in trained tables."""

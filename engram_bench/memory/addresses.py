@@ -1,7 +1,7 @@
-"""Which rows of its tables an n-gram memory reads: numpy only, so that every backend reads the same ones.
+"""Which table rows an n-gram memory reads. Uses numpy only, so that every backend reads the same rows.
 
-A memory looks at one span of the user's text (see `keys`), hashes the n-grams there (see `hashing`), and holds no more
-of its tables than the rows some training n-gram hashes to; all others are the zeros they started as.
+A memory reads one span of the user's text (see `keys`) and hashes the n-grams there (see `hashing`). It stores only the
+table rows that training n-grams hash to; all other rows keep their initial zeros.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from engram_bench.variants.configs import EngramConfig
 CONTROL_SEED = 0
 FACT_PHRASINGS = ("{key}", "What belongs to {key}?")
 
-Spans = Callable[[Prompt], tuple[int, int] | None]  # which content tokens of a prompt a memory looks at
+Spans = Callable[[Prompt], tuple[int, int] | None]  # the range of content tokens that a memory reads
 
 
 def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -> NgramHasher:
-    """The hash functions a memory of this shape asks for, over a given vocabulary."""
+    """Build the hash functions for a memory of this shape and a given vocabulary."""
     hasher = NgramHasher(
         compressed_ids=compressed_ids,
         vocab_size_per_ngram=[config.rows] * len(config.orders),
@@ -40,21 +40,22 @@ def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -
         seed=config.hash_seed,
         orders=config.orders,
     )
-    if config.rows == 1:  # the least prime is 2
+    if config.rows == 1:  # `NgramHasher` takes primes, and the smallest is 2
         hasher.primes = {layer: [[1] * config.heads for _ in config.orders] for layer in config.layers}
     return hasher
 
 
 def slots(hasher: NgramHasher, layer: int, row_ids: Int64Array | None, windows: NDArray[np.int64]) -> Int64Array:
-    """Where each n-gram's row stands in a table that is a row of zeros and then the rows `row_ids` (sorted; None: all
-    that the hash functions can name).
+    """Positions of the n-grams' rows in a stored table.
+
+    The stored table is one row of zeros, followed by the rows `row_ids` (sorted). None stands for all possible rows.
 
     Returns:
-        int64 [..., columns]: 1 + position in `row_ids`, 0 where the n-gram is absent or its row never trained.
+        int64 [..., columns]: 1 + position in `row_ids`; 0 if the n-gram is absent or its row is not stored.
     """
     rows = hasher.rows(windows, layer)
     if row_ids is None:
-        return rows - ABSENT_ROW  # an absent n-gram's goes to 0
+        return rows - ABSENT_ROW  # an absent n-gram (-1) gets 0
     if not len(row_ids):
         return np.zeros_like(rows)
     at = np.minimum(row_ids.searchsorted(rows), len(row_ids) - 1)
@@ -69,30 +70,30 @@ def touched_rows(hasher: NgramHasher, layer: int, windows: Sequence[NDArray[np.i
 
 
 def fact_pairs(key: str, value: str, encoder: PromptEncoder) -> list[Pair]:
-    """The examples one fact is written by: its key alone and within a sentence, where tokens may be cut otherwise."""
+    """Training examples for one fact: its key alone, and within a sentence, where it may be tokenized differently."""
     answer = encoder.answer(value)
     starts = [(text, text.index("{key}")) for text in FACT_PHRASINGS]
     return [(encoder.prompt(text.format(key=key), (at, at + len(key))), answer) for text, at in starts]
 
 
 def _key(hasher: NgramHasher, prompt: Prompt) -> list[int]:
-    """Compressed ids of a prompt's key."""
+    """Compressed token ids of a prompt's key."""
     assert prompt.key is not None
     compressed: list[int] = hasher.compressed_ids[prompt.content_ids()[slice(*prompt.key)]].tolist()
     return compressed
 
 
 def _vocabulary(hasher: NgramHasher) -> NDArray[np.uint8]:
-    """SHA-256 of the vocabulary whose n-grams a memory hashes."""
+    """SHA-256 of the compressed vocabulary; it identifies the vocabulary that a memory was trained with."""
     return np.frombuffer(hashlib.sha256(hasher.compressed_ids.astype("<i8").tobytes()).digest(), np.uint8)
 
 
 def damaged(table: NDArray[Any], how: str) -> NDArray[Any]:
-    """What a control reads in place of a table [rows, width].
+    """Return the table that a control reads instead of the trained one, [rows, width].
 
     Args:
-        table: a row of zeros, then the trained ones.
-        how: "shuffle": every n-gram gets another one's row, always the same; "zero": all rows are empty.
+        table: one row of zeros, then the trained rows.
+        how: "shuffle" permutes the trained rows, in the same way every time; "zero" sets all rows to zero.
     """
     if how == "zero":
         return np.zeros_like(table)
@@ -101,10 +102,10 @@ def damaged(table: NDArray[Any], how: str) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Addresses:
-    """The hash functions of a memory, the keys it knows, and for each layer the rows it holds (sorted).
+    """The hash functions of a memory, its known keys, and the table rows that each layer stores (sorted).
 
-    `mark` is the token id that stands for the start of a span, see `ngram_windows`. `facts` are those written after
-    training, by key. They lie in the last layer's table; `written` are the rows there that only they brought.
+    `mark` is the token id that marks the start of a span, see `ngram_windows`. `facts` are the facts written after
+    training, by key. Their rows are in the last layer's table; `written` lists those that training did not use.
     """
 
     config: EngramConfig
@@ -122,10 +123,10 @@ class Addresses:
 
     @classmethod
     def of_training(cls, config: EngramConfig, encoder: PromptEncoder, pairs: Sequence[Pair]) -> Addresses:
-        """Those that prompts with known keys, and their answers, will need.
+        """The addresses for training: all keys of these prompts, and all rows that prompts and answers read.
 
         Raises:
-            UsageError: a key stands within a longer word.
+            UsageError: a key is part of a longer word, where `span` cannot find it.
         """
         hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
         found = (_key(hasher, p) for p, _ in pairs if p.key)
@@ -134,21 +135,21 @@ class Addresses:
             ids = prompt.content_ids().tolist()
             key, text = (encoder.decode(part) for part in (ids[slice(*place)], ids))
             raise UsageError(
-                f"{key!r:.60} is part of a longer word in {text!r:.120}, where it is not found; set it apart there"
+                f"{key!r:.60} is part of a longer word in {text!r:.120} and cannot be found there; put spaces around it"
             )
         return replace(blank, rows=blank.touched(pairs))
 
     @classmethod
     def from_arrays(cls, config: EngramConfig, encoder: PromptEncoder, arrays: dict[str, NDArray[Any]]) -> Addresses:
-        """From what `to_arrays` gave, taken out of `arrays`; a missing array stands for an empty one.
+        """Rebuild from the arrays of `to_arrays`, removing them from `arrays`; a missing array counts as empty.
 
         Raises:
-            UsageError: they are of a model with another vocabulary.
+            UsageError: the arrays belong to a model with another vocabulary.
         """
         hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
         if not np.array_equal(arrays.pop("vocabulary", np.empty(0)), _vocabulary(hasher)):
             raise UsageError(
-                "this adapter is of a model with another vocabulary; load it with the model it was made for"
+                "this adapter belongs to a model with another vocabulary; load it with the model it was trained on"
             )
         keys = KeyIndex.from_array(arrays.pop("keys", np.empty((0, 1 + max(config.orders)), np.int64)))
         rows = {layer: arrays.pop(f"{layer}.row_ids", np.empty(0, np.int64)) for layer in config.layers}
@@ -165,52 +166,52 @@ class Addresses:
         return arrays
 
     def touched(self, pairs: Sequence[Pair]) -> dict[int, Int64Array]:
-        """By layer, the rows that the n-grams of prompts and their answers hash to."""
+        """Rows that the n-grams of prompts and their answers hash to, by layer."""
         size, on_text = max(self.config.orders), self.config.acts_on_text
         windows = [ngram_windows(p, a[:-1], size, self.span(p), self.mark, on_text=on_text) for p, a in pairs]
         return {layer: touched_rows(self.hasher, layer, windows) for layer in self.config.layers}
 
     def check_layers(self, count: int) -> None:
-        """Refuse a model of so many layers that one to carry a memory is not among them.
+        """Check the configured layers against the model's number of layers.
 
         Raises:
-            UsageError: it is not.
+            UsageError: a configured layer does not exist in the model.
         """
         if max(self.config.layers) >= count:
-            raise UsageError(f"layer {max(self.config.layers)} does not exist: the model has layers 0 to {count - 1}")
+            raise UsageError(f"layer {max(self.config.layers)} does not exist: this model has layers 0 to {count - 1}")
 
     def with_fact(self, key: str, value: str, encoder: PromptEncoder) -> Addresses:
-        """Those that know one fact more.
+        """Return addresses that also know this fact.
 
         Raises:
-            UsageError: the key is blank or known already, or one that ends in the same N tokens is; or the memory is
-                one of ``span: text``, where other texts would read the same rows.
+            UsageError: the key is blank or already known, or a known key ends in the same N tokens; or the memory has
+                ``span: text``, where other texts would read the same rows.
         """
         if self.config.span == "text":
-            raise UsageError("a memory of span: text reads all of a text; write into one of span: key")
+            raise UsageError(
+                "a memory with span: text takes no facts, because every text would read them; use one with span: key"
+            )
         if not key.strip():
-            raise UsageError("the key is blank; choose one that can be asked for")
+            raise UsageError("the key is blank; give a key that a prompt can contain")
         pairs = fact_pairs(key, value, encoder)
         tails = [_key(self.hasher, prompt) for prompt, _ in pairs]
         if any(tail in self.keys for tail in tails):
-            known = (
-                "it was written" if key in self.facts else f"it, or one that ends in its last {self.keys.size} tokens"
-            )
-            raise UsageError(f"{key!r} is known already ({known}); forget it first, or choose another key")
+            known = "written earlier" if key in self.facts else f"a known key has the same last {self.keys.size} tokens"
+            raise UsageError(f"{key!r} is already known ({known}); forget it first, or choose another key")
         more = replace(self, keys=self.keys.with_keys(tails), facts={**self.facts, key: value})
         new = np.setdiff1d(more.touched(pairs)[self.last], self.rows[self.last])
         rows = {**self.rows, self.last: np.union1d(self.rows[self.last], new)}
         return replace(more, rows=rows, written=np.union1d(self.written, new))
 
     def without_fact(self, key: str, encoder: PromptEncoder) -> Addresses:
-        """Those that know one written fact less: without the rows that no other fact and no trained item reads.
+        """Return addresses without this written fact, and without the rows that only this fact reads.
 
         Raises:
-            UsageError: no such fact was written.
+            UsageError: no fact was written under this key.
         """
         if key not in self.facts:
             known = ", ".join(map(repr, self.facts)) or "none"
-            raise UsageError(f"{key!r} was not written into this memory; written are: {known}")
+            raise UsageError(f"{key!r} was not written into this memory; written keys: {known}")
         pairs = fact_pairs(key, self.facts[key], encoder)
         others = {name: value for name, value in self.facts.items() if name != key}
         rest = [pair for fact in others.items() for pair in fact_pairs(*fact, encoder)]
@@ -221,21 +222,21 @@ class Addresses:
         return replace(self, keys=keys, facts=others, rows=rows, written=np.setdiff1d(self.written, gone))
 
     def span(self, prompt: Prompt) -> tuple[int, int] | None:
-        """The content tokens the memory looks at; see `EngramConfig.span`."""
+        """Range of the content tokens that the memory reads; see `EngramConfig.span`."""
         content = prompt.content_ids()
         if self.config.span == "text":
             return (0, len(content))
         return self.keys.find(self.hasher.compressed_ids[content].tolist(), prompt.continues_word)
 
     def found(self, prompt: Prompt) -> list[list[int]]:
-        """Token ids of the n-grams, shortest first, whose rows the answer's first token reads in the last layer."""
+        """N-grams whose rows in the last layer help predict the answer's first token: token ids, shortest first."""
         window = ngram_windows(prompt, (), max(self.config.orders), self.span(prompt), self.mark, on_text=False)[-1]
         hit = slots(self.hasher, self.last, self.rows[self.last], window) > 0
         by_order = hit.reshape(len(self.config.orders), -1)
         return [window[:n][::-1].tolist() for n, heads in zip(self.config.orders, by_order, strict=True) if heads.all()]
 
     def routed_span(self, encoder: PromptEncoder) -> Spans:
-        """`span`, but nothing where the rules of `routing` hear no question in the user's text."""
+        """`span`, but None if the rules of `routing` find no request in the user's text."""
 
         def span(prompt: Prompt) -> tuple[int, int] | None:
             asked = routing.confidence(encoder.decode(prompt.content_ids().tolist())) >= routing.THRESHOLD

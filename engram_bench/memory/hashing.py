@@ -1,7 +1,7 @@
-"""Where an n-gram lives: tokenizer compression, and multiplicative-XOR hashing into prime-sized tables.
+"""Map n-grams to table rows: tokenizer compression, and multiplicative-XOR hashing into prime-sized tables.
 
-The algorithm is the one published with Engram (arXiv:2601.07372, section 2.2). It is numpy only and shared by every
-backend, so that an adapter trained in one addresses the same rows in another. tests/ holds it to golden vectors.
+The algorithm is the one published with Engram (arXiv:2601.07372, section 2.2). It uses numpy only and all backends
+share it, so an adapter trained in one reads the same rows in another. Tests compare it with golden vectors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _normalize(text: str) -> str:
 
 
 def compress_vocabulary(tokenizer: Any) -> Int64Array:
-    """Map every token id to a compressed id; tokens that read the same (case, accents, spaces) share one.
+    """Map every token id to a compressed id; tokens equal up to case, accents and spaces share one.
 
     Args:
         tokenizer: a transformers tokenizer (``len``, ``decode``, ``convert_ids_to_tokens``).
@@ -41,7 +41,7 @@ def compress_vocabulary(tokenizer: Any) -> Int64Array:
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     for token_id, token in enumerate(tokens):
         text = tokenizer.decode([token_id], skip_special_tokens=False)
-        # A fragment of a UTF-8 character decodes to U+FFFD and would share one key with all others: use its raw name.
+        # Every fragment of a UTF-8 character decodes to U+FFFD; its raw token distinguishes it.
         key = token if "\ufffd" in text else (_normalize(text) or text)
         compressed[token_id] = seen.setdefault(key, len(seen))
     return compressed
@@ -62,28 +62,28 @@ def _next_unused_prime(above: int, used: set[int]) -> int:
 
 
 class _Tables(NamedTuple):
-    """Rows of each table of a layer, and how many are in those before it: [orders * heads]."""
+    """Number of rows of each table in a layer, and number of rows in all tables before it: [orders * heads]."""
 
     sizes: Int64Array
     offsets: Int64Array
 
 
 class NgramHasher:
-    """Row indices of the n-grams that end at each token.
+    """Hashes the n-grams that end at each token to table rows.
 
     Args:
         compressed_ids: int64 [vocabulary size] from `compress_vocabulary`.
-        vocab_size_per_ngram: least table size of one head, one number per order.
+        vocab_size_per_ngram: minimum table size per head, one number per order.
         max_ngram_size: N, the longest n-gram.
         heads_per_ngram: independent hash tables per order.
         layer_ids: the layers that carry a memory; each gets its own multipliers and primes.
-        pad_id: token id that stands left of the first token (before compression).
+        pad_id: token id that pads the text on the left, before compression.
         seed: drives the multipliers of all layers.
         orders: the n-gram lengths, ascending; all of 2..N unless given.
 
     Attributes:
-        multipliers: layer -> int64 [N], odd; ``multipliers[l][0]`` meets the current token.
-        primes: layer -> a list per order of a list per head: the table sizes.
+        multipliers: layer -> int64 [N], odd; ``multipliers[l][0]`` applies to the current token.
+        primes: layer -> table sizes, one list per order with one prime per head.
 
     Raises:
         ValueError: the orders do not fit N or the number of table sizes.
@@ -131,7 +131,7 @@ class NgramHasher:
                 self.primes[layer].append(heads)
 
     def indices(self, input_ids: NDArray[Any], layer_id: int) -> Int64Array:
-        """Row of every head of every order at every token, each counted from the start of its own table.
+        """Table rows of the n-grams at each token, each counted from the start of its own table.
 
         Args:
             input_ids: [batch, tokens] token ids.
@@ -147,32 +147,32 @@ class NgramHasher:
         return self._hash(windows, layer_id)
 
     def rows(self, windows: NDArray[np.int64], layer_id: int) -> Int64Array:
-        """Like `indices`, for n-grams given one by one, and with rows counted through all tables of the layer.
+        """Like `indices`, but takes n-gram windows and counts rows through all tables of the layer.
 
         Args:
-            windows: int64 [..., N] token ids, current token first; negative where there is no token.
+            windows: int64 [..., N] token ids, current token first; negative for missing tokens.
             layer_id: one of `layer_ids`.
 
         Returns:
-            int64 [..., orders * heads]; `ABSENT_ROW` where the n-gram reaches beyond the tokens there are. An absent
-            n-gram has no row, so what it would share with every other short context is never trained.
+            int64 [..., orders * heads]; `ABSENT_ROW` if the n-gram includes missing tokens. It gets no row, because
+            all short contexts would share this row.
         """
-        there = windows >= 0
-        tokens = self.compressed_ids.take(windows, mode="clip")  # a model may have more ids than its tokenizer
-        rows = self._hash(np.where(there, tokens, self.pad), layer_id)
-        return np.where(there[..., self._first_tokens], rows + self._tables[layer_id].offsets, ABSENT_ROW)
+        present = windows >= 0
+        tokens = self.compressed_ids.take(windows, mode="clip")  # a model can have more token ids than its tokenizer
+        rows = self._hash(np.where(present, tokens, self.pad), layer_id)
+        return np.where(present[..., self._first_tokens], rows + self._tables[layer_id].offsets, ABSENT_ROW)
 
     def _hash(self, windows: Int64Array, layer_id: int) -> Int64Array:
-        """windows [..., N] of compressed ids -> [..., orders * heads], each within its own table."""
+        """Windows [..., N] of compressed ids -> rows [..., orders * heads], each within its own table."""
         products = windows * self.multipliers[layer_id]
         mixes = np.bitwise_xor.accumulate(products, axis=-1)[..., self._first_tokens]
         return mixes % self._tables[layer_id].sizes
 
-    # What every decoding step needs is made once.
+    # Computed only once, because every decoding step needs it.
 
     @cached_property
     def _first_tokens(self) -> Int64Array:
-        """[orders * heads]: where in a window the first token of each one's n-gram is."""
+        """Position in a window of each n-gram's first token: [orders * heads]."""
         return np.repeat(np.array(self.orders) - 1, self.heads_per_ngram)
 
     @cached_property

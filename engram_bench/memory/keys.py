@@ -1,9 +1,9 @@
-"""Which n-grams are keys: where in a user's text a trained item's input stands.
+"""Find the keys, which are the inputs of trained items, in a user's text.
 
-The paper's memory reads the last n tokens. In a chat the answer starts after the template, and often after a suffix
-("... what is stored?"), so the last n tokens are not the key. The index holds the tail of every trained input, at most
-N tokens each; the longest one found in a text says which n-gram the answer goes on from. One set look-up per token
-and length, whatever the number of keys.
+The paper's memory reads the last n tokens. In a chat, the answer starts after the template and often after a suffix
+("... what is stored?"), so the last n tokens are not the key. The index therefore stores the tail of every trained
+input, at most N tokens. The memory reads the longest tail found in a text. Each token and length costs one dictionary
+lookup, whatever the number of keys.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class KeyIndex:
     """A set of trained keys in compressed token ids.
 
     Args:
-        keys: each a sequence of compressed ids; only the last `size` count.
+        keys: sequences of compressed ids; only the last `size` ids of each count.
         size: N, the longest n-gram.
     """
 
     def __init__(self, keys: Iterable[Sequence[int]], size: int) -> None:
         self.size = size
-        self._cut: dict[tuple[int, ...], bool] = {}  # by tail: whether tokens of some key stand before it
+        self._cut: dict[tuple[int, ...], bool] = {}  # tail -> whether it is the end of a longer key
         self._add(keys)
 
     def _add(self, keys: Iterable[Sequence[int]]) -> None:
@@ -36,7 +36,7 @@ class KeyIndex:
 
     @classmethod
     def from_array(cls, array: NDArray[np.int64]) -> KeyIndex:
-        """From what `to_array` gave."""
+        """Rebuild an index from the array of `to_array`."""
         index = cls((), array.shape[1] - 1)
         index._cut = {tuple(row[1:][row[1:] != ABSENT].tolist()): bool(row[0]) for row in array}
         return index
@@ -47,30 +47,30 @@ class KeyIndex:
         return np.array(rows, dtype=np.int64).reshape(len(rows), 1 + self.size)
 
     def with_keys(self, keys: Iterable[Sequence[int]]) -> KeyIndex:
-        """An index of these keys, too."""
+        """Return an index with these keys added."""
         index = self.without(())
         index._add(keys)
         return index
 
     def without(self, keys: Iterable[Sequence[int]]) -> KeyIndex:
-        """An index without the tails of these keys."""
-        gone = {tuple(key[-self.size :]) for key in keys}
+        """Return an index without the tails of these keys."""
+        removed = {tuple(key[-self.size :]) for key in keys}
         index = KeyIndex((), self.size)
-        index._cut = {tail: cut for tail, cut in self._cut.items() if tail not in gone}
+        index._cut = {tail: cut for tail, cut in self._cut.items() if tail not in removed}
         return index
 
     def __contains__(self, key: Sequence[int]) -> bool:
         return tuple(key[-self.size :]) in self._cut
 
     def find(self, content: Sequence[int], continues_word: Sequence[bool]) -> tuple[int, int] | None:
-        """First and last + 1 token of the longest key in `content`, the last one of equals; None where there is none.
+        """Range (start, end) of the longest key in `content`, end excluded; None if there is no key.
 
-        Of a key longer than N tokens only its last N are found.
+        The last of equally long keys wins. Of a key longer than N tokens, only the last N tokens count.
 
         Args:
             content: compressed token ids.
             continues_word: whether each token continues the word of the token before it. A key never ends within a
-                word, nor starts within one unless its start was cut off.
+                word. It never starts within a word either, unless only its tail is stored.
         """
         found: tuple[int, int] | None = None
         for end in range(1, len(content) + 1):

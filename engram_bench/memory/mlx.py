@@ -1,6 +1,6 @@
-"""The memory in MLX: the layers of `memory.torch`, with the same parameters by the same names, and their injection.
+"""The memory in MLX: the layers of `memory.torch` with the same parameters and names, and their injection.
 
-Any model of mlx-lm will do: its `layers` are what mlx-lm's own tuner and cache go by.
+It works with any mlx-lm model, because it needs only `model.layers`, as mlx-lm's own tuner and cache do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engram_bench.variants.configs import EngramConfig
 
 
 class MemoryLayer(Protocol):
-    """What one layer's memory is to the injector, see `memory.torch.MemoryLayer`."""
+    """The memory of one layer, as the injector sees it; see `memory.torch.MemoryLayer`."""
 
     def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]: ...
     def set_slots(self, slots: NDArray[np.int64]) -> None: ...
@@ -46,38 +46,38 @@ class EngramLayer(nn.Module):  # type: ignore[misc]
         columns = len(config.orders) * config.heads
         self.layer, self.hasher, self.row_ids = layer, hasher, row_ids
         self.orders, self.order_dropout = len(config.orders), config.order_dropout
-        self.table = mx.zeros((1 + len(row_ids), config.width))  # the first: what an n-gram without a row reads
+        self.table = mx.zeros((1 + len(row_ids), config.width))  # row 0: for n-grams without a row
         self.key = nn.Linear(columns * config.width, hidden_size, bias=False)
         self.value = nn.Linear(columns * config.width, hidden_size, bias=False)
         self.key_norm = nn.RMSNorm(hidden_size, eps=1e-6)
         self.query_norm = nn.RMSNorm(hidden_size, eps=1e-6)
         self.scale = 1 / math.sqrt(hidden_size)
-        self._slots: mx.array | None = None  # named so that MLX takes neither for a parameter
+        self._slots: mx.array | None = None  # MLX does not treat names with a leading underscore as parameters
         self._gate: mx.array | None = None
 
     @property
     def gate(self) -> mx.array | None:
-        """[batch, tokens, 1], of the last forward outside training; None where nothing was looked up."""
+        """[batch, tokens, 1], of the last forward outside training; None if it found no n-gram."""
         return self._gate
 
     def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The table's slots for a forward, see `memory.torch.EngramLayer.slots_for`."""
+        """Positions of the n-grams' rows in the table; see `memory.torch.EngramLayer.slots_for`."""
         found = slots(self.hasher, self.layer, self.row_ids, windows)
         return found if found.any() else found[..., :0]
 
     def set_slots(self, slots: NDArray[np.int64]) -> None:
-        """Set what the next forward reads."""
+        """Set the table rows that the next forward reads."""
         self._slots = mx.array(slots) if slots.size else None
         self._gate = None
 
     def __call__(self, hidden: mx.array) -> mx.array:
-        """hidden [batch, tokens, d] -> the same, with what was looked up added; itself where nothing was."""
+        """hidden [batch, tokens, d] -> the same, with the memory's output added; unchanged if it found no n-gram."""
         if self._slots is None:
             return hidden
         hit = (self._slots > 0)[..., None]
         if self.training and self.order_dropout:
             hit = hit & self._kept(hit.shape)
-        e = (self.table[self._slots] * hit).flatten(-2)  # times what is zero, so that the first row stays untrained
+        e = (self.table[self._slots] * hit).flatten(-2)  # `hit` is 0 for row 0, so that it does not train
         query = hidden.astype(mx.float32)
         score = (self.key_norm(self.key(e)) * self.query_norm(query)).sum(-1, keepdims=True) * self.scale
         gate = mx.sigmoid(score * mx.rsqrt(mx.maximum(mx.abs(score), 1e-6)))
@@ -86,7 +86,7 @@ class EngramLayer(nn.Module):  # type: ignore[misc]
         return (query + gate * self.value(e)).astype(hidden.dtype)
 
     def _kept(self, shape: tuple[int, ...]) -> mx.array:
-        """bool [..., columns, 1]: drops whole orders of a token, so that no order is relied on alone."""
+        """Dropout mask, bool [..., columns, 1]: drops whole orders of a token, so that none becomes indispensable."""
         kept = mx.random.uniform(shape=(*shape[:-2], self.orders, 1)) >= self.order_dropout
         return mx.repeat(kept, shape[-2] // self.orders, axis=-2)
 
@@ -114,12 +114,12 @@ class UnigramLayer(nn.Module):  # type: ignore[misc]
         self._slots: mx.array | None = None
 
     def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of each token, int64 [batch, tokens, heads]; only the current token counts, the template's too."""
+        """Table rows of each token, int64 [batch, tokens, heads]. Template tokens have rows like any other token."""
         rows: NDArray[np.int64] = ids[..., None] * self.MULTIPLIERS % len(self.table)
         return rows
 
     def set_slots(self, slots: NDArray[np.int64]) -> None:
-        """Set what the next forward reads."""
+        """Set the table rows that the next forward reads."""
         self._slots = mx.array(slots)
 
     def __call__(self, hidden: mx.array) -> mx.array:
@@ -137,8 +137,8 @@ def injected(
 ) -> Iterator[None]:
     """Run each memory on the input (or, `after`, the output) of its layer while the context lasts.
 
-    A layer object gets another class and nothing else: no weight and no module of the model changes, so leaving
-    restores it bit for bit, and its attributes, which some models read, stay where they are.
+    Only the class of the layer object changes. Weights and modules stay the same, so leaving restores the model bit for
+    bit. The layer's attributes, which some models read, stay available.
     """
     classes = {layer: type(model.layers[layer]) for layer in memories}
     for layer, memory in memories.items():

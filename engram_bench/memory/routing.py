@@ -1,11 +1,10 @@
-"""Whether a memory should speak at all, judged on the user's text by rules that know no key.
+"""Rules that decide from the user's text, without knowing any key, whether a memory should act.
 
-The other way to tell is to know the keys: `KeyIndex.find`, which a memory of ``span: key`` does anyway. Both are
-measured on labelled prompts. The rules look for four shapes: a key with its prefix ("CAPITAL:France"), a style and a
-value ("octal: 9"), a described thing that a book of reference would name, and a line of code that breaks off, is
-plainly wrong or comes with a request to end or mend it. They were written on development prompts
-(``routing_development_*.yaml``) and judged on others that were asked once, see docs/method.md. `routing_rules`
-holds them as data.
+The alternative is to search for known keys (`KeyIndex.find`), as a memory with ``span: key`` does anyway. Both are
+measured on labelled prompts. The rules look for four patterns: a key with its prefix ("CAPITAL:France"); a style and a
+value ("octal: 9"); a description of something that a reference book would name; and a line of code that is unfinished,
+plainly wrong, or comes with a request to complete or fix it. They were developed on ``routing_development_*.yaml`` and
+evaluated once on other prompts, see docs/method.md. `routing_rules` holds their regular expressions.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import re
 from engram_bench.memory import routing_rules as patterns
 
 THRESHOLD = 0.5
-FAR = 400  # characters around a description that are looked at
+FAR = 400  # characters to read before and after the start of a description
 
 
 def _any(*fragments: str) -> str:
@@ -26,7 +25,7 @@ def _any(*fragments: str) -> str:
 # --- A key, or a style and a value
 KEY = re.compile(
     rf"(?<![\w:/-])(?!{_any(*patterns.LABELS)}:)"
-    r"[A-Z][A-Z_]{2,}:(?=[^\s:/])(?!\S{0,200}:\S)(?!(?:one|an?|the|no|please|see)\b)"  # at once, no a:b:c and no prose
+    r"[A-Z][A-Z_]{2,}:(?=[^\s:/])(?!\S{0,200}:\S)(?!(?:one|an?|the|no|please|see)\b)"  # no space, a:b:c or prose
 )
 STYLE = re.compile(
     rf"\b{_any(*patterns.NUMBER_STYLES)}: (?=[\"'(\[]?\S{{0,12}}\d|\w{{1,12}} \d)"
@@ -37,7 +36,7 @@ STYLE = re.compile(
 
 # --- A described thing
 NOUN = _any(*patterns.NOUNS)
-WORDS = r"(?:(?!(?:the|an?|of|and)\b)[\w'+#.-]+ ){0,3}?"  # before a noun, none of which begins or joins another
+WORDS = r"(?:(?!(?:the|an?|of|and)\b)[\w'+#.-]+ ){0,3}?"  # up to 3 words before a noun; not the, a, an, of, and
 MOST = r"(?:first|last|only|next|(?:most|least) \w+|(?!(?:b|n?ear|lat|t|r|gu|for|inter)est)\w+est)"
 SHAPES = (
     rf"year {_any(*patterns.YEARS)}",
@@ -49,13 +48,13 @@ SHAPES = (
     *patterns.WHOLE,
 )
 DESCRIPTION = re.compile(rf"\b[Tt]he {_any(*SHAPES)}")
-IN_SMALL = re.compile(DESCRIPTION.pattern, re.IGNORECASE)  # for who writes without capitals, names included
+IN_SMALL = re.compile(DESCRIPTION.pattern, re.IGNORECASE)  # for texts all in lower case, names included
 ASKS, OPEN = (re.compile(_any(*p), re.IGNORECASE) for p in (patterns.ASKS, patterns.OPEN))
 OWN = re.compile(_any(*patterns.OWN))
-STOP = re.compile(r"[:,.;!=–—→\"'>(-] ?$")  # what comes after it stands by itself
+STOP = re.compile(r"[:,.;!=–—→\"'>(-] ?$")  # a description after this stands by itself
 CLAUSE_END = re.compile(r"[,;?!](?: |$)|[.?!]+ | [-–=] | (?:when|if|because|so|but) ")
 STATES = re.compile(rf"\b{_any(*patterns.STATES)}\b(?!.*\b(?:who|what|which)\b|\W*$)")  # "is called what?" asks
-RELATIVE = re.compile(r"the (?:year|(?:[\w-]+ ){1,4}(?:that|who|whose)) ")  # its own verb is no statement
+RELATIVE = re.compile(r"the (?:year|(?:[\w-]+ ){1,4}(?:that|who|whose)) ")  # its verb makes no statement
 
 # --- Code
 UNFINISHED = re.compile(_any(*patterns.UNFINISHED).replace("<CUT>", _any(*patterns.CUT)))
@@ -63,16 +62,16 @@ OPENER, WRONG, CODE, FOREIGN = (
     re.compile(_any(*p)) for p in (patterns.OPENER, patterns.WRONG, patterns.CODE, patterns.FOREIGN)
 )
 EXPLAIN, MEND = (re.compile(_any(*p), re.IGNORECASE) for p in (patterns.EXPLAIN, patterns.MEND))
-NAMES = re.compile(r'"[^"]*"|(?<![\w.])[\w.]{1,80}\(')  # quotes and calls: rest() asks for no rest
-# Two neighbouring letters of a keyword exchanged, as in improt; those that give a word are left out
+NAMES = re.compile(r'"[^"]*"|(?<![\w.])[\w.]{1,80}\(')  # ignored: rest() does not ask for the rest
+# Keywords with two neighbouring letters swapped, as in improt, except those that are English words
 KEYWORDS = {word for word in [*keyword.kwlist, "print", "range"] if len(word) > 2}
 SWAPPED = {k[:i] + k[i + 1] + k[i] + k[i + 2 :] for k in KEYWORDS for i in range(len(k) - 1)}
 MISSPELT = SWAPPED - KEYWORDS - {"arise", "form", "fro"}
-WORD = re.compile(r"\w{5,}|\w{3,4}(?=:| \w+\()")  # short ones, which may be words of a language, as code has them
+WORD = re.compile(r"\w{5,}|\w{3,4}(?=:| \w+\()")  # 3 or 4 letters only where code has them, not prose
 
 
 def _asks_for(text: str, start: int, asks: bool) -> bool:
-    """Whether what is described from ``start`` on is asked for, if the text ``asks`` at all, or stands by itself."""
+    """Whether the thing described at ``start`` is requested or stands alone. ``asks``: the text has a request."""
     before = text[max(0, start - FAR) : start]
     clause = CLAUSE_END.split(text[start : start + FAR], maxsplit=1)[0]
     if OPEN.search(CLAUSE_END.split(before)[-1] + clause) or OWN.search(clause):
@@ -83,7 +82,7 @@ def _asks_for(text: str, start: int, asks: bool) -> bool:
 
 
 def _asks_code(text: str) -> bool:
-    """Whether a line of code breaks off, is wrong as Python, or is to be ended or mended."""
+    """Whether a line of code is unfinished, is wrong Python, or comes with a request to complete or fix it."""
     if EXPLAIN.search(text) or FOREIGN.search(text):
         return False
     unbalanced = OPENER.search(text) and any(text.count(a) > text.count(b) for a, b in ("()", "[]", "{}"))
@@ -94,15 +93,14 @@ def _asks_code(text: str) -> bool:
 
 
 def confidence(text: str) -> float:
-    """How sure the rules are that a text asks for something stored.
+    """How sure the rules are that a text asks for something that a memory stores.
 
     Args:
         text: the user's own words, without the chat template.
 
     Returns:
-        1.0 where a key such as ``CAPITAL:France`` stands in it; 0.7 where it asks for a described thing, for code to
-        be completed or put right or for a value in a named style; 0.0 otherwise. From `THRESHOLD` on a memory is
-        consulted.
+        1.0 if the text contains a key such as ``CAPITAL:France``; 0.7 if it asks for a described thing, for code to be
+        completed or fixed, or for a value in a named style; 0.0 otherwise. The memory acts from `THRESHOLD` on.
     """
     text = text.strip()
     if KEY.search(text):

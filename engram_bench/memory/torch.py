@@ -1,7 +1,7 @@
-"""The memory in torch: tables, gate and injection into any decoder transformers loads.
+"""The memory in torch: tables, gate, and injection into any decoder that transformers loads.
 
-Two kinds of one shape: `EngramLayer`, the paper's gated n-gram memory, and `UnigramLayer`, the published single-token
-proof of concept it is compared with. Both are fed token windows (see `prompts.ngram_windows`) before each forward.
+Two kinds share an interface: `EngramLayer`, the paper's gated n-gram memory, and `UnigramLayer`, a published
+single-token proof of concept for comparison. Both get n-gram windows (see `prompts.ngram_windows`) before each forward.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ EPS = 1e-6  # of the norms
 
 
 class MemoryLayer(Protocol):
-    """What one layer's memory is to the injector.
+    """The memory of one layer, as the injector sees it.
 
-    `slots_for` turns windows into slots of the table on the host. The caller copies the slots of all layers to the
-    device at once and hands them back by `set_slots`. The call adds what these slots hold to the hidden states.
+    `slots_for` turns windows into slots, which are positions in the stored table, on the host. The caller copies the
+    slots of all layers to the device at once and passes them to `set_slots`. Calling the memory adds their contents to
+    the hidden states.
     """
 
     def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]: ...
@@ -39,7 +40,7 @@ class MemoryLayer(Protocol):
 
 @dataclass
 class Forward:
-    """The slots that one forward reads, and its gate. Kept apart, as setting an attribute of a module is slow."""
+    """Slots and gate of one forward. A separate object, because setting an attribute of a module is slow."""
 
     slots: Tensor | None = None
     gate: Tensor | None = None
@@ -48,9 +49,9 @@ class Forward:
 class EngramLayer(nn.Module):
     """Conditional memory of one layer (arXiv:2601.07372, section 2.3): h + gate * W_V e.
 
-    The table is stored by touched rows only: `row_ids` are the rows some training n-gram hashes to, ascending, and all
-    others are the zeros they started as; one row of zeros, the first, stands for them. So memory use follows the
-    training data, whatever the table's nominal size.
+    The table stores only the rows that training n-grams hash to: `row_ids`, ascending. All other rows keep their
+    initial zeros, and the stored table's row 0 stands for all of them. So memory use depends on the training data, not
+    on the table's nominal size.
 
     Args:
         config: the shape.
@@ -79,44 +80,44 @@ class EngramLayer(nn.Module):
 
     @property
     def gate(self) -> Tensor | None:
-        """[batch, tokens, 1], of the last forward; None where nothing was looked up."""
+        """[batch, tokens, 1], of the last forward; None if it found no n-gram."""
         return self._forward.gate
 
     @torch.no_grad()
     def fuse(self, dtype: torch.dtype) -> None:
-        """Put what inference needs of the projections into one matrix in `dtype`; they must not change any more."""
+        """Merge the projections into one matrix in `dtype` for inference; they must not change afterwards."""
         gain = self.key_norm.weight * self.query_norm.weight * self.scale
         self._fused = torch.cat([self.key.weight, self.value.weight]).to(dtype), gain
 
     @torch.no_grad()
     def hold(self, row_ids: Int64Array) -> None:
-        """Hold these rows (sorted, unique) and no others; those it did not hold are zero."""
+        """Store exactly these rows (sorted, unique); new rows start at zero."""
         table = self.table.new_zeros(1 + len(row_ids), self.table.shape[1])
-        there = np.isin(row_ids, self.row_ids)
-        kept = 1 + np.searchsorted(self.row_ids, row_ids[there])
-        table[1:][torch.from_numpy(there)] = self.table[torch.from_numpy(kept).to(table.device)]
+        stored = np.isin(row_ids, self.row_ids)
+        kept = 1 + np.searchsorted(self.row_ids, row_ids[stored])
+        table[1:][torch.from_numpy(stored)] = self.table[torch.from_numpy(kept).to(table.device)]
         self.row_ids, self.table = row_ids, nn.Parameter(table)
 
     def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the table keeps what the n-grams of a forward hash to, for `set_slots`.
+        """Positions of the n-grams' rows in the stored table, for `set_slots`.
 
         Args:
             ids: [batch, tokens] token ids.
             windows: [batch, tokens, N], see `prompts.ngram_windows`.
 
         Returns:
-            int64 [batch, tokens, columns], see `addresses.slots`; of size 0 where nothing at all is found.
+            int64 [batch, tokens, columns], see `addresses.slots`; of size 0 if no row is found at all.
         """
         found = slots(self.hasher, self.layer, self.row_ids, windows)
         return found if found.any() else found[..., :0]
 
     def set_slots(self, slots: Tensor) -> None:
-        """Fix what the next forward adds: what `slots_for` gave for it, on this layer's device."""
+        """Set the table positions that the next forward reads: the result of `slots_for`, on this layer's device."""
         self._forward.slots = slots if slots.numel() else None
         self._forward.gate = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """hidden [batch, tokens, d] -> the same, with what was looked up added; itself where nothing was."""
+        """hidden [batch, tokens, d] -> the same, with the memory's output added; unchanged if it found no n-gram."""
         slots = self._forward.slots
         if slots is None:
             return hidden
@@ -127,22 +128,22 @@ class EngramLayer(nn.Module):
         return torch.addcmul(query, gate, value).to(hidden.dtype)
 
     def _looked_up(self, slots: Tensor) -> Tensor:
-        """float32 [batch, tokens, columns * width]."""
+        """Read the table rows: float32 [batch, tokens, columns * width]."""
         if self.training and self.order_dropout:
             slots = slots * self._kept(slots)
-        # embedding, not indexing: its backward adds up rows in a fixed order, so training is repeatable
+        # embedding instead of indexing, because its backward sums rows in a fixed order: training is repeatable
         return embedding(slots, self.table, padding_idx=0).flatten(-2)
 
     def _kept(self, slots: Tensor) -> Tensor:
-        """bool like `slots` [..., columns]: drops whole orders of a token, so that no order is relied on alone."""
+        """Dropout mask, bool [..., columns]: drops whole orders of a token, so that none becomes indispensable."""
         kept = torch.rand((*slots.shape[:-1], self.orders), device=slots.device) >= self.order_dropout
         return kept.repeat_interleave(slots.shape[-1] // self.orders, dim=-1)
 
     def _scored(self, e: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Score [batch, tokens, 1] and value [batch, tokens, d], float32."""
         if self._fused is None or torch.is_grad_enabled():
-            likeness = (self.key_norm(self.key(e)) * self.query_norm(query)).sum(-1, keepdim=True)
-            return likeness * self.scale, self.value(e)
+            similarity = (self.key_norm(self.key(e)) * self.query_norm(query)).sum(-1, keepdim=True)
+            return similarity * self.scale, self.value(e)
         both, gain = self._fused
         key, value = linear(e.to(both.dtype), both).float().chunk(2, dim=-1)
         squares = (key.square().mean(-1, keepdim=True) + EPS) * (query.square().mean(-1, keepdim=True) + EPS)
@@ -150,16 +151,16 @@ class EngramLayer(nn.Module):
 
 
 def openness(score: Tensor) -> Tensor:
-    """How open a gate is, by the likeness of its key and query: the sigmoid of a root that keeps its sign."""
+    """Gate value from the score of key and query: the sigmoid of the signed square root."""
     return torch.sigmoid(score * score.abs().clamp_min(1e-6).rsqrt())
 
 
 class UnigramLayer(nn.Module):
-    """The EnhancedEngramModule of the engram-poc project, as published, to be measured as it is.
+    """The EnhancedEngramModule of the engram-poc project, unchanged from its publication.
 
     A single-token hash ``id * multiplier mod slots`` with four multipliers and one modulus, mean over the heads, an MLP
-    gate that starts at sigmoid(-5), a linear merge, added to a layer's output. Of the original, only the projections of
-    its content-addressing option are left out: they are off by default and take no part in its results.
+    gate that starts at sigmoid(-5), a linear merge, added to a layer's output. Only the projections of the original's
+    content-addressing option are omitted: the option is off by default and does not affect the published results.
 
     Args:
         slots: rows of the table (published runs: 500).
@@ -181,17 +182,17 @@ class UnigramLayer(nn.Module):
         self._slots: Tensor | None = None
 
     def cast_products(self, dtype: torch.dtype) -> None:
-        """Cast the weights of all products once, where they train no more, rather than at each of them."""
+        """Cast the weights of all products once, after training, instead of at each product."""
         for product in (self.gate_in, self.gate_out, self.merge):
             product.to(dtype)
 
     def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of each token, int64 [batch, tokens, heads]; the token alone counts, a template's like any other."""
+        """Table rows of each token, int64 [batch, tokens, heads]. Template tokens have rows like any other token."""
         rows: NDArray[np.int64] = ids[..., None] * np.array(self.MULTIPLIERS) % len(self.table)
         return rows
 
     def set_slots(self, slots: Tensor) -> None:
-        """As `EngramLayer.set_slots`."""
+        """See `EngramLayer.set_slots`."""
         self._slots = slots
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -206,12 +207,12 @@ class UnigramLayer(nn.Module):
 
 
 def low_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Products of float32 weights in `dtype`; nothing where that is float32. Casts are not kept: weights train."""
+    """Compute products of float32 weights in `dtype`. Does not cache the casts, because the weights may train."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype, cache_enabled=False)
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The transformer blocks, found by structure: the longest ModuleList whose members share one class.
+    """Find the transformer blocks by structure: the longest ModuleList whose members share one class.
 
     Raises:
         ValueError: the model has no such list.
@@ -226,7 +227,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 def injected(model: nn.Module, memories: Mapping[int, nn.Module], *, after: bool = False) -> Iterator[None]:
     """Run each memory on the input (or, `after`, the output) of its layer while the context lasts.
 
-    Only hooks are used: no weight and no module of the model changes, so leaving restores it bit for bit.
+    It uses only hooks. No weight and no module of the model changes, so leaving restores the model bit for bit.
     """
     layers = decoder_layers(model)
     handles = [_hook(layers[layer], memory, after) for layer, memory in memories.items()]

@@ -14,10 +14,10 @@ from safetensors.numpy import load_file, save_file
 from engram_bench.errors import UsageError
 from engram_bench.variants.configs import EngramConfig
 
-# 3 did not say which keys are cut, nor of which vocabulary; 2 had no first row of zeros; 1 acted within keys, too
+# Older formats: 3 lacked the vocabulary hash and the flags for cut keys; 2 lacked row 0; 1 acted within keys, too
 FORMAT = 4
 WEIGHTS, CONFIG = "memory.safetensors", "memory.json"
-ANEW = "train it anew, in the cache by --engram-retrain, for a folder of your own by engram-bench train --out"
+ANEW = "train it again: --engram-retrain for the cache, engram-bench train --out for a folder of your own"
 
 
 def save(folder: Path, kind: str, config: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
@@ -28,10 +28,10 @@ def save(folder: Path, kind: str, config: dict[str, Any], arrays: dict[str, NDAr
 
 
 def engram_config(folder: Path) -> EngramConfig:
-    """The shape of the n-gram memory saved in a folder.
+    """Read the shape of the n-gram memory saved in a folder.
 
     Raises:
-        UsageError: there is none, or its file is damaged or of another format.
+        UsageError: the folder has no such memory, or its config file is damaged or in another format.
     """
     try:
         stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -45,10 +45,10 @@ def engram_config(folder: Path) -> EngramConfig:
 
 
 def load(folder: Path, kind: str, config: dict[str, Any]) -> dict[str, NDArray[Any]]:
-    """Arrays of an adapter that was saved with this kind and config.
+    """Load the arrays of an adapter that was saved with this kind and config.
 
     Raises:
-        UsageError: a file is missing, damaged, or of another shape than `config`.
+        UsageError: a file is missing or damaged, or belongs to another config.
     """
     try:
         stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

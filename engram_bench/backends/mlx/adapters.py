@@ -1,7 +1,7 @@
 """The adapters of the MLX backend: LoRA by mlx-lm's tuner, the n-gram memory, the single-token memory.
 
-Memories are saved in the format all backends share; LoRA in mlx-lm's, so that its own tools load it. None ever changes
-a weight of the backbone, so taking an adapter off restores the model bit for bit.
+Memories are saved in the format of all backends, a LoRA in mlx-lm's, so that mlx-lm's tools load it. No adapter changes
+a weight of the backbone, so detaching it restores the model bit for bit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters, remove_lora_layers
 from numpy.typing import NDArray
 
-from engram_bench.backends.base import Adapter
+from engram_bench.backends.base import Adapter, WithoutNgrams
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.memory.addresses import Addresses, Spans, damaged
@@ -33,10 +33,10 @@ PREFIX = "layer"
 
 
 class MlxAdapter(Adapter, Protocol):
-    """What this backend's training, decoding and scoring need of an adapter besides the contract of all.
+    """What this backend's training, decoding and scoring need from an adapter, beyond `base.Adapter`.
 
     Attributes:
-        trained: the module whose parameters train; LoRA's is the model itself, and only while attached.
+        trained: the module whose parameters train. For a LoRA it is the model, and exists only while attached.
     """
 
     trained: nn.Module
@@ -46,34 +46,12 @@ class MlxAdapter(Adapter, Protocol):
     def is_table(self, name: str) -> bool: ...
 
 
-class WithoutNgrams:
-    """The part of the contract that adapters without n-grams, gates and dropout share."""
-
-    ngram_size = 1
-    acts_on_template = acts_on_text = True
-
-    def span(self, prompt: Prompt) -> tuple[int, int] | None:
-        return None
-
-    def found(self, prompt: Prompt) -> list[list[int]] | None:
-        return None
-
-    def gates(self) -> list[float]:
-        return []
-
-    def train(self, mode: bool) -> None:
-        pass
-
-    def is_table(self, name: str) -> bool:
-        return False
-
-
 class LoraAdapter(WithoutNgrams):
-    """mlx-lm's LoRA on every linear layer but the head, put on and taken off by its own functions.
+    """mlx-lm's LoRA on every linear layer except the head, attached and detached by mlx-lm's functions.
 
     Args:
         config: mlx-lm's adapter config.
-        state: parameters by name; None: fresh ones, as mlx-lm draws them.
+        state: parameters by name; None lets mlx-lm initialize new ones.
     """
 
     def __init__(self, config: dict[str, Any], state: dict[str, mx.array] | None) -> None:
@@ -114,6 +92,9 @@ class LoraAdapter(WithoutNgrams):
     def memories(self) -> Sequence[MemoryLayer]:
         return ()
 
+    def is_table(self, name: str) -> bool:
+        return False
+
     def parameter_count(self) -> int:
         return sum(array.size for array in (self._state or {}).values())
 
@@ -124,7 +105,7 @@ class LoraAdapter(WithoutNgrams):
 
 
 class EngramAdapter:
-    """`EngramLayer`s on the inputs of the chosen layers, and where the rows of their tables lie."""
+    """`EngramLayer`s on the inputs of the configured layers, and the addresses of their table rows."""
 
     acts_on_template = False
 
@@ -153,7 +134,7 @@ class EngramAdapter:
         damage: str | None = None,
         router: str | None = None,
     ) -> EngramAdapter:
-        """The saved memory, its rows damaged for a control (see `addresses.damaged`), or with a router before it."""
+        """Load a memory; `damage` changes its rows for a control (see `addresses.damaged`), `router` adds routing."""
         arrays = weights.load(folder, "engram", asdict(config))
         adapter = cls(model, Addresses.from_arrays(config, encoder, arrays))
         _fill(folder, adapter.trained, arrays)
@@ -188,7 +169,7 @@ class EngramAdapter:
         return name.endswith(".table")
 
     def parameter_count(self) -> int:
-        arrays = _trained(self.trained)  # the first row of a table stays zero
+        arrays = _trained(self.trained)  # row 0 of each table stays zero
         return sum((array[1:] if self.is_table(name) else array).size for name, array in arrays.items())
 
     def save(self, folder: Path) -> None:
@@ -197,7 +178,7 @@ class EngramAdapter:
 
 
 class UnigramAdapter(WithoutNgrams):
-    """`UnigramLayer`s on the outputs of all layers. They act on every token, so on the template too."""
+    """`UnigramLayer`s on the outputs of all layers. They act on every token, including the template's."""
 
     def __init__(self, model: nn.Module, config: UnigramConfig) -> None:
         self.config = config
@@ -223,6 +204,9 @@ class UnigramAdapter(WithoutNgrams):
     def memories(self) -> Sequence[MemoryLayer]:
         return list(self.layers.values())
 
+    def is_table(self, name: str) -> bool:
+        return False
+
     def parameter_count(self) -> int:
         return sum(array.size for array in _trained(self.trained).values())
 
@@ -231,7 +215,7 @@ class UnigramAdapter(WithoutNgrams):
 
 
 def _together(layers: dict[int, Any]) -> nn.Module:
-    """One module of all layers' memories. Its names start with a letter: MLX takes a number for a place in a list."""
+    """Put all layers' memories into one module. Names start with a letter, because MLX reads numbers as indices."""
     module = nn.Module()
     for layer, memory in layers.items():
         module[f"{PREFIX}{layer}"] = memory
@@ -243,7 +227,7 @@ def _trained(module: nn.Module) -> dict[str, mx.array]:
 
 
 def _arrays(module: nn.Module) -> dict[str, NDArray[Any]]:
-    """By name in the adapter format, LAYER.PARAMETER."""
+    """All arrays by their names in the adapter format, LAYER.PARAMETER."""
     return {name.removeprefix(PREFIX): np.array(array) for name, array in tree_flatten(module.parameters())}
 
 
@@ -252,4 +236,6 @@ def _fill(folder: Path, module: nn.Module, arrays: dict[str, NDArray[Any]]) -> N
         module.load_weights([(PREFIX + name, mx.array(array)) for name, array in arrays.items()])
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{folder}: this adapter is of another model or shape ({reason})") from error
+        raise UsageError(
+            f"{folder}: this adapter does not fit the model or the variant ({reason}); {weights.ANEW}"
+        ) from error

@@ -28,18 +28,18 @@ from engram_bench.prompts import Prompt, shared_prefix
 from engram_bench.variants import Variant
 
 BATCH_SIZE = 64
-SCORING_BATCH_SIZE = 8  # a row of [tokens, vocabulary] float32 is some 10 MB
+SCORING_BATCH_SIZE = 8  # each row needs about 10 MB: [tokens, vocabulary] float32
 
 
 def pick_engine(wanted: str, _: str) -> tuple[str, str]:
-    """What trains a LoRA, and why.
+    """Return the library that trains a LoRA, and the reason.
 
     Raises:
-        UsageError: one of torch's engines is wanted.
+        UsageError: an engine of the torch backend is requested.
     """
     if wanted != "auto":
         raise UsageError(
-            f"--engram-lora-engine {wanted}: on MLX, mlx-lm trains a LoRA; leave it at auto, or take a torch backend"
+            f"--engram-lora-engine {wanted}: on MLX only mlx-lm trains a LoRA; use auto, or a torch backend"
         )
     return "mlx-lm", "on MLX"
 
@@ -101,7 +101,7 @@ class MlxModel(Network):
         return made_by.load(self.model, variant.config, self.encoder, folder, **variant.changes)
 
     def load_writable(self, folder: Path) -> Writable:
-        raise UsageError("--backend: facts are written with torch (cpu, cuda, mps); MLX reads what it wrote")
+        raise UsageError("--backend: MLX cannot write facts; use cpu, cuda or mps (MLX can load the result)")
 
     # --- decoding -------------------------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class MlxModel(Network):
     def collateral(self, adapter: Adapter | None, texts: Sequence[Text]) -> Collateral:
         kl: list[NDArray[np.float64]] = []
         same: list[NDArray[np.bool_]] = []
-        # Batch by batch with and without the adapter: distributions over the vocabulary are too large to keep.
+        # Compare batch by batch: the distributions of all texts together do not fit in memory.
         for start in range(0, len(texts), SCORING_BATCH_SIZE):
             batch = texts[start : start + SCORING_BATCH_SIZE]
             with self.attached(None):
@@ -158,7 +158,7 @@ class MlxModel(Network):
         return Collateral.over(kl, same)
 
     def _score(self, batch: Sequence[Text]) -> mx.array:
-        """Log-probabilities [tokens, vocabulary], float32, of all rows one after another."""
+        """Log-probabilities of all tokens, row by row: float32 [tokens, vocabulary]."""
         prefix = shared_prefix([prompt for prompt, _ in batch])
         rows = self.rows(batch, prefix)
         logits, _ = self.forward(self.prefix_state(batch[0][0], prefix), rows, rows.mask)

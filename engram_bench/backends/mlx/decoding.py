@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-Caches = list[Any]  # mlx-lm's, one a layer
+Caches = list[Any]  # mlx-lm's caches, one per layer
 
 
 class Decoding:
@@ -42,7 +42,7 @@ def _choose(
     if drawn.any():
         wanted = logits[mx.array(rows[drawn])].astype(mx.float32)
         cumulative = mx.softmax(wanted / temperature, axis=-1).cumsum(-1)
-        # Scaled by the last entry, which rounding leaves a little off 1, so that a draw never falls past the end.
+        # Rounding leaves the last entry slightly off 1; scale by it, so that no draw exceeds it.
         points = mx.array(draws[drawn, None], dtype=mx.float32) * cumulative[:, -1:]
         found = np.array((cumulative < points).sum(-1)).astype(np.int64)
         chosen[drawn] = found.clip(max=logits.shape[-1] - 1)

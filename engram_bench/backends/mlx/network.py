@@ -1,7 +1,7 @@
-"""The loaded model and its forward passes, with whatever adapter is attached.
+"""The loaded model and its forward passes, with the attached adapter.
 
-The batch layout is mlx-lm's own: the tokens all prompts share are computed once, each row's own tokens follow, padded
-on the right; before decoding the cache is rolled so that all rows end together.
+The batch layout is mlx-lm's: the tokens that all prompts share are computed once, then each row's own tokens follow,
+right-padded. Before decoding, the cache is rolled so that all rows end together.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ class Rows:
 
 
 def pick_device(_: str) -> str:
-    """Where MLX computes on this machine."""
+    """Return the device that MLX computes on."""
     if mx.default_device().type == mx.DeviceType.cpu:
         return "cpu"
     return "metal" if mx.metal.is_available() else "cuda"
 
 
 def pick_dtype(device: str) -> tuple[mx.Dtype, str]:
-    """The backbone's dtype on a device, and why."""
+    """Return the backbone's dtype for a device, and the reason."""
     if device == "cpu":
-        return mx.float32, "on a CPU, a fast BLAS does float32 alone"
-    return mx.bfloat16, "a GPU"
+        return mx.float32, "on a CPU, fast matrix products exist only for float32"
+    return mx.bfloat16, "on a GPU"
 
 
 class Network:
-    """A causal language model, the adapter that is attached, and the forward pass of both.
+    """A causal language model, and its forward passes with the attached adapter.
 
     Args:
         folder: local model folder, safetensors.
         device: from `pick_device`.
 
     Raises:
-        UsageError: mlx-lm cannot read the folder.
+        UsageError: mlx-lm cannot load the folder.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
@@ -89,7 +89,7 @@ class Network:
             self._adapter = None
 
     def rows(self, pairs: Sequence[Text], prefix: int) -> Rows:
-        """Lay out prompts and the answer tokens that follow them, less the first `prefix` tokens."""
+        """Lay out prompts and their answers as padded rows, without the first `prefix` tokens."""
         lengths = np.array([len(p.ids) + len(answer) - prefix for p, answer in pairs])
         mask = np.arange(lengths.max())[None] < lengths[:, None]
         ids = np.full(mask.shape, self.encoder.eos_id, dtype=np.int64)
@@ -100,11 +100,11 @@ class Network:
         return Rows(ids, mask, seen)
 
     def shared(self, prompts: Sequence[Prompt], longest: int) -> int:
-        """See `decoding.Model.shared`; mlx-lm's caches know each token's own position, so any length will do."""
+        """See `decoding.Model.shared`. Any length works, because mlx-lm's caches store each token's own position."""
         return shared_prefix(prompts)
 
     def prefix_state(self, prompt: Prompt, prefix: int) -> Caches:
-        """Caches, batch 1, of the first `prefix` tokens, with whatever adapter is attached."""
+        """Caches (batch size 1) of the first `prefix` tokens, computed with the attached adapter."""
         caches: Caches = make_prompt_cache(self.model)
         if prefix:
             ids = np.array([prompt.ids[:prefix]])
@@ -113,18 +113,18 @@ class Network:
         return caches
 
     def forward(self, state: Caches, rows: Rows, at: NDArray[np.bool_]) -> tuple[mx.array, Caches]:
-        """Logits [wanted, vocabulary] where `at`, [rows, tokens], says so, row by row; and caches of all tokens."""
+        """Run rows after the shared prefix; returns logits as `step` does, and the caches of all tokens."""
         caches = [cache.merge([cache]) for cache in state]
         lengths = rows.mask.sum(axis=1)
         for cache in caches:
-            cache.filter(mx.zeros(len(lengths), dtype=mx.int32))  # the one row there is, once for each of the batch
+            cache.filter(mx.zeros(len(lengths), dtype=mx.int32))  # repeats the single row
             cache.prepare(lengths=lengths.tolist(), right_padding=(rows.mask.shape[1] - lengths).tolist())
         return self.step(rows.ids, rows.windows, caches, at), caches
 
     def answer_logits(self, pairs: Sequence[Text], state: Caches, prefix: int) -> tuple[mx.array, mx.array]:
-        """Logits [answer tokens, vocabulary] for the tokens of all answers, row by row, and those tokens' ids."""
+        """Logits that predict all answer tokens, row by row: [answer tokens, vocabulary]; and these tokens' ids."""
         rows = self.rows([(prompt, answer[:-1]) for prompt, answer in pairs], prefix)
-        # A token is predicted at the one before it: the first at the last of the prompt.
+        # The token before an answer token predicts it, so the prompt's last token predicts the first one.
         first = np.array([[len(p.ids) - 1 - prefix] for p, _ in pairs])
         place = np.arange(rows.ids.shape[1])[None] - first
         logits, _ = self.forward(state, rows, (place >= 0) & (place < [[len(answer)] for _, answer in pairs]))
@@ -133,10 +133,20 @@ class Network:
     def step(
         self, ids: NDArray[np.int64], windows: NDArray[np.int64], caches: Caches, at: NDArray[np.bool_]
     ) -> mx.array:
-        """Logits [wanted, vocabulary] of tokens [rows, tokens] that follow those in the caches, and join them."""
+        """Run new tokens and add them to the caches.
+
+        Args:
+            ids: [rows, tokens].
+            windows: [rows, tokens, N].
+            caches: of the previous tokens.
+            at: the positions to return logits for, [rows, tokens].
+
+        Returns:
+            Logits [selected positions, vocabulary], row by row.
+        """
         self._set_slots(ids, windows)
         where = tuple(map(mx.array, np.nonzero(at)))
-        # Cut out after the last layer: what follows works token by token, and the vocabulary matrix is large.
+        # Select positions after the last layer: the head works token by token, and its vocabulary matrix is large.
         with injected(self.model, {len(self.model.layers) - 1: lambda hidden: hidden[where][None]}, after=True):
             logits: mx.array = self.model(mx.array(ids), cache=caches)[0]
         return logits
@@ -147,17 +157,17 @@ class Network:
 
 
 def _rope_fields(folder: Path) -> dict[str, Any]:
-    """What transformers 5 writes as `rope_parameters`, by the names most models of mlx-lm read.
+    """Translate transformers 5's `rope_parameters` to the field names that most mlx-lm models read.
 
-    Without it they take their default base frequency and answer, slightly wrong.
+    Without these fields, a model uses its default base frequency and gives slightly wrong answers.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     rope = config.get("rope_parameters") or {}
     fields: dict[str, Any] = {}
-    if any(isinstance(own, dict) for own in rope.values()):  # by kind of layer
+    if any(isinstance(own, dict) for own in rope.values()):  # one entry per layer type
         near = rope.get("sliding_attention", {})
         if not str(config.get("model_type")).startswith("gemma3") or near.get("rope_type") != "default":
-            raise ValueError(f"rotary positions that differ between {' and '.join(rope)}")
+            raise ValueError(f"rotary positions that differ between {' and '.join(rope)} are not supported")
         fields, rope = {"rope_local_base_freq": near["rope_theta"]}, rope["full_attention"]
     fields |= {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
     if rope.get("rope_type", "default") != "default":

@@ -1,4 +1,4 @@
-"""A training step in MLX, one for every kind of adapter: Adam on the answer tokens, nothing else moves."""
+"""The training step in MLX for every kind of adapter: Adam on the adapter's parameters, loss on the answer tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def train(
     Args:
         model: the backend, with `adapter` attached.
         config: epochs, batch size, learning rates.
-        pairs: prompts and answers, the answer's end-of-text included.
+        pairs: prompts and answers, end-of-text included.
         seed: drives the order of the examples.
         progress: called after every step.
     """
@@ -35,7 +35,7 @@ def train(
     fixed = None if adapter.acts_on_template else model.prefix_state(pairs[0][0], prefix)
 
     def loss(batch: Sequence[Pair]) -> mx.array:
-        # Inside, so that gradients reach an adapter through the tokens all prompts share.
+        # Computed here, so that gradients also flow through the tokens that all prompts share.
         state = fixed if fixed is not None else model.prefix_state(batch[0][0], prefix)
         logits, tokens = model.answer_logits(batch, state, prefix)
         return nn.losses.cross_entropy(logits.astype(mx.float32), tokens, reduction="mean")

@@ -1,7 +1,7 @@
 """The adapters of the torch backend: LoRA by peft, the n-gram memory, the single-token memory.
 
-Each knows how to be put on a model, which of its numbers train, and how it is saved. None ever changes a weight of the
-backbone: LoRA stays unmerged and memories are hooks, so taking an adapter off restores the model bit for bit.
+Each adapter attaches itself to a model, lists its trainable parameters and saves itself. None changes a weight of the
+backbone: LoRA stays unmerged and memories are hooks, so detaching an adapter restores the model bit for bit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from engram_bench.backends.base import Adapter
+from engram_bench.backends.base import Adapter, WithoutNgrams
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.memory.addresses import Addresses, Spans, damaged
@@ -26,7 +26,7 @@ from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfi
 
 
 class TorchAdapter(Adapter, Protocol):
-    """What this backend's training, decoding and scoring need of an adapter besides the contract of all.
+    """What this backend's training, decoding and scoring need from an adapter, beyond `base.Adapter`.
 
     Attributes:
         first_layer: the lowest layer it acts on.
@@ -39,28 +39,10 @@ class TorchAdapter(Adapter, Protocol):
     def parameter_groups(self) -> list[dict[str, Any]]: ...
 
 
-class WithoutNgrams:
-    """The part of the contract that adapters without n-grams, gates and dropout share."""
-
-    ngram_size = 1
-    acts_on_template = acts_on_text = True
-    first_layer = 0
-
-    def span(self, prompt: Prompt) -> tuple[int, int] | None:
-        return None
-
-    def found(self, prompt: Prompt) -> list[list[int]] | None:
-        return None
-
-    def gates(self) -> list[float]:
-        return []
-
-    def train(self, mode: bool) -> None:
-        pass
-
-
 class LoraAdapter(WithoutNgrams):
-    """peft's LoRA on every linear layer but the head. Held as peft's wrapped model; `unload` gives the layers back."""
+    """peft's LoRA on every linear layer except the head. peft wraps the model; `unload` restores its layers."""
+
+    first_layer = 0
 
     def __init__(self, config: Any, state: dict[str, torch.Tensor] | None) -> None:
         self._config, self._state, self._fresh = config, state, state is None
@@ -95,9 +77,9 @@ class LoraAdapter(WithoutNgrams):
         try:
             if self._state is not None:
                 peft.set_peft_model_state_dict(self._peft, self._state)
-            for parameter in self._own():  # one that is loaded is cast once, not at every product
+            for parameter in self._own():  # cast a loaded LoRA once, not at every product
                 parameter.data = parameter.data.to(torch.float32 if self._fresh else model.dtype)
-            # Float32 weights, products in the backbone's dtype: what autocast does once peft casts nothing itself.
+            # A fresh LoRA is float32. Autocast runs its products in the backbone's dtype, so peft must not cast.
             products = low_precision(model.device, model.dtype) if self._fresh else nullcontext()
             with disable_input_dtype_casting(self._peft), products:
                 yield
@@ -109,7 +91,7 @@ class LoraAdapter(WithoutNgrams):
                 del model.peft_config
 
     def _own(self) -> list[nn.Parameter]:
-        """LoRA's parameters on the model; peft lets those that are loaded train no more."""
+        """LoRA's parameters on the model, found by name, because peft freezes loaded ones."""
         return [p for name, p in self._peft.named_parameters() if "lora_" in name]
 
     def memories(self) -> Sequence[MemoryLayer]:
@@ -128,7 +110,7 @@ class LoraAdapter(WithoutNgrams):
 
 
 def sort_config(folder: Path) -> None:
-    """Put peft's config of a saved adapter in one order; its set of modules has another in every process."""
+    """Sort the saved peft config, because peft writes its set of modules in a different order in every process."""
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
@@ -136,7 +118,7 @@ def sort_config(folder: Path) -> None:
 
 
 class EngramAdapter:
-    """`EngramLayer`s on the inputs of the chosen layers, and the index of the keys they were trained on."""
+    """`EngramLayer`s on the inputs of the configured layers, and the index of the trained keys."""
 
     acts_on_template = False
 
@@ -162,7 +144,7 @@ class EngramAdapter:
         damage: str | None = None,
         router: str | None = None,
     ) -> EngramAdapter:
-        """The saved memory, its rows damaged for a control (see `addresses.damaged`), or with a router before it."""
+        """Load a memory; `damage` changes its rows for a control (see `addresses.damaged`), `router` adds routing."""
         arrays = weights.load(folder, "engram", asdict(config))
         adapter = cls._build(model, Addresses.from_arrays(config, encoder, arrays))
         _fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
@@ -183,7 +165,7 @@ class EngramAdapter:
         return cls(addresses, {layer: memory.to(model.device).eval() for layer, memory in layers.items()})
 
     def readdress(self, addresses: Addresses) -> None:
-        """Hold the rows that these addresses hold: those new to the tables are zero, those left out are gone."""
+        """Switch to other addresses: new rows start at zero, rows no longer listed are dropped."""
         self.addresses, self._span = addresses, addresses.span
         for layer, memory in self.layers.items():
             memory.hold(addresses.rows[layer])
@@ -217,7 +199,7 @@ class EngramAdapter:
 
     def parameter_count(self) -> int:
         every = sum(p.numel() for memory in self.layers.values() for p in memory.parameters())
-        return every - self.config.width * len(self.layers)  # the first row of a table stays zero
+        return every - self.config.width * len(self.layers)  # row 0 of each table stays zero
 
     def save(self, folder: Path) -> None:
         arrays = _arrays({str(layer): memory for layer, memory in self.layers.items()})
@@ -225,7 +207,9 @@ class EngramAdapter:
 
 
 class UnigramAdapter(WithoutNgrams):
-    """`UnigramLayer`s on the outputs of all layers. They act on every token, so on the template too."""
+    """`UnigramLayer`s on the outputs of all layers. They act on every token, including the template's."""
+
+    first_layer = 0
 
     def __init__(self, config: UnigramConfig, layers: dict[int, UnigramLayer]) -> None:
         self.config, self.layers = config, layers
@@ -273,4 +257,6 @@ def _fill(folder: Path, modules: dict[str, nn.Module], arrays: dict[str, Any]) -
         nn.ModuleDict(modules).load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{folder}: this adapter is of another model or shape ({reason})") from error
+        raise UsageError(
+            f"{folder}: this adapter does not fit the model or the variant ({reason}); {weights.ANEW}"
+        ) from error

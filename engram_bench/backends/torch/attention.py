@@ -1,11 +1,11 @@
-"""Attention as short rows want it: by plain matrix products on a CPU, by transformers' fused kernel elsewhere.
+"""Attention that is fast on short rows: plain matrix products on a CPU, transformers' fused kernel elsewhere.
 
-On a CPU, on rows of some 50 tokens, the fused kernel takes ten times as long as products, and transformers' eager way
-copies keys and values once per query head. `GROUPED` stacks a group's query heads along the tokens instead, so nothing
-is copied and each product is larger.
+On a CPU, with rows of about 50 tokens, the fused kernel takes ten times as long as plain products. transformers' eager
+attention copies keys and values once per query head. `GROUPED` stacks a group's query heads along the token axis
+instead, so nothing is copied and each product is larger.
 
-On an accelerator the fused kernel is right, but transformers asks at every forward whether the mask can be left out,
-which waits for the device at every token. `MASKED` always has a mask.
+On an accelerator the fused kernel is fast, but transformers checks in every forward pass whether it can omit the mask.
+This check waits for the device at every token. `MASKED` always passes a mask.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ States = tuple[Tensor, Tensor]  # keys and values
 
 
 def after_shared(shared: States | None, keys: Tensor) -> Tensor:
-    """Keys that `grouped_attention` knows to follow those of tokens that all rows share, held once.
+    """Attach the states of the shared tokens to `keys`, so that `grouped_attention` puts them first.
 
-    It is called by a model's own code, which hands on keys and values and nothing else; so the keys carry it.
+    The model's own code calls the attention function and passes only keys and values, so the keys carry the states.
 
     Args:
-        shared: keys and values of the shared tokens, [1, key heads, tokens, size]; None: there are none.
-        keys: the rows' own, [rows, key heads, tokens, size].
+        shared: keys and values of the shared tokens, [1, key heads, tokens, size]; None without shared tokens.
+        keys: the rows' own keys, [rows, key heads, tokens, size].
     """
     keys.shared = shared  # type: ignore[attr-defined]
     return keys
@@ -52,14 +52,14 @@ def grouped_attention(
 
     Args:
         query: [rows, heads, tokens, size].
-        key, value: [rows, key heads, own tokens, size]; heads is a multiple of key heads. The shared tokens that
-            `key` follows, if any, come before them; every row sees all of those.
-        attention_mask: additive, [rows, 1, tokens, all tokens]; keys beyond it are room for tokens to come.
-        scaling: of the scores.
+        key, value: [rows, key heads, own tokens, size]; heads is a multiple of key heads. Shared tokens attached
+            to `key` come before these; every row sees all of them.
+        attention_mask: additive, [rows, 1, tokens, all tokens]; keys beyond its end are free buffer space.
+        scaling: factor on the scores.
         dropout: not supported; the models measured here have none.
 
     Returns:
-        [rows, tokens, heads, size], and None for the weights.
+        [rows, tokens, heads, size], and None in place of the attention weights.
     """
     assert not dropout, "attention dropout is not supported"
     rows, heads, tokens, size = query.shape
@@ -70,12 +70,12 @@ def grouped_attention(
     scores = stacked @ key.transpose(2, 3)
     if attention_mask is not None:
         room = key.shape[2] - (attention_mask.shape[3] - before)
-        assert room >= 0, "the mask knows of keys that are not there"
+        assert room >= 0, "the mask covers more keys than there are"
         mask = pad(attention_mask[..., before:], (0, room), value=torch.finfo(query.dtype).min)
         scores = (scores.view(rows, groups, -1, tokens, key.shape[2]) + mask.unsqueeze(2)).flatten(2, 3)
     if shared:
         scores = torch.cat([_for_all_rows(stacked, shared[0].transpose(2, 3)), scores], dim=-1)
-    weights = softmax(scores.float(), dim=-1).to(query.dtype)  # in bfloat16 it takes three times as long
+    weights = softmax(scores.float(), dim=-1).to(query.dtype)  # softmax in bfloat16 takes three times as long
     output = weights[..., before:] @ value
     if shared:
         output = output + _for_all_rows(weights[..., :before], shared[1])
@@ -83,14 +83,14 @@ def grouped_attention(
 
 
 def _for_all_rows(left: Tensor, right: Tensor) -> Tensor:
-    """[rows, groups, n, k] and [1, groups, k, m] to [rows, groups, n, m], by one product a group."""
+    """Multiply [rows, groups, n, k] by [1, groups, k, m] to [rows, groups, n, m], with one product per group."""
     rows, groups, n, k = left.shape
     product = left.transpose(0, 1).reshape(groups, rows * n, k) @ right[0]
     return product.view(groups, rows, n, -1).transpose(0, 1)
 
 
 def always_a_mask(*args: Any, **kwargs: Any) -> Tensor:
-    """transformers' boolean mask, [rows, 1, tokens, all tokens], made without a look at what is in it."""
+    """transformers' boolean mask, [rows, 1, tokens, all tokens], built without checking its contents."""
     mask: Tensor = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
     return mask
 

@@ -59,7 +59,7 @@ class TorchModel(Network):
         self.batch_size = BATCH_SIZE_CPU if device == "cpu" else BATCH_SIZE
         self.stop_ids = decoding.stop_ids(self.encoder.eos_id, self.model.generation_config.eos_token_id)
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        self._known_prompts: KnownPrompts | None = None  # while they may be asked for, and added to
+        self._known_prompts: KnownPrompts | None = None  # set only while `generate` may reuse prompts
         self._kept_prompts: KnownPrompts = {}
 
     def versions(self) -> dict[str, str]:
@@ -84,7 +84,7 @@ class TorchModel(Network):
         validation: Sequence[Example] = (),
     ) -> Training:
         assert variant.training is not None, f"{variant.name} has nothing to train"
-        self._kept_prompts.clear()  # training has better use for the memory
+        self._kept_prompts.clear()  # frees memory for training
         pairs = [self.encoder.pair(example) for example in examples]
         if variant.kind == "lora" and self.lora_engine == "unsloth":
             found = unsloth.train(self._folder, self.dtype, variant, pairs, seed, folder, progress)
@@ -122,7 +122,7 @@ class TorchModel(Network):
 
     @contextmanager
     def _keeping_prompts(self) -> Iterator[None]:
-        """While it lasts, prompts that the adapter leaves alone are read once for all such adapters; on a CPU."""
+        """Inside the context, adapters that leave the prompt unchanged share one prefill of it; only on a CPU."""
         adapter = self._adapter
         if self.device == "cpu" and not (adapter and (adapter.acts_on_template or adapter.acts_on_text)):
             self._known_prompts = self._kept_prompts

@@ -1,6 +1,6 @@
-"""Key-value caches for many rows that begin alike.
+"""KV caches for many rows with a common beginning.
 
-transformers' own cache copies everything it holds at every decoded token, and holds what all rows share once a row.
+transformers' own cache copies all its contents at every decoded token, and stores the shared tokens once per row.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from engram_bench.backends.torch.attention import States, after_shared
 
 
 class OwnLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values [rows, heads, tokens, size] of rows that are read at once, after the tokens that all share.
+    """Keys and values [rows, heads, tokens, size] of the tokens after a shared prefix, for prefill.
 
     Args:
-        shared: keys and values of those, [1, heads, tokens, size]; for attention that knows what to do with them.
+        shared: keys and values of the prefix, [1, heads, tokens, size]; only `grouped_attention` supports them.
     """
 
     def __init__(self, shared: States) -> None:
@@ -29,32 +29,32 @@ class OwnLayer(DynamicLayer):  # type: ignore[misc]
         self.shared = shared
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> States:
-        """Keep the rows' own tokens, behind those that are there already."""
+        """Append the rows' own tokens to those already stored."""
         if self.is_initialized:
             key_states, value_states = super().update(key_states, value_states)
-        else:  # without a copy
+        else:  # avoids a copy
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states, value_states
         return after_shared(self.shared, key_states), value_states
 
     def get_seq_length(self) -> int:
-        """How many tokens a row holds, shared ones included."""
+        """Number of tokens per row, shared ones included."""
         return int(self.shared[0].shape[-2]) + int(super().get_seq_length())
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values [rows, heads, tokens, size] at the start of buffers with room for more rows and tokens.
 
-    Written in place, so for inference only.
+    Updates happen in place, so it is for inference only.
 
     Args:
-        pieces: layers that have read tokens, [rows, heads, tokens, size] each.
-        places: which of all those tokens, rows and tokens counted through, make a row: [rows, tokens + room], int64.
-            For the room any token will do: it is masked until it is written over.
-        tokens: how many of a row's places hold tokens; the others are room.
-        most_rows: how many rows there is room for.
-        whole: give attention all tokens of the buffers, for it to mask what is free: a product with a part of them
-            copies that part first, and takes four times as long.
+        pieces: cache layers that have read tokens, [rows, heads, tokens, size] each.
+        places: for each row, which tokens of the pieces it consists of: int64 [rows, tokens + room]. The numbers count
+            all tokens of all rows of all pieces. Free positions may name any token: they are masked until overwritten.
+        tokens: number of positions per row that hold tokens; the rest are free.
+        most_rows: capacity of the buffers in rows.
+        whole: pass the full token axis of the buffers to attention, which masks the free positions. A product with a
+            slice copies it first and takes four times as long.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self._show(len(places), tokens)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> States:
-        """Store the new tokens; returns all of them, or with the room behind them."""
+        """Store the new tokens; returns all tokens, followed by the free positions if `whole`."""
         rows, start = len(self.keys), self.keys.shape[-2]
         end = start + key_states.shape[-2]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
@@ -79,41 +79,41 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         return after_shared(self._shared, keys), values
 
     def get_seq_length(self) -> int:
-        """How many tokens a row holds, shared ones included."""
+        """Number of tokens per row, shared ones included."""
         return int(self.keys.shape[-2]) + (int(self._shared[0].shape[-2]) if self._shared else 0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Hold these rows, a row as often as it is named; where all stay and others follow, only those are copied."""
+        """Keep only these rows; a repeated index duplicates its row. Rows added after all existing ones cost least."""
         count, tokens = len(self.keys), self.keys.shape[-2]
         if torch.equal(indices[:count], torch.arange(count, device=indices.device)):
             for buffer in self._buffers:
                 buffer[count : len(indices)] = buffer[indices[count:]]
         else:
-            self._buffers = [_taken(buffer, indices, len(buffer)) for buffer in self._buffers]
+            self._buffers = [_selected(buffer, indices, len(buffer)) for buffer in self._buffers]
         self._show(len(indices), tokens)
 
     def _show(self, rows: int, end: int) -> None:
         self.keys, self.values = (buffer[:rows, :, :end] for buffer in self._buffers)
 
 
-def _taken(rows: Tensor, indices: Tensor, room: int) -> Tensor:
-    """These of `rows` at the start of a buffer with room for so many."""
+def _selected(rows: Tensor, indices: Tensor, room: int) -> Tensor:
+    """Copy the rows at `indices` to the start of a new buffer of `room` rows."""
     buffer = rows.new_empty(room, *rows.shape[1:])
     torch.index_select(rows, 0, indices, out=buffer[: len(indices)])
     return buffer
 
 
 def _gathered(pieces: Sequence[Tensor], places: Tensor, room: int) -> Tensor:
-    """Of pieces [rows, heads, tokens, size] the places [rows, tokens] for every head: [room, heads, tokens, size]."""
+    """Gather `places` [rows, tokens] from pieces [rows, heads, tokens, size] into [room, heads, tokens, size]."""
     flat = torch.cat([piece.transpose(0, 1).flatten(1, 2) for piece in pieces], dim=1)
     heads, count, size = flat.shape
     starts = torch.arange(heads, device=flat.device)[:, None] * count
-    found = _taken(flat.view(-1, size), (starts + places[:, None]).flatten(), room * heads * places.shape[1])
+    found = _selected(flat.view(-1, size), (starts + places[:, None]).flatten(), room * heads * places.shape[1])
     return found.view(room, heads, -1, size)
 
 
 def roomy_cache(pieces: Sequence[Cache], places: NDArray[np.int64], tokens: int, most_rows: int, whole: bool) -> Cache:
-    """A cache of `RoomyLayer`s."""
+    """Build a cache of `RoomyLayer`s; see there for the arguments."""
     at = torch.from_numpy(places).to(pieces[0].layers[0].keys.device)
     layers = zip(*(piece.layers for piece in pieces), strict=True)
     return Cache(layers=[RoomyLayer(layer, at, tokens, most_rows, whole) for layer in layers])

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import Cache
 
-AT_ONCE = 32  # rows whose distributions are made together: [32, 50,000] float32 stays in a processor's cache
-BLOCK = 256  # tokens of a vocabulary
+AT_ONCE = 32  # rows sampled together: [32, 50,000] float32 fits in a processor's cache
+BLOCK = 256  # vocabulary entries
 
 
 class Decoding:
@@ -20,10 +20,10 @@ class Decoding:
 
     Args:
         step: `TorchModel.step`.
-        cache: keys and values of all tokens of the rows' prompts but the last.
-        mask: which of those there are, [rows, tokens].
-        last: the last of them, [rows].
-        windows: what those see, [rows, N].
+        cache: keys and values of the prompts without their last tokens.
+        mask: which of these positions hold tokens, [rows, tokens].
+        last: last token of each prompt, [rows].
+        windows: n-gram windows of these last tokens, [rows, N].
     """
 
     logits: Tensor
@@ -61,11 +61,11 @@ def _choose(
     found = [_most_probable(logits)]
     drawn = ~np.isnan(draws)
     if drawn.any():
-        # Together, as each copy to a device waits for it; float32 has room for any number of rows.
+        # One copy for both, because each copy waits for the device. float32 represents all row numbers exactly.
         both = torch.from_numpy(np.stack([rows[drawn], draws[drawn]]).astype(np.float32)).to(logits.device)
         for start in range(0, both.shape[1], AT_ONCE):
             some, points = both[:, start : start + AT_ONCE]
-            found.append(_drawn(logits[some.long()], temperature, points))
+            found.append(_sampled(logits[some.long()], temperature, points))
     on_host: NDArray[np.int64] = torch.cat(found).cpu().numpy()
     chosen = on_host[rows]
     chosen[drawn] = on_host[len(logits) :]
@@ -73,34 +73,34 @@ def _choose(
 
 
 def _most_probable(logits: Tensor) -> Tensor:
-    """[rows, vocabulary] -> [rows]. The search for a place is slow, in bfloat16 above all, so one block is searched."""
+    """Argmax, [rows, vocabulary] -> [rows]. Finding an index is slow, above all in bfloat16, so search one block."""
     blocks = _in_blocks(logits)
     block = blocks.amax(-1).max(-1).indices
-    return block * BLOCK + _taken(blocks, block).max(-1).indices
+    return block * BLOCK + _selected(blocks, block).max(-1).indices
 
 
-def _drawn(logits: Tensor, temperature: float, points: Tensor) -> Tensor:
-    """Tokens at `points` [rows] of the cumulative distributions, which are summed up by blocks and then within one.
+def _sampled(logits: Tensor, temperature: float, points: Tensor) -> Tensor:
+    """Tokens at `points` [rows] of the rows' cumulative distributions, summed by block and then within one block.
 
-    Writes over float32 logits.
+    Overwrites `logits` if they are float32.
     """
     blocks = _in_blocks(logits.float())
     blocks = blocks.sub_(blocks.amax((1, 2), keepdim=True)).div_(temperature).exp_()
     ends = blocks.sum(-1).cumsum(-1)
-    wanted = points[:, None] * ends[:, -1:]  # scaled by the whole, so that no draw falls past the end
+    wanted = points[:, None] * ends[:, -1:]  # scaled by the total, so that no draw exceeds the last sum
     block = torch.searchsorted(ends, wanted).clamp(max=ends.shape[1] - 1)
-    inside = _taken(blocks, block[:, 0]).cumsum(-1)
+    inside = _selected(blocks, block[:, 0]).cumsum(-1)
     before = ends.gather(1, block) - inside[:, -1:]
     place = torch.searchsorted(inside, wanted - before).clamp(max=BLOCK - 1)
     return (block * BLOCK + place).squeeze(1).clamp(max=logits.shape[1] - 1)
 
 
 def _in_blocks(logits: Tensor) -> Tensor:
-    """[rows, vocabulary] -> [rows, blocks, BLOCK], filled up with what is never chosen."""
+    """[rows, vocabulary] -> [rows, blocks, BLOCK], padded with -inf, which is never chosen."""
     short = -logits.shape[1] % BLOCK
     return (pad(logits, (0, short), value=-torch.inf) if short else logits).view(len(logits), -1, BLOCK)
 
 
-def _taken(blocks: Tensor, block: Tensor) -> Tensor:
-    """One block of each row: [rows, BLOCK]."""
+def _selected(blocks: Tensor, block: Tensor) -> Tensor:
+    """Select one block of each row: [rows, BLOCK]."""
     return blocks.gather(1, block[:, None, None].expand(-1, 1, BLOCK))[:, 0]

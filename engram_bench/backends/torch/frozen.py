@@ -1,8 +1,8 @@
-"""What training a memory never changes, computed once an example.
+"""Hidden states that training a memory never changes, computed once per example.
 
-Below the first layer that carries a memory, one epoch is like another. Above it so are the tokens before the first that
-the memory acts on, as a causal model's tokens see nothing of what follows them. So an example is read once, and a step
-runs the upper layers alone, over the answer's tokens alone.
+Below the first memory layer, hidden states are the same in every epoch. In the layers above, so are the states of all
+tokens before the first one that the memory acts on, because a causal model's tokens do not see later ones. So each
+example is read once, and a training step runs only the upper layers on the remaining tokens.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from engram_bench.backends.torch.prefill import read
 from engram_bench.memory.torch import decoder_layers
 from engram_bench.prompts import Pair
 
-MOST_BYTES = 2 << 30  # kept in all; examples beyond it are read anew every time
+MOST_BYTES = 2 << 30  # of cached states in total; examples beyond this are read again in every step
 
 
 class Kept(NamedTuple):
-    """What is known of an example, less the tokens that all examples share.
+    """Cached states of one example, without the prefix that all examples share.
 
     Attributes:
-        states: keys and values of the tokens that nothing acts on, in the upper layers: [layers, 2, heads, tokens,
-            size].
-        hidden: what enters the first of these layers at the tokens after those, [tokens, d].
-        windows: the n-grams that those see, int64 [tokens, N].
+        states: keys and values in the upper layers, of the tokens before the first one that the memory acts on:
+            [layers, 2, heads, tokens, size].
+        hidden: input of the first upper layer at the remaining tokens, [tokens, d].
+        windows: n-gram windows of the remaining tokens, int64 [tokens, N].
     """
 
     states: Tensor
@@ -41,24 +41,24 @@ class Kept(NamedTuple):
 
 
 class FrozenParts:
-    """Examples as a model with a memory attached sees them, read no further than to where the memory acts.
+    """Computes the answer logits of training examples from their cached states, with a memory attached.
 
-    What is kept is what would be computed again, up to the rounding of another batch's shape.
+    Cached states equal recomputed ones, except for rounding that depends on the batch shape.
 
     Args:
         model: the backend.
-        first: the lowest layer that trains, or reads what trains.
-        on_text: whether the user's text is acted on, and not just the prompt's last token and the answer.
-        state: keys and values of the tokens that all examples share.
-        prefix: how many these are.
-        pairs: the examples to come.
+        first: the lowest layer that trains, or that depends on trained parameters.
+        on_text: whether the memory acts on the user's text, not only on the prompt's last token and the answer.
+        state: keys and values of the prefix that all examples share.
+        prefix: number of tokens in this prefix.
+        pairs: the training examples.
     """
 
     def __init__(
         self, model: Network, first: int, on_text: bool, state: Prefix, prefix: int, pairs: Sequence[Pair]
     ) -> None:
         self._model, self._first, self._state, self._prefix = model, first, state, prefix
-        self._whole = on_text or not model.takes_any_layout(max(len(_read_of(pair)) for pair in pairs))
+        self._whole = on_text or not model.takes_any_layout(max(len(_input_ids(pair)) for pair in pairs))
         self._layers = list(decoder_layers(model.model))
         self._known: dict[Pair, Kept] = {}
         size = 0
@@ -77,32 +77,32 @@ class FrozenParts:
             states = _stacked([one.states for one in kept]).movedim(0, 2)
             for layer, (keys, values) in enumerate(states, self._first):
                 cache.update(keys, values, layer)
-        own = [_read_of(pair)[-count:] for pair, count in zip(pairs, after, strict=True)]
+        own = [_input_ids(pair)[-count:] for pair, count in zip(pairs, after, strict=True)]
         rows = padded(own, [one.windows for one in kept], self._model.encoder.eos_id)
         positions = (self._prefix + np.array(before)[:, None] + rows.mask.cumsum(axis=1) - 1).clip(min=0)
         mask = np.concatenate([np.ones((len(pairs), self._prefix), np.int64), ends(before), rows.mask], axis=1)
-        if any(before):  # padding in the middle: each token is told what it sees
+        if any(before):  # padding in the middle of rows: needs a mask per token
             mask = mask[:, None] * np.tri(max(after), mask.shape[1], mask.shape[1] - max(after), dtype=np.int64)
         places, tokens = answer_places(pairs)
-        with self._entered(_stacked([one.hidden for one in kept])):
+        with self._skipped_lower_layers(_stacked([one.hidden for one in kept])):
             logits = self._model.step(rows.ids, mask, positions, rows.windows, cache, places.shape[1], places)
         return logits, torch.from_numpy(tokens).to(logits.device)
 
     def _kept(self, pairs: Sequence[Pair]) -> list[Kept]:
         unknown = [pair for pair in pairs if pair not in self._known]
-        anew = dict(self._read(unknown))
-        return [anew[pair] if pair in anew else self._known[pair] for pair in pairs]
+        fresh = dict(self._read(unknown))
+        return [fresh[pair] if pair in fresh else self._known[pair] for pair in pairs]
 
     @torch.no_grad()
     def _read(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Kept]]:
         if not pairs:
             return
-        texts = [_read_of(pair)[self._prefix :] for pair in pairs]
+        texts = [_input_ids(pair)[self._prefix :] for pair in pairs]
         windows = [self._model.windows(prompt, answer[:-1])[self._prefix :] for prompt, answer in pairs]
-        with self._entering() as entering:
+        with self._recorded_inputs() as inputs:
             for piece in read(self._model, texts, windows, self._state, self._prefix):
                 upper = [torch.stack([layer.keys, layer.values]) for layer in piece.cache.layers[self._first :]]
-                states, hidden = torch.stack(upper), entering.pop()
+                states, hidden = torch.stack(upper), inputs.pop()
                 inside = states.shape[-2] - hidden.shape[-2]
                 for i, row, path in zip(piece.which, piece.rows, piece.paths, strict=True):
                     still = len(path) - self._acted_on(pairs[i])
@@ -111,28 +111,31 @@ class FrozenParts:
                     yield pairs[i], Kept(before, hidden[row, at[still:]], windows[i][still:])
 
     def _acted_on(self, pair: Pair) -> int:
-        """How many tokens at an example's end each step runs again: the last of the prompt and the answer's but its
-        last, or all after the shared ones where the memory acts on the text or the model takes padded rows alone."""
+        """Number of tokens at an example's end that each step runs again.
+
+        Usually these are the prompt's last token and all answer tokens except the last. They are all tokens after the
+        shared prefix if the memory acts on the text, or if the model only supports padded rows.
+        """
         own = len(pair[0].ids) + len(pair[1]) - 1 - self._prefix
         return own if self._whole else len(pair[1])
 
     @contextmanager
-    def _entering(self) -> Iterator[list[Tensor]]:
-        """While it lasts, what enters the first upper layer in each forward is added to a list."""
-        entering: list[Tensor] = []
+    def _recorded_inputs(self) -> Iterator[list[Tensor]]:
+        """Inside the context, append the input of the first upper layer to a list at each forward pass."""
+        inputs: list[Tensor] = []
         handle = self._layers[self._first].register_forward_pre_hook(
-            lambda _, args, kwargs: entering.append(args[0] if args else kwargs["hidden_states"]),
+            lambda _, args, kwargs: inputs.append(args[0] if args else kwargs["hidden_states"]),
             with_kwargs=True,
-            prepend=True,  # before a memory adds to it
+            prepend=True,  # runs before the memory's own hook
         )
         try:
-            yield entering
+            yield inputs
         finally:
             handle.remove()
 
     @contextmanager
-    def _entered(self, hidden: Tensor) -> Iterator[None]:
-        """While it lasts, the layers below hand `hidden` up and do nothing else; their caches stay as they are."""
+    def _skipped_lower_layers(self, hidden: Tensor) -> Iterator[None]:
+        """Inside the context, the lower layers only return `hidden`; their caches stay unchanged."""
         below = self._layers[: self._first]
         for layer in below:
             layer.forward = lambda *_, **__: hidden
@@ -140,17 +143,17 @@ class FrozenParts:
             yield
         finally:
             for layer in below:
-                del layer.forward  # the class's own again
+                del layer.forward  # restores the class's method
 
 
-def _read_of(pair: Pair) -> tuple[int, ...]:
-    """An example's tokens but the last, which is never read."""
+def _input_ids(pair: Pair) -> tuple[int, ...]:
+    """An example's input tokens: all but the last, which is only predicted."""
     prompt, answer = pair
     return (*prompt.ids, *answer[:-1])
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Parts [..., tokens, size], padded on the left: [parts, ..., most tokens, size]."""
+    """Stack tensors [..., tokens, size], left-padded to the longest: [parts, ..., most tokens, size]."""
     most = max(part.shape[-2] for part in parts)
     stacked = parts[0].new_zeros(len(parts), *parts[0].shape[:-2], most, parts[0].shape[-1])
     for row, part in zip(stacked, parts, strict=True):

@@ -1,4 +1,4 @@
-"""Where tokens stand in a batch: rows that end together, padded on the left. Arrays alone, no model."""
+"""Positions of tokens in a batch of left-padded rows. Works on arrays only, without a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engram_bench.backends.base import Text
 from engram_bench.prompts import ABSENT
 
-NOWHERE = np.zeros((1, 1), dtype=bool)  # places of no position, in a batch of any shape
+NOWHERE = np.zeros((1, 1), dtype=bool)  # `places` that select no position in a batch of any shape
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Rows:
 
 
 def padded(texts: Sequence[Sequence[int]], windows: Sequence[NDArray[np.int64]], pad_id: int) -> Rows:
-    """Rows of token ids and the windows [tokens, N] they see."""
+    """Left-pad token ids and their n-gram windows [tokens, N] into rows."""
     mask = ends([len(text) for text in texts])
     ids = np.full(mask.shape, pad_id, dtype=np.int64)
     seen = np.full((*mask.shape, windows[0].shape[1]), ABSENT, dtype=np.int64)
@@ -35,16 +35,16 @@ def padded(texts: Sequence[Sequence[int]], windows: Sequence[NDArray[np.int64]],
 
 
 def ends(lengths: Sequence[int]) -> NDArray[np.int64]:
-    """A mask [rows, longest] of the last so many tokens of each row."""
+    """A mask [rows, longest] that marks the last `lengths[i]` positions of each row i."""
     longest = max(lengths)
     return (np.arange(longest) >= longest - np.array(lengths)[:, None]).astype(np.int64)
 
 
 def answer_places(pairs: Sequence[Text]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Where rows that end at an answer's last token but one predict its tokens.
+    """Positions that predict answer tokens, in rows that end at the answer's second-to-last token.
 
     Returns:
-        bool [rows, positions], of the last positions that hold them all, which ones do; and the tokens there, row by
+        bool [rows, positions], over as many last positions as the longest answer needs; and the predicted tokens row by
         row, int64 [answer tokens].
     """
     places = ends([max(1, len(answer)) for _, answer in pairs]).astype(bool)

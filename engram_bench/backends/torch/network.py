@@ -1,7 +1,7 @@
-"""The loaded model and its forward passes, with whatever adapter is attached.
+"""The loaded model and its forward passes, with the attached adapter.
 
-Every batch has one layout, in training as in decoding: the tokens all prompts share (most of a chat template) stand
-first and are computed once, then each row's own tokens follow, padded on the left so that answers end together.
+Training and decoding use the same batch layout. The tokens that all prompts share (most of a chat template) come first
+and are computed once. Then each row's own tokens follow, left-padded so that all answers end together.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from engram_bench.backends.torch.layout import NOWHERE, Rows, answer_places, pad
 from engram_bench.errors import UsageError
 from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, shared_prefix
 
-ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # kinds of layers, where a model names them
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # supported layer types, if a model lists them
 
-Prefix = list[tuple[Tensor, Tensor]]  # keys and values of the shared tokens, [1, heads, tokens, head size] a layer
+Prefix = list[tuple[Tensor, Tensor]]  # per layer: keys and values of the shared tokens, [1, heads, tokens, head size]
 
 
 class Network:
-    """A causal language model on one device, the adapter that is attached, and the forward pass of both.
+    """A causal language model on one device, and its forward passes with the attached adapter.
 
     Args:
         folder: local model folder, safetensors.
         device: "cpu", "cuda" or "mps".
 
     Raises:
-        UsageError: transformers cannot read the folder, or a layer of the model is not attention.
+        UsageError: transformers cannot load the folder, or the model has layers other than attention.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
@@ -50,9 +50,10 @@ class Network:
         dtype, self.dtype_reason = pick_dtype(device)
         self.dtype = str(dtype).removeprefix("torch.")
         model, self.encoder = _load(folder, dtype)
-        self._config = model.config.get_text_config()  # of a model that sees images too, the part that reads
+        self._config = model.config.get_text_config()  # the text part of a multimodal model
         if odd := set(getattr(self._config, "layer_types", None) or ()) - ATTENTION:
-            raise UsageError(f"{folder}: layers of {', '.join(sorted(odd))} are not supported")
+            named = ", ".join(sorted(odd))
+            raise UsageError(f"{folder}: layers of {named} are not supported; use a model with attention layers only")
         ours = model._supports_attention_backend
         capped = getattr(self._config, "attn_logit_softcapping", None)
         self.holds_shared_apart = device == "cpu" and ours and not capped
@@ -77,32 +78,34 @@ class Network:
             self._adapter = None
 
     def rows(self, pairs: Sequence[Text], prefix: int) -> Rows:
-        """Lay out prompts and the answer tokens that follow them, less the first `prefix` tokens."""
+        """Lay out prompts and their answers as padded rows, without the first `prefix` tokens."""
         seen = [self.windows(*pair)[prefix:] for pair in pairs]
         return padded([(*prompt.ids[prefix:], *answer) for prompt, answer in pairs], seen, self.encoder.eos_id)
 
     def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
-        """See `base.windows`, with the adapter that is attached."""
+        """See `base.windows`; uses the attached adapter."""
         return windows(self._adapter, prompt, answer, self.encoder.eos_id)
 
     @property
     def _window(self) -> int:
-        """How many tokens back the layer sees that sees the least."""
+        """The smallest attention window of any layer, in tokens."""
         named = (getattr(self._config, name, None) for name in ("sliding_window", "attention_chunk_size"))
         return min((tokens for tokens in named if tokens), default=sys.maxsize)
 
     def shared(self, prompts: Sequence[Prompt], longest: int) -> int:
-        """See `decoding.Model.shared`. None where a text goes beyond an attention window: it is counted in places, so
-        that tokens held apart, or with padding behind them, would be taken for nearer or farther than they are."""
+        """See `decoding.Model.shared`. Returns 0 if a text is longer than an attention window.
+
+        Windows count row positions. Padding, or a prefix held apart, would change the distances between tokens.
+        """
         return shared_prefix(prompts) if longest <= self._window else 0
 
     def shared_by(self, texts: Sequence[Text]) -> int:
-        """`shared`, of prompts and the answers that follow them."""
+        """`shared` for prompts together with their answers."""
         longest = max(len(prompt.ids) + len(answer) for prompt, answer in texts)
         return self.shared([prompt for prompt, _ in texts], longest)
 
     def prefix_state(self, prompt: Prompt, prefix: int) -> Prefix:
-        """Keys and values of the first `prefix` tokens, with whatever adapter is attached."""
+        """Keys and values of the first `prefix` tokens, computed with the attached adapter."""
         if prefix == 0:
             return []
         ids = np.array([prompt.ids[:prefix]])
@@ -114,8 +117,7 @@ class Network:
     def forward(
         self, state: Prefix, rows: Rows, keep: int, places: NDArray[np.bool_] | None = None
     ) -> tuple[Tensor, Cache]:
-        """Logits of the last `keep` positions (0: all) or of `places` among them, as `step` gives them, and the cache
-        of all tokens."""
+        """Run rows after the shared prefix; returns logits as `step` does, and the cache of all tokens."""
         prefix = state[0][0].shape[-2] if state else 0
         mask = np.concatenate([np.ones((len(rows.ids), prefix), dtype=np.int64), rows.mask], axis=1)
         positions = (mask.cumsum(axis=1) - 1).clip(min=0)[:, prefix:]
@@ -123,7 +125,7 @@ class Network:
         return self.step(rows.ids, mask, positions, rows.windows, cache, keep, places), cache
 
     def cache(self, state: Prefix, rows: int) -> Cache:
-        """A cache that begins with the shared tokens."""
+        """Create a cache for `rows` rows that begins with the shared tokens."""
         if state and self.holds_shared_apart:
             return Cache(layers=[OwnLayer(shared) for shared in state])
         cache = DynamicCache()
@@ -132,23 +134,23 @@ class Network:
         return cache
 
     def takes_any_layout(self, longest: int) -> bool:
-        """Whether tokens of texts this long may stand anywhere in a row, and a mask tells them apart.
+        """Whether tokens of texts this long may stand anywhere in a row, separated only by a mask.
 
-        Positions have to be given, by rotation, and no layer may have a mask of its own.
+        This needs rotary positions, which each call can set, and no attention window shorter than the texts.
         """
         return hasattr(self._config, "rope_parameters") and longest <= self._window
 
     def answer_logits(self, pairs: Sequence[Text], state: Prefix, prefix: int) -> tuple[Tensor, Tensor]:
-        """Logits [answer tokens, vocabulary] for the tokens of all answers, row by row, and those tokens' ids."""
+        """Logits that predict all answer tokens, row by row: [answer tokens, vocabulary]; and these tokens' ids."""
         places, tokens = answer_places(pairs)
         rows = self.rows([(prompt, answer[:-1]) for prompt, answer in pairs], prefix)
         logits, _ = self.forward(state, rows, places.shape[1], places)
         return logits, torch.from_numpy(tokens).to(self.device)
 
     def _before_head(self, _: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        """Hidden states for the vocabulary matrix: rows of one matrix where only some are wanted.
+        """Pass only the wanted hidden states to the vocabulary matrix, as rows of one contiguous matrix.
 
-        A slice of positions is not contiguous, and a product with it copies the vocabulary matrix once a row.
+        A product with a non-contiguous slice would copy the vocabulary matrix once per row.
         """
         hidden, wanted = args[0], self._wanted
         return (hidden.contiguous() if wanted is None else hidden[wanted.expand(hidden.shape[:2])],)
@@ -163,15 +165,16 @@ class Network:
         keep: int,
         places: NDArray[np.bool_] | None = None,
     ) -> Tensor:
-        """Logits of new tokens: [rows, keep, vocabulary], or [places, vocabulary], row by row, where `places` is given.
+        """Run new tokens; returns logits [rows, keep, vocabulary], or with `places` [places, vocabulary], row by row.
 
         Args:
             ids, positions: [rows, tokens].
-            mask: which tokens there are, [rows, all tokens], or which each new one sees, [rows, tokens, all tokens].
+            mask: which positions hold tokens, [rows, all tokens], or which tokens each new one sees, [rows, tokens, all
+                tokens].
             windows: [rows, tokens, N].
-            cache: of the tokens before; takes the new ones.
-            keep: how many of the last positions; 0: all.
-            places: which of those alone, [rows, keep]; `NOWHERE`, where only the cache is wanted.
+            cache: of the previous tokens; the new ones are added.
+            keep: number of last positions to return logits for; 0: all.
+            places: selects some of these positions, [rows, keep]; `NOWHERE` if only the cache is wanted.
         """
         input_ids, attention_mask, position_ids = self._uploaded(ids, windows, mask, positions)
         if mask.ndim == 3:
@@ -187,7 +190,7 @@ class Network:
         )
 
     def _logits(self, places: NDArray[np.bool_] | None, **inputs: Any) -> Tensor:
-        """One forward of the model; `_before_head` heeds the places."""
+        """One forward pass of the model; `_before_head` applies `places`."""
         self._wanted = None if places is None else torch.from_numpy(places).to(self.device)
         try:
             logits: Tensor = self.model(**inputs, use_cache=True).logits
@@ -198,7 +201,7 @@ class Network:
     def _uploaded(
         self, ids: NDArray[np.int64], windows: NDArray[np.int64], *more: NDArray[np.int64]
     ) -> Sequence[Tensor]:
-        """`ids` and `more` on the device, and with them what the attached memories will add to the next forward."""
+        """Copy `ids` and `more` to the device, and set the table slots that memories read in the next forward."""
         memories = self._adapter.memories() if self._adapter else ()
         found = [memory.slots_for(ids, windows) for memory in memories]
         tensors = uploaded(self.device, [ids, *more, *found])
@@ -208,7 +211,7 @@ class Network:
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, PromptEncoder]:
-    """The model and its tokenizer, read from safetensors alone; no code of the folder is run."""
+    """Load the model and its tokenizer, only from safetensors and without running code from the folder."""
     options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
     transformers.logging.disable_progress_bar()
     try:
@@ -219,5 +222,7 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, PromptEncoder]:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(f"{folder}: transformers cannot load this model: {reason}") from error
     if missing := sorted(loading["missing_keys"]):
-        raise UsageError(f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more; fetch them whole")
+        raise UsageError(
+            f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more tensors; download the complete model"
+        )
     return model, encoder

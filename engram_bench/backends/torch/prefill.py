@@ -1,4 +1,4 @@
-"""Reading many texts that begin alike: as trees where a model's positions allow it, elsewhere as padded rows."""
+"""Prefill many texts with a common beginning: as prefix trees if the model supports it, else as padded rows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from engram_bench.backends.torch.network import Network, Prefix
 from engram_bench.backends.torch.prefix_tree import Tree, trees
 from engram_bench.prompts import ABSENT, Prompt
 
-TREE_TOKENS = 128  # larger ones share few more tokens, and attention costs a tree's square, most of which is masked
-TREES = 4  # read at once: wide products
-ROWS = 64
-MOST_BYTES = 1 << 30  # of prompts kept as they were read
+TREE_TOKENS = 128  # larger trees share few more tokens, and attention cost is quadratic, mostly for masked pairs
+TREES = 4  # per forward pass, for large matrix products
+ROWS = 64  # per forward pass
+MOST_BYTES = 1 << 30  # limit for the prompts kept in `known`
 
 
 @dataclass
@@ -27,10 +27,11 @@ class Read:
     """Texts that were read in one forward.
 
     Attributes:
-        which: the numbers of these texts.
-        rows: the row each of them stands in.
-        paths: int64 [tokens] each, which tokens of that row are its own.
-        cache: keys and values [rows, heads, tokens, size] a layer; what all texts share comes first, where it is there.
+        which: indices of these texts.
+        rows: the cache row of each text.
+        paths: for each text, int64 [tokens], the positions of its tokens in that row.
+        cache: keys and values [rows, heads, tokens, size] per layer. The shared prefix comes first, unless the cache
+            holds it apart.
     """
 
     which: Sequence[int]
@@ -52,14 +53,14 @@ def begin(
     max_new_tokens: int,
     known: KnownPrompts | None,
 ) -> Decoding:
-    """See `decoding.Model.begin`. The last token of a prompt is fed as those of an answer are.
+    """See `decoding.Model.begin`. `Decoding` feeds the last token of each prompt like an answer token.
 
-    `known` has prompts that were read before, and takes those that are read now; None: neither.
+    `known` holds prompts from earlier calls and receives the new ones; None turns this cache off.
     """
     windows = [model.windows(prompt, ())[prefix:] for prompt in prompts]
     inside, longest = 0 if model.holds_shared_apart else prefix, max(map(len, windows)) - 1
-    places = np.zeros((len(prompts), inside + longest + max_new_tokens), dtype=np.int64)  # padding and room: any
-    places[:, :inside] = np.arange(inside)  # a prompt that has no more than these and its last is in no piece
+    places = np.zeros((len(prompts), inside + longest + max_new_tokens), dtype=np.int64)  # padding, free positions: any
+    places[:, :inside] = np.arange(inside)  # for prompts that are in no piece
     mask = np.ones((len(prompts), prefix + longest), dtype=np.int64)
     mask[:, prefix:] = ends([len(own) - 1 for own in windows])
     tokens_before = 0
@@ -80,7 +81,7 @@ def begin(
     return Decoding(model.step, cache, mask, *last)
 
 
-# By the number of shared tokens and the prompts less their last token.
+# Key: the length of the shared prefix, and the prompts without their last token.
 KnownPrompts = dict[tuple[int, tuple[tuple[int, ...], ...]], list[Read]]
 
 
@@ -92,7 +93,7 @@ def _pieces(
     prefix: int,
     known: KnownPrompts | None,
 ) -> Sequence[Read]:
-    """Prompts less the shared tokens and their last; where another adapter was asked them, as they were read then."""
+    """Prefill the prompts, without the shared prefix and the last token, or return them from `known`."""
     key = prefix, tuple(prompt.ids[:-1] for prompt in prompts)
     if known is not None and key in known:
         return known[key]
@@ -108,20 +109,20 @@ Windows = Sequence[NDArray[np.int64]]
 
 
 def read(model: Network, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
-    """Read distinct texts, each less the `prefix` tokens that all begin with; an empty one is in no piece.
+    """Prefill distinct texts, given without their shared prefix. Empty texts appear in no piece.
 
     Args:
         model: the backend.
         texts: token ids.
-        windows: the n-grams a text's tokens see, int64 [tokens, N] each.
-        state: keys and values of the tokens that all begin with.
-        prefix: how many these are.
+        windows: n-gram windows of each text's tokens, int64 [tokens, N].
+        state: keys and values of the shared prefix.
+        prefix: number of tokens in the shared prefix.
     """
-    there = [i for i, text in enumerate(texts) if len(text)]
-    if there:
+    nonempty = [i for i, text in enumerate(texts) if len(text)]
+    if nonempty:
         reader = _as_trees if model.takes_any_layout(prefix + max(map(len, texts))) else _as_rows
-        for piece in reader(model, [texts[i] for i in there], [windows[i] for i in there], state, prefix):
-            yield replace(piece, which=[there[i] for i in piece.which])
+        for piece in reader(model, [texts[i] for i in nonempty], [windows[i] for i in nonempty], state, prefix):
+            yield replace(piece, which=[nonempty[i] for i in piece.which])
 
 
 def _as_trees(model: Network, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
@@ -133,7 +134,7 @@ def _as_trees(model: Network, texts: Texts, windows: Windows, state: Prefix, pre
 
 
 def _alike(found: Sequence[Tree]) -> Iterator[list[Tree]]:
-    """Up to `TREES` of like size each: what is short of the largest is padding."""
+    """Group up to `TREES` trees of similar size, because smaller trees are padded to the largest."""
     few: list[Tree] = []
     for tree in sorted(found, key=lambda tree: -len(tree.ids)):
         if few and (len(few) == TREES or len(tree.ids) < 0.75 * len(few[0].ids)):
@@ -144,7 +145,7 @@ def _alike(found: Sequence[Tree]) -> Iterator[list[Tree]]:
 
 
 def _read_trees(model: Network, few: Sequence[Tree], state: Prefix, prefix: int) -> Cache:
-    """The cache [trees, heads, tokens, size]."""
+    """Prefill trees, one per row; returns the cache [trees, heads, tokens, size]."""
     shape = len(few), max(len(tree.ids) for tree in few)
     ids, positions = np.zeros((2, *shape), dtype=np.int64)
     windows = np.full((*shape, few[0].windows.shape[1]), ABSENT, dtype=np.int64)

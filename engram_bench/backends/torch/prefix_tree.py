@@ -1,8 +1,8 @@
-"""Prompts that begin alike, laid out as the tree that they are: one row in which every token stands once.
+"""Lay out prompts with common beginnings as a prefix tree: one row in which shared tokens occur once.
 
-Questions of one phrasing share their first words, and those of a category share many of them; read as separate rows, a
-third of the work is done twice. In a causal model a token depends on those before it alone, so a tree gives each
-prompt what it would get by itself, as long as a token sees its own line of ancestors and nothing else.
+Questions of one phrasing share their first words, and so do many questions of one category. Separate rows would do a
+third of the work twice. In a causal model, a token depends only on the tokens before it. So a tree gives each prompt
+the same states as a row of its own, if each token sees only itself and its ancestors.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 @dataclass
 class Tree:
-    """Some prompts as one row of n tokens.
+    """Several prompts in one row of n tokens.
 
     Attributes:
-        which: the numbers of these prompts.
-        paths: where each of them has its tokens, in their order.
+        which: indices of these prompts.
+        paths: for each of them, the positions of its tokens in the row, in order.
         ids: int64 [n].
-        depths: int64 [n], a token's place in its prompt.
-        windows: int64 [n, N].
-        sees: bool [n, n], whether a token (first axis) sees another: its ancestors, and itself.
+        depths: int64 [n], position of each token in its prompt.
+        windows: int64 [n, N], n-gram window of each token.
+        sees: bool [n, n], whether a token (first axis) sees another (second axis): itself and its ancestors.
     """
 
     which: list[int]
@@ -36,31 +36,31 @@ class Tree:
 
 
 def trees(prompts: Sequence[Sequence[int]], windows: Sequence[NDArray[np.int64]], most: int) -> list[Tree]:
-    """Trees that hold each prompt once, none of more than `most` tokens unless it is of a single prompt.
+    """Build trees that hold each prompt once. Only a tree of a single prompt may exceed `most` tokens.
 
-    Tokens that are the same and yet see different n-grams stand beside each other.
+    Equal tokens with different n-gram windows become separate nodes.
 
     Args:
         prompts: token ids, none empty.
-        windows: the n-grams a prompt's tokens see, int64 [tokens, N] each.
-        most: tokens.
+        windows: n-gram windows of each prompt's tokens, int64 [tokens, N].
+        most: maximum number of tokens per tree.
     """
-    left = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))  # neighbours share the most
+    left = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))  # sorted neighbours share the most tokens
     found = []
     while left:
-        nodes, paths = _grown(left, prompts, windows, most)
+        nodes, paths = _grow(left, prompts, windows, most)
         found.append(_tree(left[: len(paths)], paths, nodes))
         left = left[len(paths) :]
     return found
 
 
-Nodes = dict[tuple[int, ...], int]  # by parent, -1 above the first, token, and window; a parent is before its children
+Nodes = dict[tuple[int, ...], int]  # (parent or -1, token, *window) -> node; parents come first
 
 
-def _grown(
+def _grow(
     left: Sequence[int], prompts: Sequence[Sequence[int]], windows: Sequence[NDArray[np.int64]], most: int
 ) -> tuple[Nodes, list[list[int]]]:
-    """The nodes of as many prompts as there is room for, and the path of each."""
+    """Insert prompts until the tree is full; returns its nodes, and the path of each inserted prompt."""
     nodes: Nodes = {}
     paths: list[list[int]] = []
     for i in left:
@@ -82,5 +82,5 @@ def _tree(which: list[int], paths: list[list[int]], nodes: Nodes) -> Tree:
         if parent >= 0:
             sees[node] |= sees[parent]
             depths[node] = depths[parent] + 1
-    told = np.array([node[1:] for node in nodes], dtype=np.int64)
-    return Tree(which, paths, told[:, 0], depths, told[:, 1:], sees)
+    columns = np.array([node[1:] for node in nodes], dtype=np.int64)
+    return Tree(which, paths, columns[:, 0], depths, columns[:, 1:], sees)

@@ -1,4 +1,4 @@
-"""Scoring given texts: how probable their tokens are, and how far an adapter moves the distributions over them."""
+"""Score given texts: log-probabilities of their tokens, and how much an adapter changes the distributions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from engram_bench.backends.base import Adapter, Collateral, Text
 from engram_bench.backends.torch.network import Network
 
-ANSWERS = 64  # rows scored together where only the answers' tokens are
-WHOLE_TEXTS = 8  # where every token is
-COMPARED = 32  # tokens whose distributions are compared together: [32, 50,000] float32 stays in a processor's cache
-TURN = 4  # such batches without the adapter, then as many with it: putting a LoRA on takes as long as one of them
+ANSWERS = 64  # rows per batch if only the answer tokens are scored
+WHOLE_TEXTS = 8  # rows per batch if every token is scored
+COMPARED = 32  # tokens compared together: [32, 50,000] float32 fits in a processor's cache
+TURN = 4  # batches between switches of the adapter: attaching a LoRA takes as long as scoring one batch
 
 
 def log_probabilities(model: Network, texts: Sequence[Text]) -> list[list[float]]:
@@ -31,11 +31,11 @@ def log_probabilities(model: Network, texts: Sequence[Text]) -> list[list[float]
 
 
 def collateral(model: Network, adapter: Adapter | None, texts: Sequence[Text]) -> Collateral:
-    """See `Backend.divergence`."""
+    """See `Backend.collateral`."""
     kl: list[NDArray[np.float64]] = []
     same: list[NDArray[np.bool_]] = []
-    # A few batches with and without the adapter in turn: all distributions over the vocabulary are too many to keep.
-    by_length = sorted(texts, key=lambda text: len(text[0].ids) + len(text[1]))  # to pad little
+    # Alternate with and without the adapter every few batches: all distributions together do not fit in memory.
+    by_length = sorted(texts, key=lambda text: len(text[0].ids) + len(text[1]))  # reduces padding
     for few in _chunks(by_length, WHOLE_TEXTS * TURN):
         batches = list(_chunks(few, WHOLE_TEXTS))
         with model.attached(None):
@@ -50,7 +50,7 @@ def collateral(model: Network, adapter: Adapter | None, texts: Sequence[Text]) -
 
 
 def _logits(model: Network, batch: Sequence[Text]) -> Tensor:
-    """[tokens of all texts after what they begin with alike, vocabulary]."""
+    """Logits of all tokens after the shared prefix, text by text: [tokens, vocabulary]."""
     prefix = model.shared_by(batch)
     state, rows = model.prefix_state(batch[0][0], prefix), model.rows(batch, prefix)
     return model.forward(state, rows, keep=0, places=rows.mask > 0)[0]

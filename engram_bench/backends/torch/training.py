@@ -1,8 +1,8 @@
-"""A training step, one for every kind of adapter: AdamW on the answer tokens, nothing else moves.
+"""The training step for every kind of adapter: AdamW on the adapter's parameters, loss on the answer tokens.
 
-The tokens all prompts share are run once a step with batch size 1 and expanded to the rows, gradients included, which
-is exact for a causal model and a third of the arithmetic. A memory that never fires on them needs them only once, and
-of an example's tokens and layers only those it acts on (`frozen.py`).
+The tokens that all prompts share run once per step with batch size 1 and are expanded to the rows, gradients included.
+For a causal model this is exact, and it takes a third of the computation. A memory that never acts on these tokens
+needs them only once. Its steps run only the tokens and layers that it acts on (`frozen.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engram_bench.backends.training import run
 from engram_bench.prompts import Pair
 from engram_bench.variants.configs import TrainingConfig
 
-MOST_TOKENS = 1024  # padding included, whose gradients are held at once
+MOST_TOKENS = 1024  # in one backward pass, padding included; limits memory
 
 
 def train(
@@ -34,7 +34,7 @@ def train(
     Args:
         model: the backend, with `adapter` attached.
         config: epochs, batch size, learning rates.
-        pairs: prompts and answers, the answer's end-of-text included.
+        pairs: prompts and answers, end-of-text included.
         seed: drives the order of the examples.
         progress: called after every step.
     """
@@ -70,11 +70,11 @@ def train(
     adapter.train(True)
     training = run(step, config, pairs, seed, progress)
     adapter.train(False)
-    return replace(training, seconds=time.perf_counter() - started)  # what was read beforehand is part of it
+    return replace(training, seconds=time.perf_counter() - started)  # includes the time for `FrozenParts`
 
 
 def _parts(batch: Sequence[Pair], prefix: int) -> list[Sequence[Pair]]:
-    """A batch, or equal parts of it, none of more than `MOST_TOKENS` after the tokens that all share."""
+    """Split a batch into equal parts of at most `MOST_TOKENS` tokens each, without the shared prefix."""
     longest = max(len(prompt.ids) + len(answer) - 1 - prefix for prompt, answer in batch)
     size = max(1, MOST_TOKENS // longest)
     size = math.ceil(len(batch) / math.ceil(len(batch) / size))

@@ -1,10 +1,10 @@
-"""LoRA trained by Unsloth, in a process of its own.
+"""Train a LoRA with Unsloth, in a separate process.
 
-Importing Unsloth changes transformers' classes for good, so a process that did could not measure the untouched model
-any more. The adapter comes back in peft's format and is loaded as one that peft trained. A training has the same
-course as every other; only the forward, its loss and the backward are Unsloth's.
+Importing Unsloth changes transformers' classes for good, so the importing process can no longer measure the unchanged
+model. Unsloth's process saves the adapter in peft's format, and it loads like one that peft trained. The training loop
+is the shared one; only the forward pass, the loss and the backward pass are Unsloth's.
 
-Written to the interface of Unsloth 2026.10. `_load` has never been run, as that takes a GPU.
+Written for the interface of Unsloth 2026.10. `_load` has never been run, because it needs a GPU.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from engram_bench.variants import Variant
 from engram_bench.variants.configs import LoraConfig, TrainingConfig
 
 JOB = "job.json"
-NO_LABEL = -100  # what transformers leaves out of the loss
+NO_LABEL = -100  # transformers ignores this label in the loss
 
 Job = Mapping[str, Any]
 
 
 def pick_engine(wanted: str, device: str) -> tuple[str, str]:
-    """What trains a LoRA on a device, peft or unsloth, and why.
+    """Return the library that trains a LoRA on a device, "peft" or "unsloth", and the reason.
 
     Args:
-        wanted: auto, which is Unsloth where it can run, or one of the two.
+        wanted: "peft", "unsloth", or "auto", which takes Unsloth if it can run here.
         device: a torch device.
 
     Raises:
-        UsageError: Unsloth is wanted where it cannot run.
+        UsageError: Unsloth is requested but cannot run here.
     """
     missing = "" if wanted == "peft" else _missing(device)
     if wanted == "unsloth" and missing:
@@ -52,7 +52,7 @@ def pick_engine(wanted: str, device: str) -> tuple[str, str]:
 
 @cache
 def _missing(device: str) -> str:
-    """Why Unsloth cannot run here; empty where it can. Asked of a process of its own, as the import leaves its mark."""
+    """Why Unsloth cannot run here; empty if it can. Tests the import in a subprocess, because it has side effects."""
     if device != "cuda":
         return "Unsloth needs a CUDA device"
     if importlib.util.find_spec("unsloth") is None:
@@ -64,19 +64,20 @@ def _missing(device: str) -> str:
 def train(
     model: Path, dtype: str, variant: Variant, pairs: Sequence[Pair], seed: int, folder: Path, progress: Progress
 ) -> Training:
-    """Train a LoRA in a new process and have it saved, in peft's format.
+    """Train a LoRA in a new process, which saves it in peft's format.
 
     Args:
         model: local model folder.
-        dtype: of the backbone; with `four_bit`, of its products.
+        dtype: of the backbone; with `four_bit`, of its matrix products.
         variant: of kind lora.
-        pairs: prompts and answers, the answer's end-of-text included.
-        seed: drives the first numbers and the order of the examples; Unsloth's kernels may round in any order.
-        folder: takes the adapter.
+        pairs: prompts and answers, end-of-text included.
+        seed: drives the initial parameters and the order of the examples. Results may still differ between runs,
+            because Unsloth's kernels do not fix the order of their sums.
+        folder: receives the adapter.
         progress: called after every step.
 
     Raises:
-        UsageError: the process failed; the line ends with its last words.
+        UsageError: the process failed; the message quotes the last line of its log.
     """
     assert isinstance(variant.config, LoraConfig)
     assert variant.training is not None
@@ -92,7 +93,7 @@ def train(
     package = str(Path(__file__).parents[3])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     environ = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}
-    with tempfile.TemporaryDirectory() as scratch:  # Unsloth keeps what it compiles in the current folder
+    with tempfile.TemporaryDirectory() as scratch:  # Unsloth puts compiled files into the current folder
         log = Path(scratch) / "log.txt"
         (Path(scratch) / JOB).write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, "-m", __name__]
@@ -101,15 +102,15 @@ def train(
             subprocess.Popen(command, cwd=scratch, env=environ, stdout=subprocess.PIPE, stderr=errors) as process,
         ):
             assert process.stdout is not None
-            told: list[Any] = []
+            message: list[Any] = []
             for line in process.stdout:
-                told = json.loads(line)
-                if len(told) == len(("what", "done", "total")):
-                    progress(*told)
+                message = json.loads(line)
+                if len(message) == len(("what", "done", "total")):
+                    progress(*message)
         if process.returncode:
-            words = _last_line(log.read_text(encoding="utf-8", errors="replace"))
-            raise UsageError(f"Unsloth could not train {variant.name} ({words}); use --engram-lora-engine peft")
-    (record,) = told
+            reason = _last_line(log.read_text(encoding="utf-8", errors="replace"))
+            raise UsageError(f"Unsloth could not train {variant.name} ({reason}); use --engram-lora-engine peft")
+    (record,) = message  # the last message holds only the record
     return Training(**{**record, "losses": tuple(record["losses"])})
 
 
@@ -118,27 +119,27 @@ def _last_line(text: str) -> str:
     return lines[-1].strip()[:200] if lines else "no reason given"
 
 
-# --- in the process of its own ----------------------------------------------------------------------------------------
+# --- in the separate process -----------------------------------------------------------------------------------------
 
 
 def main() -> None:
-    """Do what the job in the current folder says; print a line of JSON a step, and the training's record last."""
-    told = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print goes to the log
+    """Run the job in the current folder; print one JSON line per step, and the training record last."""
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # sends what libraries print to the log
     job = json.loads(Path(JOB).read_text(encoding="utf-8"))
 
-    def tell(*message: Any) -> None:
-        print(json.dumps(message), file=told, flush=True)
+    def send(*message: Any) -> None:
+        print(json.dumps(message), file=output, flush=True)
 
     model = _load(job)
-    training = fit(model, job, tell)
+    training = fit(model, job, send)
     save(model, job)
-    tell(asdict(training))
+    send(asdict(training))
 
 
 def _load(job: Job) -> Any:
-    """The model as Unsloth loads it, with its LoRA on every linear layer but the head."""
-    from unsloth import FastLanguageModel  # first of all, as it changes the others
+    """Load the model with Unsloth, and put its LoRA on every linear layer except the head."""
+    from unsloth import FastLanguageModel  # import first, because it patches the other libraries
 
     longest = max(len(prompt) + len(answer) for prompt, answer in job["pairs"])
     import torch
@@ -166,7 +167,7 @@ def _load(job: Job) -> Any:
 
 
 def _linear_layers(model: Any) -> list[str]:
-    """The last part of the names of all linear layers but the head, sorted: what peft means by all-linear."""
+    """Last name parts of all linear layers except the head, sorted: what peft means by all-linear."""
     import torch
 
     head = model.get_output_embeddings()
@@ -175,7 +176,7 @@ def _linear_layers(model: Any) -> list[str]:
 
 
 def fit(model: Any, job: Job, progress: Progress) -> Training:
-    """Train the LoRA of a peft model in place: `torch.training`'s step, on whole rows and by the model's own loss."""
+    """Train the LoRA of a peft model in place, with the step of `torch.training` on whole rows and the model's loss."""
     import torch
 
     from engram_bench.memory.torch import low_precision
@@ -204,7 +205,7 @@ def fit(model: Any, job: Job, progress: Progress) -> Training:
 
 
 def _rows(batch: Sequence[Pair]) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids and labels, padded on the right, where nothing that counts can see it."""
+    """Token ids and labels, right-padded: in a causal model no real token sees the padding."""
     ids = [[*prompt.ids, *answer] for prompt, answer in batch]
     labels = [[NO_LABEL] * len(prompt.ids) + list(answer) for prompt, answer in batch]
     longest = max(map(len, ids))
@@ -215,7 +216,7 @@ def _rows(batch: Sequence[Pair]) -> tuple[list[list[int]], list[list[int]]]:
 
 
 def save(model: Any, job: Job) -> None:
-    """Write the LoRA as peft does, without what Unsloth adds to a config."""
+    """Save the LoRA as peft does, without the fields that Unsloth adds to the config."""
     import peft
     from safetensors.torch import save_file
 

@@ -1,9 +1,9 @@
-"""Write one fact into a trained memory at once, by changing the rows of its tables that no earlier key reads.
+"""Write single facts into a trained memory, by setting table rows that no earlier key reads.
 
-The n-grams of a new key have rows that no trained key reads, and those of the facts before it stay as they are. So what
-is known stays known to the bit, and forgetting is taking the rows out again. The rest of the memory - how rows become
-hidden states - is what training left. The rows are the last layer's alone: that is enough for one fact, and all layers
-below it are run once.
+Only rows that neither training nor an earlier fact uses are changed. So known answers stay the same bit for bit, and
+forgetting a fact means removing its rows. The projections and gates, which turn rows into hidden states, keep their
+trained weights. Only the last layer's table receives rows: that is enough for one fact, and the layers below it run
+only once.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from engram_bench.memory.hashing import Int64Array
 from engram_bench.memory.torch import EngramLayer
 from engram_bench.prompts import Pair
 
-RATE, BETAS = 3.0, (0.5, 0.9)  # chosen on facts that no benchmark writes
+RATE, BETAS = 3.0, (0.5, 0.9)  # chosen on facts that no benchmark uses
 MOST_STEPS = 40
-ENOUGH, AIM = 4.0, 5.0  # nats of log-odds: an answer token of 98% is certain, and those below 99% are worked on
+ENOUGH, AIM = 4.0, 5.0  # log-odds in nats: stop when every answer token has 98%; the loss pulls tokens up to 99%
 
 
 class WritableMemory:
-    """An n-gram memory that facts can be written into; see `base.Writable`.
+    """An n-gram memory that accepts written facts; see `base.Writable`.
 
     Args:
-        model: what it belongs to, with nothing attached.
+        model: the model that the memory belongs to, without an attached adapter.
         adapter: the memory.
     """
 
@@ -48,23 +48,23 @@ class WritableMemory:
         return self.adapter.addresses.facts
 
     def write(self, key: str, value: str) -> Written:
-        """Store `value` under `key`; see `Addresses.with_fact` for what is refused.
+        """Store `value` under `key`; see `Addresses.with_fact` for the errors it raises.
 
-        After `MOST_STEPS` it is left as it is, certain or not: `Written.log_odds` tells, by `ENOUGH`.
+        Stops after `MOST_STEPS` at the latest. The answer is certain if `Written.log_odds` exceeds `ENOUGH`.
         """
         started = time.perf_counter()
         model, adapter = self._model, self.adapter
         addresses = adapter.addresses.with_fact(key, value, model.encoder)
         pairs, memory = fact_pairs(key, value, model.encoder), adapter.layers[addresses.last]
         touched = addresses.touched(pairs)[addresses.last]
-        fresh = np.append(False, ~np.isin(touched, memory.row_ids))  # never the row of zeros
+        fresh = np.append(False, ~np.isin(touched, memory.row_ids))  # row 0 stays zero
         adapter.readdress(addresses)
-        with _small(memory, touched), model.attached(adapter):
-            steps, log_odds = _moved(model, adapter, pairs, torch.from_numpy(fresh)[:, None])
+        with _reduced_table(memory, touched), model.attached(adapter):
+            steps, log_odds = _optimize(model, adapter, pairs, torch.from_numpy(fresh)[:, None])
         return Written(time.perf_counter() - started, steps, log_odds, int(fresh.sum()))
 
     def forget(self, key: str) -> None:
-        """Take a written fact out; see `Addresses.without_fact` for what is refused."""
+        """Remove a written fact; see `Addresses.without_fact` for the errors it raises."""
         self.adapter.readdress(self.adapter.addresses.without_fact(key, self._model.encoder))
 
     def save(self, folder: Path) -> None:
@@ -72,8 +72,8 @@ class WritableMemory:
 
 
 @contextmanager
-def _small(memory: EngramLayer, touched: Int64Array) -> Iterator[None]:
-    """A table of the rows `touched` alone while it lasts, so that a step costs nothing for all the others."""
+def _reduced_table(memory: EngramLayer, touched: Int64Array) -> Iterator[None]:
+    """Inside the context, reduce the table to the rows `touched`, so that optimizer steps skip all other rows."""
     row_ids, table = memory.row_ids, memory.table.data
     memory.hold(touched)
     try:
@@ -83,13 +83,13 @@ def _small(memory: EngramLayer, touched: Int64Array) -> Iterator[None]:
         memory.row_ids, memory.table = row_ids, Parameter(table)
 
 
-def _moved(model: Network, adapter: EngramAdapter, pairs: Sequence[Pair], fresh: Tensor) -> tuple[int, float]:
-    """Move the fresh rows of the table, bool [rows, 1], until the answer is certain.
+def _optimize(model: Network, adapter: EngramAdapter, pairs: Sequence[Pair], fresh: Tensor) -> tuple[int, float]:
+    """Optimize the table's `fresh` rows, bool [rows, 1], until the answer is certain.
+
+    The loss is how far log-odds fall short of `AIM`. Cross-entropy has almost no gradient for nearly certain tokens.
 
     Returns:
-        Steps taken and the worst token's log-odds.
-
-    The loss is how far log-odds fall short, not cross-entropy: that hardly moves what is almost certain.
+        Steps taken, and the log-odds of the least certain token.
     """
     memory = adapter.layers[adapter.addresses.last]
     optimizer = torch.optim.Adam([memory.table], lr=RATE, betas=BETAS)
@@ -106,11 +106,11 @@ def _moved(model: Network, adapter: EngramAdapter, pairs: Sequence[Pair], fresh:
         if worst > ENOUGH or steps == MOST_STEPS:
             return steps, worst
         steps += 1
-        (gradient,) = torch.autograd.grad((AIM - odds).relu().sum(), memory.table)  # and of nothing else
+        (gradient,) = torch.autograd.grad((AIM - odds).relu().sum(), memory.table)  # no other gradient is needed
         memory.table.grad = gradient * fresh
         optimizer.step()
 
 
 def _log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Of each token, [tokens, 1], against all others: logits [tokens, vocabulary] -> [tokens, 1]."""
+    """Log-odds of given tokens [tokens, 1] against all other tokens: logits [tokens, vocabulary] -> [tokens, 1]."""
     return logits.gather(-1, tokens) - logits.scatter(-1, tokens, -torch.inf).logsumexp(-1, keepdim=True)
