@@ -12,12 +12,13 @@ from typing import Any
 
 from engram_bench.data.items import SPLITS
 from engram_bench.errors import UsageError
-from engram_bench.options import ROOT, Settings
+from engram_bench.options import Settings
 from engram_bench.records import Record
 from engram_bench.report import files, gate
 from engram_bench.report.build import build
 from engram_bench.run import evaluate
 from engram_bench.run.rundir import RECORDS, SAMPLES, RunDir, once
+from engram_bench.shipped import PACKAGE
 from engram_bench.store.cache import write_whole
 
 IDENTITY = {  # what names a record among those of its kind
@@ -188,7 +189,7 @@ def _evaluation_time(seconds: dict[str, float]) -> Record:
 
 def _git_commit() -> str | None:
     """The checkout's commit, with -dirty behind it where files differ; None outside a repository."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
