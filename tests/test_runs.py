@@ -40,7 +40,7 @@ def many(checkpoint, tmp_path_factory):
     (folder / "engram.yaml").write_text(ENGRAM.replace("epochs: 12", "epochs: 4"))
     args = [
         "--engram-model", checkpoint, "--engram-patterns", folder / "many.yaml", "--engram-samples", "2",
-        "--engram-variants", folder / "engram.yaml", "--engram-backend", "cpu", "-k", "own_categories",
+        "--engram-variants", folder / "engram.yaml", "--engram-backend", "cpu", "-k", "test_categories",
     ]  # fmt: skip
     return folder, args, {"ENGRAM_BENCH_CACHE": str(folder / "cache")}
 
