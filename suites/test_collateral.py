@@ -1,7 +1,5 @@
 """Collateral: what an adapter changes where nothing was to be learned, and that taking it off undoes all of it."""
 
-from collections.abc import Sequence
-
 import pytest
 
 from engram_bench.data import prompt_sets
@@ -9,38 +7,25 @@ from engram_bench.run.bench import Bench
 from engram_bench.variants import EngramConfig
 
 
-def is_keyed(bench: Bench, variant: str) -> bool:
-    """Whether an adapter acts where it finds a stored key and nowhere else; any other acts on every prompt."""
-    config = bench.variant(variant).config
-    return isinstance(config, EngramConfig) and not config.acts_on_text
+@pytest.fixture
+def recorded_mentions(bench: Bench, variant: str, control_prompts: list[str]) -> None:
+    """For the report: how often a stored value is told where its key is only named. Nothing is required of that."""
+    bench.mentions(variant, prompt_sets.mentions(bench.settings.patterns, len(control_prompts)))
 
 
-def without_key(bench: Bench, variant: str, prompts: Sequence[str]) -> list[str]:
-    """The prompts in which a keyed memory finds no stored key."""
-    span, encoder = bench.adapter(variant).span, bench.backend.encoder
-    return [prompt for prompt in prompts if span(encoder.prompt(prompt)) is None]
-
-
+@pytest.mark.usefixtures("recorded_mentions")
 def test_unrelated_text(bench: Bench, variant: str, control_prompts: list[str]) -> None:
-    """Recorded for the report. A keyed memory changes nothing, to the bit; any other adapter moves the model."""
+    """Recorded for the report. A memory of keys changes nothing, to the bit; any other adapter moves the model."""
     found = bench.divergence(variant, control_prompts)
-    if not is_keyed(bench, variant):
+    config = bench.variant(variant).config
+    if not isinstance(config, EngramConfig) or config.acts_on_text:
         assert found.kl_mean > 0, "the adapter is not on the model, or its training changed nothing"
-    elif bench.settings.shipped_patterns or without_key(bench, variant, control_prompts) == control_prompts:
-        assert (found.kl_max, found.top1_unchanged) == (0, 1)
-    else:
-        pytest.skip("recorded only: a control prompt names a key of these patterns")
-
-
-def test_stored_inputs_in_passing(bench: Bench, variant: str, control_prompts: list[str]) -> None:
-    """Recorded for the report. Where a keyed memory finds no key, the answer is the baseline's to the letter."""
-    asked = prompt_sets.mentions(bench.settings.patterns, len(control_prompts))
-    found = bench.mentions(variant, asked)
-    if not is_keyed(bench, variant):
-        pytest.skip("recorded only: this adapter acts on every prompt")
-    silent = without_key(bench, variant, [prompt for prompt, _ in asked])
-    assert found["unchanged"]["k"] >= len(silent)
-    assert not silent or bench.variant(variant).router, "every prompt names a stored key, and no router is before it"
+        return
+    span, encoder = bench.adapter(variant).span, bench.backend.encoder
+    named = [prompt for prompt in control_prompts if span(encoder.prompt(prompt))]
+    if named and not bench.settings.shipped_patterns:
+        pytest.skip(f"recorded only: these patterns have a key that is in {named[0]!r}")
+    assert (found.kl_max, found.top1_unchanged) == (0, 1)
 
 
 def test_detached_model_is_the_baseline(bench: Bench, variant: str, control_prompts: list[str]) -> None:

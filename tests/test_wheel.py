@@ -68,7 +68,7 @@ def installed(packages, checkpoint, tmp_path):
         ENGRAM_BENCH_MODEL=str(checkpoint),
         ENGRAM_BENCH_PATTERNS=str(tmp_path / "colours.yaml"),
         ENGRAM_BENCH_VARIANTS=f"{tmp_path}/engram.yaml,{tmp_path}/lora.yaml",
-        ENGRAM_BENCH_CACHE=str(tmp_path / "cache"),
+        ENGRAM_BENCH_CACHE=str(packages.parents[2] / "cache"),
     )
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -80,11 +80,14 @@ def files(folder):
     return {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
 
 
-def test_the_suites_run_and_leave_a_report_where_they_are_run(installed, packages, tmp_path):
+def test_the_suites_run_and_leave_a_report_where_they_are_run(installed, packages, checkpoint, tmp_path):
+    """An ini file further up counts, and is no reason to go there; nor is a folder that an option names."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
     assert installed("python", "-c", "import engram_bench; print(engram_bench.__file__)").startswith(str(packages))
     before = files(packages)
-    told = installed("engram-bench", "bench", "--engram-profile", "smoke")
+    told = installed("engram-bench", "bench", "--engram-profile", "smoke", "--engram-model", checkpoint)
     assert f"rootdir: {tmp_path / 'empty'}" in told
+    assert "configfile: ../pytest.ini" in told
     assert "is deprecated" not in told
     report = json.loads((tmp_path / "empty" / "reports" / "runs" / "latest" / "report.json").read_text("utf-8"))
     assert report["run"]["complete"]
