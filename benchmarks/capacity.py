@@ -18,8 +18,8 @@ from recipes import clock, development, tried
 from engram_bench import backends, variants
 from engram_bench.data import patterns
 from engram_bench.data.items import example
-from engram_bench.options import ROOT
 from engram_bench.run.evaluate import Question
+from engram_bench.shipped import PATTERNS
 from engram_bench.store import models
 
 GROUPS = ("lookups", "synthetic")
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "capacity.json")
     args = parser.parse_args()
     backend = backends.find("cpu").load(models.resolve("bundled").folder)
-    categories = [c for c in patterns.load(ROOT / "patterns").categories.values() if c.group in GROUPS]
+    categories = [c for c in patterns.load(PATTERNS).categories.values() if c.group in GROUPS]
     pairs = [(category, item) for category in categories for item in category.items]
     examples = [example(phrasing, item) for category, item in pairs for phrasing in category.trained_phrasings(item)]
     seen = [Question("seen", item, *category.question(item, "seen")) for category, item in pairs][:: args.each]

@@ -22,9 +22,10 @@ from transformers import AutoTokenizer
 
 from engram_bench import backends
 from engram_bench.data import patterns
-from engram_bench.options import PROFILES, ROOT, chosen_items
+from engram_bench.options import PROFILES, chosen_items
 from engram_bench.prompts import PromptEncoder
 from engram_bench.run import evaluate
+from engram_bench.shipped import CHECKOUT, PATTERNS
 from engram_bench.store import models
 
 RESULTS = Path(__file__).parent / "results"
@@ -66,7 +67,7 @@ def main() -> None:
     file = RESULTS / f"{now:%Y-%m-%d}.json"
     RESULTS.mkdir(exist_ok=True)
     file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(f"\n{file.relative_to(ROOT)}")
+    print(f"\n{file.relative_to(CHECKOUT)}")
 
 
 def arguments() -> argparse.Namespace:
@@ -83,7 +84,7 @@ def arguments() -> argparse.Namespace:
 
 def work_of(options: argparse.Namespace, encoder: PromptEncoder) -> Work:
     """Questions in trained phrasings from the profile's core and lookup categories, and all its training examples."""
-    chosen = chosen_items(patterns.load(ROOT / "patterns"), options.profile)
+    chosen = chosen_items(patterns.load(PATTERNS), options.profile)
     names = [name for name, category in chosen.categories.items() if category.group in GROUPS]
     asked = evaluate.questions(chosen, [(name, split) for name in names for split in ("seen", "heldout")])
     prompts = measures.spread([question.prompt for question in asked], options.items)

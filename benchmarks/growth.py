@@ -24,9 +24,10 @@ from matplotlib.figure import Figure
 from engram_bench import backends, variants
 from engram_bench.data import patterns
 from engram_bench.memory.hashing import compress_vocabulary
-from engram_bench.options import ROOT, chosen_items
+from engram_bench.options import chosen_items
 from engram_bench.report.plots import COLOURS
 from engram_bench.run.speed import lookup_times
+from engram_bench.shipped import CHECKOUT, PATTERNS
 from engram_bench.store import models
 from tests.conftest import make_checkpoint
 
@@ -76,7 +77,7 @@ def items(counts: tuple[int, ...], model: Path) -> list[Record]:
             command += [word for name, value in options.items() for word in (f"--engram-{name}", str(value))]
             started = time.perf_counter()
             process = subprocess.Popen(
-                command, cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, "ENGRAM_BENCH_CACHE": str(folder)}
+                command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, env={**os.environ, "ENGRAM_BENCH_CACHE": str(folder)}
             )
             _, _, used = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - started
@@ -102,7 +103,7 @@ def items(counts: tuple[int, ...], model: Path) -> list[Record]:
 def samples(counts: tuple[int, ...]) -> list[Record]:
     """Seconds of the real model for each number of sampled answers per prompt."""
     backend = backends.find("cpu").load(models.resolve("bundled").folder)
-    asked = chosen_items(patterns.load(ROOT / "patterns"), "default").categories["facts"].split("seen")[:PROMPTS]
+    asked = chosen_items(patterns.load(PATTERNS), "default").categories["facts"].split("seen")[:PROMPTS]
     prompts = [backend.encoder.prompt(item.input) for item in asked]
     backend.generate(prompts, 2)
     found = []
@@ -159,7 +160,7 @@ def main() -> None:
             "rows": rows(),
         }
     (Path(__file__).parent / "results" / "growth.json").write_text(json.dumps(grown, indent=1) + "\n", encoding="utf-8")
-    draw(grown).savefig(ROOT / "docs" / "growth.png", dpi=100)
+    draw(grown).savefig(CHECKOUT / "docs" / "growth.png", dpi=100)
 
 
 if __name__ == "__main__":

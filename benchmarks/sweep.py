@@ -17,8 +17,9 @@ from recipes import clock, development, tried
 
 from engram_bench import backends, variants
 from engram_bench.data import patterns
-from engram_bench.options import PROFILES, ROOT, chosen_items
+from engram_bench.options import PROFILES, chosen_items
 from engram_bench.run import evaluate
+from engram_bench.shipped import PATTERNS
 from engram_bench.store import models
 from engram_bench.variants import Variant
 
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "sweep.json")
     args = parser.parse_args()
     backend = backends.find("cpu").load(models.resolve("bundled").folder)
-    data = chosen_items(patterns.load(ROOT / "patterns"), args.profile)
+    data = chosen_items(patterns.load(PATTERNS), args.profile)
     seen = evaluate.questions(data, [(name, "seen") for name in data.categories])
     dev = development([question.item for question in seen])
     found = []

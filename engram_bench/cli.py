@@ -1,15 +1,18 @@
-"""engram-bench: the model, the data, one adapter, a fact, a report again, two compared. Imports wait for the verb."""
+"""engram-bench: suites, model, data, one adapter, a fact, a report again, two compared. Imports wait for the verb."""
 
 from __future__ import annotations
 
 import argparse
+import glob
+import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from engram_bench import __version__
+from engram_bench import __version__, shipped
 from engram_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0; 1 where a comparison regressed or a fact was not learned; 2 on bad usage or input and 4 on a
         bad baseline, each with one line on stderr; 130 on Ctrl-C.
     """
-    args = _parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["bench"] and given[1:] not in (["-h"], ["--help"]):
+        _bench(given[1:])
+    args = _parser().parse_args(given)
     warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)  # peft 0.21
     try:
         return args.run(args) or 0
@@ -39,15 +45,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    bench = "run the shipped suites, in any folder"
+    told = "It takes pytest's options, such as --engram-profile quick -k facts -n 2; pytest --help lists them all."
+    commands.add_parser("bench", help=bench, usage="%(prog)s [pytest options]", description=f"{bench}. {told}")
+
     model = commands.add_parser("model", help="fetch and verify a model, print its folder")
     model.add_argument("id", nargs="?", default="bundled", help="bundled (default), a hub id or ID@REVISION, a folder")
     model.set_defaults(run=_model)
 
     data = commands.add_parser("data", help="write train, valid and test JSONL, as mlx_lm.lora reads them")
-    data.add_argument("--out", required=True, metavar="DIR", help="folder for train.jsonl, valid.jsonl and test.jsonl")
-    data.add_argument(
-        "--patterns", metavar="PATH", help="a pattern file, or a folder of them (default: the shipped ones)"
-    )
+    files = "folder for train.jsonl, valid.jsonl and test.jsonl"
+    data.add_argument("--out", required=True, type=Path, metavar="DIR", help=files)
+    source = "a pattern file, or a folder of them (default: the shipped ones)"
+    data.add_argument("--patterns", type=Path, default=shipped.PATTERNS, metavar="PATH", help=source)
     data.add_argument("--format", default="messages", metavar="FORMAT", help="messages (default) or completions")
     data.add_argument("--profile", default="default", metavar="PROFILE", help="quick, default or full: how many items")
     data.add_argument(
@@ -101,6 +111,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _bench(options: list[str]) -> NoReturn:
+    """Become pytest on the suites. Results and cache go to the current folder, and its ini file counts."""
+    suites = shlex.quote(glob.escape(str(shipped.SUITES)))
+    places = ["--rootdir", str(Path.cwd()), "--confcutdir", str(shipped.SUITES), "-o", f"testpaths={suites}"]
+    unused = ["-p", "no:hypothesispytest", "-p", "no:anyio"]  # plugins that take seconds at the end of each run
+    # -P: the current folder is no place to import from, as with the command pytest
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "pytest", *places, *unused, *_joined(options)])
+
+
+def _joined(options: list[str]) -> list[str]:
+    """``--engram-model DIR`` as ``--engram-model=DIR``: before plugins are loaded, pytest would take DIR for a path of
+    tests, and read the ini file beside it."""
+    from engram_bench.options import OPTIONS
+
+    takes_value = {f"--engram-{option.name}" for option in OPTIONS if not option.flag}
+    found: list[str] = []
+    for option in options:
+        if found and found[-1] in takes_value:
+            found[-1] += f"={option}"
+        else:
+            found.append(option)
+    return found
+
+
 def _model(args: argparse.Namespace) -> None:
     from engram_bench.store.models import resolve
 
@@ -108,10 +142,15 @@ def _model(args: argparse.Namespace) -> None:
 
 
 def _data(args: argparse.Namespace) -> None:
-    from engram_bench.data.export import counts, export
+    from engram_bench.data import patterns
+    from engram_bench.data.export import FORMATS, counts, export
+    from engram_bench.options import PROFILES, chosen_items, integer, one_of
 
-    lines = export(args.out, args.patterns, args.format, args.profile, args.seed)
-    print(counts(lines))
+    one_of("--format", args.format, FORMATS)
+    one_of("--profile", args.profile, tuple(PROFILES))
+    seed = integer("--seed", args.seed)
+    chosen = chosen_items(patterns.load(args.patterns.expanduser()), args.profile, seed)
+    print(counts(export(args.out.expanduser(), chosen, args.format, seed)))
 
 
 def _train(args: argparse.Namespace) -> None:

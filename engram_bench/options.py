@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engram_bench import backends, variants
+from engram_bench import backends, shipped, variants
 from engram_bench.data import patterns
 from engram_bench.data.items import PatternSet
 from engram_bench.errors import UsageError
 from engram_bench.variants import Variant
 
-ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ("auto", *backends.NAMES)
 
 
@@ -81,6 +80,13 @@ class Option:
     def variable(self) -> str:
         return f"ENGRAM_BENCH_{self.name.replace('-', '_').upper()}"
 
+    def given(self, parsed: Mapping[str, Any], ini: Callable[[str], str]) -> str:
+        """What the command line says, or else the environment, or else the ini file; "" where none of them does."""
+        on_line = parsed.get(self.dest)
+        if on_line not in (None, False):
+            return "1" if on_line is True else str(on_line)
+        return os.environ.get(self.variable) or ini(self.dest)
+
 
 OPTIONS = (
     Option("profile", "default", f"how much to run: {', '.join(PROFILES)}"),
@@ -88,10 +94,10 @@ OPTIONS = (
     Option("model", "bundled", "bundled, a hub id or ID@REVISION, or a local model folder"),
     Option("lora-engine", "auto", f"what trains a LoRA on torch: {', '.join(backends.LORA_ENGINES)}"),
     Option("variants", "", "built-in variants and YAML files, separated by commas, or all (default: the profile's)"),
-    Option("patterns", str(ROOT / "patterns"), "a pattern file, or a folder of them"),
+    Option("patterns", str(shipped.PATTERNS), "a pattern file, or a folder of them"),
     Option("samples", "", "answers drawn at temperature 0.8 for consistency (default: the profile's)"),
     Option("seeds", "0", "training seeds, separated by commas"),
-    Option("report", str(ROOT / "reports" / "runs"), "folder that gets a folder for each run"),
+    Option("report", str(shipped.REPORTS), "folder that gets a folder for each run"),
     Option("retrain", "", "train anew even where the cache has the adapter", flag=True),
     Option("resume", "", "folder of a run that was broken off: finish it, with the options it had"),
     Option("gate", "", "a report.json to compare with; a regression fails the run"),
@@ -120,7 +126,7 @@ class Settings:
     gate_fail: Mapping[str, float]  # metric -> share
     gate_update: bool
     shipped_patterns: bool  # the project's own data, what labelled prompts are of
-    as_shipped: bool  # and its model and variants as well: what snapshots and targets are of
+    as_shipped: bool  # and its model and variants as well: what targets are of
 
     @property
     def plan(self) -> Profile:
@@ -139,16 +145,16 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
     Raises:
         UsageError: a value that makes no sense, with the option's name and the way to mend it.
     """
-    value = {option.name: _first(option, given, ini) for option in OPTIONS}
+    value = {option.name: option.given(given, ini) or option.default for option in OPTIONS}
     named = set(re.findall(rf"(?<!not )\b({'|'.join(backends.NAMES)})\b", marker))
     if value["backend"] == "auto" and len(named) == 1:
         value["backend"] = named.pop()
-    _one_of("profile", value["profile"], tuple(PROFILES))
-    _one_of("backend", value["backend"], BACKENDS)
-    _one_of("lora-engine", value["lora-engine"], backends.LORA_ENGINES)
+    one_of("--engram-profile", value["profile"], tuple(PROFILES))
+    one_of("--engram-backend", value["backend"], BACKENDS)
+    one_of("--engram-lora-engine", value["lora-engine"], backends.LORA_ENGINES)
     profile = PROFILES[value["profile"]]
     every = patterns.load(Path(value["patterns"]).expanduser())
-    shipped = every.sha256 == _shipped_sha256()
+    as_generated = every.sha256 == _shipped_sha256()
     chosen = variants.select(value["variants"] or profile.variants)
     gate_update = _on("gate-update", value["gate-update"])
     if gate_update and not value["gate"]:
@@ -160,17 +166,17 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         lora_engine=value["lora-engine"],
         variants=tuple(_shortened(variant, profile) for variant in chosen),
         patterns=chosen_items(every, value["profile"]),
-        samples=_integer("samples", value["samples"] or str(profile.samples)),
+        samples=integer("--engram-samples", value["samples"] or str(profile.samples)),
         sampled_items=profile.sampled_items,
-        seeds=_integers("seeds", value["seeds"]),
+        seeds=integers("--engram-seeds", value["seeds"]),
         report=Path(value["report"]).expanduser(),
         retrain=_on("retrain", value["retrain"]),
         resume=Path(value["resume"]).expanduser() if value["resume"] else None,
         gate=Path(value["gate"]).expanduser() if value["gate"] else None,
         gate_fail=margins("--engram-gate-fail", value["gate-fail"]),
         gate_update=gate_update,
-        shipped_patterns=shipped,
-        as_shipped=shipped
+        shipped_patterns=as_generated,
+        as_shipped=as_generated
         and (value["model"], value["variants"], value["seeds"]) == ("bundled", "", "0")
         and value["profile"] in ("quick", "default"),
     )
@@ -189,7 +195,7 @@ def chosen_items(every: PatternSet, profile: str, seed: int = 0) -> PatternSet:
 
 
 def _shipped_sha256() -> str:
-    file = ROOT / "patterns" / "SHA256"
+    file = shipped.PATTERNS / "SHA256"
     return file.read_text(encoding="ascii").strip() if file.is_file() else ""
 
 
@@ -201,13 +207,6 @@ def check_writable(option: str, folder: Path) -> None:
         raise UsageError(f"{option}: {folder}: {error.strerror}; choose another folder") from error
     if not os.access(folder, os.W_OK):
         raise UsageError(f"{option}: {folder}: cannot be written to; choose another folder")
-
-
-def _first(option: Option, given: Mapping[str, Any], ini: Callable[[str], str]) -> str:
-    on_line = given.get(option.dest)
-    if on_line not in (None, False):
-        return "1" if on_line is True else str(on_line)
-    return os.environ.get(option.variable) or ini(option.dest) or option.default
 
 
 def _on(name: str, value: str) -> bool:
@@ -228,23 +227,26 @@ def margins(option: str, text: str) -> dict[str, float]:
     return found
 
 
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+def one_of(option: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a value that is no choice of the option."""
     if value not in choices:
-        raise UsageError(f"--engram-{name}: {value!r} is not one of {', '.join(choices)}")
+        raise UsageError(f"{option}: {value!r} is not one of {', '.join(choices)}")
 
 
-def _integers(name: str, text: str) -> tuple[int, ...]:
+def integers(option: str, text: str) -> tuple[int, ...]:
+    """``0,1,2`` -> (0, 1, 2), each once."""
     try:
         numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 0:
-        raise UsageError(f"--engram-{name}: {text!r} is not a whole number of 0 or more (several: 0,1,2)")
+        raise UsageError(f"{option}: {text!r} is not a whole number of 0 or more (several: 0,1,2)")
     return numbers
 
 
-def _integer(name: str, text: str) -> int:
-    numbers = _integers(name, text)
+def integer(option: str, text: str) -> int:
+    """One whole number."""
+    numbers = integers(option, text)
     if len(numbers) > 1:
-        raise UsageError(f"--engram-{name}: {text!r} is not one whole number")
+        raise UsageError(f"{option}: {text!r} is not one whole number")
     return numbers[0]

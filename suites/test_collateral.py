@@ -4,21 +4,28 @@ import pytest
 
 from engram_bench.data import prompt_sets
 from engram_bench.run.bench import Bench
+from engram_bench.variants.configs import EngramConfig
 
 
+@pytest.fixture
+def recorded_mentions(bench: Bench, variant: str, control_prompts: list[str]) -> None:
+    """For the report: how often a stored value is told where its key is only named. Nothing is required of that."""
+    bench.recited(variant, prompt_sets.mentions(bench.settings.patterns, len(control_prompts)))
+
+
+@pytest.mark.usefixtures("recorded_mentions")
 def test_unrelated_text(bench: Bench, variant: str, control_prompts: list[str]) -> None:
-    """Recorded for the report; what is asserted is only that the measure is one."""
+    """Recorded for the report. A memory of keys changes nothing, to the bit; any other adapter moves the model."""
     found = bench.collateral(variant, control_prompts)
-    assert found.tokens > 0
-    assert 0 <= found.kl_mean <= found.kl_max
-    assert 0 <= found.top1_unchanged <= 1
-
-
-def test_stored_inputs_in_passing(bench: Bench, variant: str, control_prompts: list[str]) -> None:
-    """Recorded for the report: whether naming what is stored is enough to be told it."""
-    asked = prompt_sets.mentions(bench.settings.patterns, len(control_prompts))
-    found = bench.recited(variant, asked)
-    assert found["told"]["k"] + found["unchanged"]["k"] <= found["prompts"]
+    config = bench.variant(variant).config
+    if not isinstance(config, EngramConfig) or config.acts_on_text:
+        assert found.kl_mean > 0, "the adapter is not on the model, or its training changed nothing"
+        return
+    span, encoder = bench.adapter(variant).span, bench.backend.encoder
+    named = [prompt for prompt in control_prompts if span(encoder.prompt(prompt))]
+    if named and not bench.settings.shipped_patterns:
+        pytest.skip(f"recorded only: these patterns have a key that is in {named[0]!r}")
+    assert (found.kl_max, found.top1_unchanged) == (0, 1)
 
 
 def test_detached_model_is_the_baseline(bench: Bench, variant: str, control_prompts: list[str]) -> None:

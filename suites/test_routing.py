@@ -4,9 +4,9 @@ import pytest
 
 from engram_bench import stats
 from engram_bench.data import prompt_sets
+from engram_bench.fixtures.cells import needs
 from engram_bench.memory import routing
 from engram_bench.run.bench import Bench
-from fixtures.cells import needs
 
 REQUIRED = 0.99
 ROUTERS = ("keys", "rules")  # knowing the trained n-grams, or rules on the text that know none

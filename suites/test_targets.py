@@ -2,8 +2,8 @@
 
 import pytest
 
+from engram_bench.fixtures.cells import exact_rate, needs
 from engram_bench.run.bench import Bench
-from fixtures.cells import exact_rate, needs
 
 # variant, group, split, least exact rate
 TARGETS = (

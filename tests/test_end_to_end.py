@@ -11,7 +11,7 @@ from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.data import patterns
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.memory.keys import KeyIndex
-from engram_bench.options import ROOT
+from engram_bench.shipped import PATTERNS
 from engram_bench.store import models
 from tests.conftest import in_float32
 from tests.test_hashing import COMPRESSED, VECTORS
@@ -50,7 +50,7 @@ def test_its_compressed_vocabulary_is_the_golden_one(model):
 def test_every_shipped_key_is_found_whole_and_tells_its_item_from_all_others(model):
     """In the model's own tokens, of which an index keeps a key's last eight. No answer has more than 15."""
     encoder, size = model.encoder, 8
-    shipped = patterns.load(ROOT / "patterns").categories.values()
+    shipped = patterns.load(PATTERNS).categories.values()
     asked = {}
     for category in shipped:
         for item in category.items:
@@ -66,7 +66,7 @@ def test_every_shipped_key_is_found_whole_and_tells_its_item_from_all_others(mod
 
 
 def test_a_memory_of_eight_random_pairs_recalls_them_in_a_new_phrasing_and_comes_off(model, tmp_path):
-    category = patterns.load(ROOT / "patterns" / "synthetic.yaml").categories["synthetic"]
+    category = patterns.load(PATTERNS / "synthetic.yaml").categories["synthetic"]
     items = category.split("seen")[:8]
     examples = [e for e in category.training_examples() if e.prompt[slice(*e.key)] in {i.input for i in items}]
     asked = [model.encoder.prompt(category.question(item, "rephrased")[1]) for item in items]

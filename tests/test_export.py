@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from engram_bench import cli
+from engram_bench import cli, shipped
 from engram_bench.data import patterns
-from engram_bench.options import ROOT, chosen_items
+from engram_bench.options import chosen_items
 from tests.conftest import PATTERNS
 
 FILES = ("train.jsonl", "valid.jsonl", "test.jsonl")
@@ -22,7 +22,7 @@ def data(*args):
 
 def test_it_writes_what_a_run_trains_and_asks(tmp_path, capsys):
     assert data("--out", tmp_path / "a") == 0
-    chosen = chosen_items(patterns.load(ROOT / "patterns"), "default")
+    chosen = chosen_items(patterns.load(shipped.PATTERNS), "default")
     found = written(tmp_path / "a")
     prompts = {n: [row["messages"][0]["content"] for row in rows] for n, rows in found.items()}
     examples = {(e.prompt, e.answer) for e in chosen.training_examples()}

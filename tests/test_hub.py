@@ -74,7 +74,7 @@ def test_a_model_that_asks_for_code_of_its_own_is_refused(hub, checkpoint, tmp_p
 def test_the_report_names_the_commit(hub, tmp_path):
     (tmp_path / "colours.yaml").write_text(PATTERNS)
     command = [
-        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(ROOT / "suites"), "-k", "own_categories and seen",
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(ROOT / "suites"), "-k", "accuracy and seen",
         "--engram-model", "owner/tiny@v1", "--engram-variants", "baseline", "--engram-backend", "cpu",
         "--engram-patterns", str(tmp_path / "colours.yaml"), "--engram-report", str(tmp_path / "runs"),
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from engram_bench import variants
 from engram_bench.backends.mlx.backend import MlxModel, pick_device
 from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.data import patterns, prompt_sets
-from engram_bench.options import ROOT
+from engram_bench.shipped import PATTERNS
 from engram_bench.store import models
 from tests.test_end_to_end import MEMORY
 
@@ -33,7 +33,7 @@ def both():
 
 @pytest.mark.parametrize("trained_in", EPOCHS)
 def test_an_adapter_of_either_gives_the_same_text_in_both(both, trained_in, tmp_path):
-    category = patterns.load(ROOT / "patterns" / "synthetic.yaml").categories["synthetic"]
+    category = patterns.load(PATTERNS / "synthetic.yaml").categories["synthetic"]
     items = category.split("seen")[:ITEMS]
     inputs = {item.input for item in items}
     examples = [e for e in category.training_examples() if e.prompt[slice(*e.key)] in inputs]

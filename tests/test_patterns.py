@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from engram_bench import options
+from engram_bench import options, shipped
 from engram_bench.data import items, patterns
 from engram_bench.data.items import PatternSet
 from engram_bench.data.leaks import leaks
 from engram_bench.errors import UsageError
-from engram_bench.options import PROFILES, ROOT, chosen_items
+from engram_bench.options import PROFILES, chosen_items
 from tests.conftest import PATTERNS
 
-SHIPPED = patterns.load(ROOT / "patterns")
+SHIPPED = patterns.load(shipped.PATTERNS)
 
 
 def write(tmp_path, text, name="own.yaml"):

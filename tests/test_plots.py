@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from engram_bench.options import ROOT
 from engram_bench.report import plots
 from engram_bench.report.markdown import render
+from tests.running import ROOT
 from tests.test_report import AFTER, BEFORE, a_run, built, report, sample
 
 

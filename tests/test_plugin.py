@@ -11,11 +11,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from engram_bench import cli, options
+from engram_bench import cli, options, plugin
 from engram_bench.errors import UsageError
 from engram_bench.run.progress import Reporter
 from tests.conftest import ENGRAM, LORA, PATTERNS, needs_torch
-from tests.running import run, run_from_scratch
+from tests.running import ROOT, environment, run, run_from_scratch
 from tests.test_report import SCHEMA
 
 
@@ -23,9 +23,87 @@ def no_ini(_):
     return ""
 
 
-def test_importing_the_plugin_imports_no_framework_and_no_statistics():
-    code = "import sys, engram_bench.plugin, engram_bench.options; print([m for m in sys.modules if m in {'torch', 'mlx', 'scipy', 'statsmodels', 'transformers'}])"  # noqa: E501
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+def test_importing_plugin_and_fixtures_imports_no_framework_and_no_statistics():
+    """Every pytest run of an environment does."""
+    heavy = {"matplotlib", "mlx", "numpy", "rich", "scipy", "statsmodels", "torch", "transformers"}
+    modules = ", ".join(["engram_bench.plugin", "engram_bench.options", *plugin.pytest_plugins])
+    code = f"import sys, {modules}; print(sorted({heavy} & sys.modules.keys()))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+FOREIGN = {
+    "conftest.py": """\
+import pytest
+from engram_bench.run import invocation
+
+def pytest_sessionfinish(session):
+    if not hasattr(session.config, "workerinput"):
+        option, settled = session.config.option, invocation._settings in session.config.stash
+        print("AFTER", option.dist, option.maxworkerrestart, settled)
+
+@pytest.fixture
+def bench():
+    return "a desk"
+
+@pytest.fixture(params=["plain", "varnished"])
+def variant(request):
+    return request.param
+""",
+    "test_desks.py": "def test_it(bench, variant):\n    assert bench == 'a desk'\n",
+}
+OWN = {
+    "test_all.py": "def test_it(cell):\n    pass\n\ndef test_each(bench, category):\n    pass\n",
+    "test_group.py": "MEASURES = 'lookups'\n\ndef test_it(bench, category):\n    pass\n",
+    "test_one.py": "MEASURES = 'port'\n\ndef test_it(bench, category):\n    pass\n",
+}
+
+
+def elsewhere(folder, files, *args):
+    """pytest in a folder outside the repository, on these files."""
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    command = [sys.executable, "-m", "pytest", "-s", "-p", "no:hypothesispytest", "-p", "no:anyio", *args]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment(PYTHONPATH=path))
+
+
+def test_a_project_that_does_not_use_the_bench_is_left_alone(tmp_path):
+    """Its own fixtures of these names are its own, and xdist does as it would without the plugin."""
+    result = elsewhere(tmp_path, FOREIGN, "-n", "2")
+    assert "2 passed" in result.stdout, result.stdout
+    assert "AFTER load None False" in result.stdout
+    assert "engram_bench:" not in result.stdout
+
+
+def test_a_module_of_ones_own_measures_all_categories_or_those_it_names(tmp_path):
+    result = elsewhere(tmp_path, OWN, "--collect-only", "-q")
+    found = [line for line in result.stdout.splitlines() if "::" in line]
+    assert sum(line.startswith("test_all.py::test_each") for line in found) == 12
+    assert "test_all.py::test_it[lookups-port-lora-rephrased]" in found
+    assert "test_all.py::test_it[synthetic-baseline-seen]" in found
+    assert sum(line.startswith("test_group.py") for line in found) == 7
+    assert [line for line in found if line.startswith("test_one.py")] == ["test_one.py::test_it[lookups-port]"]
+
+
+@pytest.mark.parametrize(("chosen", "count"), [("facts", 20), ("lookups", 141), ("synthetic", 23)])
+def test_categories_are_chosen_by_name_or_group(chosen, count):
+    """Five variants in three splits, and in one for consistency; with groups go targets, with random pairs controls."""
+    result = run("--collect-only", "-q", "-k", chosen)
+    assert sum("::" in line for line in result.stdout.splitlines()) == count, result.stdout
+
+
+def test_without_the_plugin_a_checkout_says_what_to_install():
+    result = run_from_scratch("-p", "no:engram_bench")
+    assert result.returncode == 2
+    assert "engram_bench is not installed in this environment; run: pip install -e ." in result.stdout + result.stderr
+
+
+def test_help_of_bench_names_pytests_options(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["bench", "--help"])
+    assert ended.value.code == 0
+    assert "It takes pytest's options" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_option_beats_the_environment_beats_the_ini_file_beats_the_default(monkeypatch):
@@ -228,7 +306,7 @@ def test_a_threshold_that_is_missed_fails_the_run_and_is_on_record(tiny):
     weak = folder / "weak.yaml"
     weak.write_text(LORA.replace("tiny-lora", "lora").replace("lr: 1.0e-2", "lr: 1.0e-9"))
     args = [*tiny[1][:4], "--engram-variants", weak, "--engram-backend", "cpu", "--engram-report", folder / "weak"]
-    result = run(*args, "-k", "test_own_categories", **env)
+    result = run(*args, "-k", "test_categories", **env)
     assert result.returncode == 1
     report = json.loads((folder / "weak" / "latest" / "report.json").read_text())
     missed = {t["id"] for t in report["thresholds"] if not t["passed"]}
@@ -255,7 +333,7 @@ def test_without_mlx_its_suites_are_skipped_and_say_which_extra_to_install(tiny,
     (tmp_path / "mlx").mkdir()
     (tmp_path / "mlx" / "__init__.py").write_text("raise ImportError('no such library here')\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    result = run_from_scratch(*args[:-1], "mlx", "-k", "own_categories", "-rs", **env, PYTHONPATH=path)
+    result = run_from_scratch(*args[:-1], "mlx", "-k", "test_categories", "-rs", **env, PYTHONPATH=path)
     assert result.returncode == 0, result.stdout
     assert "passed" not in result.stdout
     assert 'mlx is not installed (no such library here); run: pip install -e ".[mlx]"' in result.stdout
@@ -263,7 +341,7 @@ def test_without_mlx_its_suites_are_skipped_and_say_which_extra_to_install(tiny,
 
 def test_a_run_broken_off_says_so_and_leaves_latest_alone(tiny, first, tmp_path):
     _, args, env = tiny
-    result = run(*args, "--engram-report", tmp_path, "-k", "own_categories", "-p", "tests.interrupting", **env)
+    result = run(*args, "--engram-report", tmp_path, "-k", "test_categories", "-p", "tests.interrupting", **env)
     assert result.returncode == 2
     (report,) = tmp_path.glob("*/report.json")
     assert json.loads(report.read_text())["run"]["complete"] is False

@@ -40,7 +40,7 @@ def many(checkpoint, tmp_path_factory):
     (folder / "engram.yaml").write_text(ENGRAM.replace("epochs: 12", "epochs: 4"))
     args = [
         "--engram-model", checkpoint, "--engram-patterns", folder / "many.yaml", "--engram-samples", "2",
-        "--engram-variants", folder / "engram.yaml", "--engram-backend", "cpu", "-k", "own_categories",
+        "--engram-variants", folder / "engram.yaml", "--engram-backend", "cpu", "-k", "test_categories",
     ]  # fmt: skip
     return folder, args, {"ENGRAM_BENCH_CACHE": str(folder / "cache")}
 
@@ -222,7 +222,7 @@ def test_a_run_stopped_at_its_first_failure_is_not_a_whole_one(tiny, tmp_path):
 
 
 def test_what_was_measured_without_an_answer_is_reported(tiny, tmp_path):
-    result = run(*tiny[1], "--engram-report", tmp_path, "-k", "stored_inputs", **tiny[2])
+    result = run(*tiny[1], "--engram-report", tmp_path, "-k", "unrelated", **tiny[2])
     assert result.returncode == 0, result.stdout
     assert "interrupted; to finish" not in result.stdout
     assert "## Recited values" in (tmp_path / "latest" / "report.md").read_text()

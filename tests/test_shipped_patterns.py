@@ -9,11 +9,12 @@ from itertools import product
 import pytest
 import yaml
 
-from engram_bench import stats
+from engram_bench import shipped, stats
 from engram_bench.data import patterns, prompt_sets
-from engram_bench.options import ROOT, chosen_items
+from engram_bench.options import chosen_items
+from tests.running import ROOT
 
-FOLDER = ROOT / "patterns"
+FOLDER = shipped.PATTERNS
 SHIPPED = patterns.load(FOLDER)
 CORE = ("code_idioms", "facts", "formats", "error_fixes")
 FILES = sorted(FOLDER.rglob("*.yaml"))

@@ -14,9 +14,9 @@ from engram_bench import variants
 from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.backends.torch.device import make_repeatable, uploaded
 from engram_bench.memory.torch import EngramLayer
-from engram_bench.options import ROOT
 from tests.conftest import ENGRAM, LORA, UNIGRAM, quiet
 from tests.pretend_device import NAME, PretendDevice, without_device
+from tests.running import ROOT
 
 KINDS = {"engram": ENGRAM, "lora": LORA, "unigram": UNIGRAM}
 pytestmark = [

@@ -11,13 +11,13 @@ from engram_bench import variants
 from engram_bench.data import patterns
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
-from engram_bench.options import ROOT
 from engram_bench.report import gate
 from engram_bench.report.gate_text import section
 from engram_bench.report.markdown import section as as_markdown
 from engram_bench.report.terminal import write_gate
 from engram_bench.report.text import safe
 from tests.conftest import ENGRAM, LORA, PATTERNS
+from tests.running import ROOT
 from tests.test_gate import a_report
 
 pytestmark = pytest.mark.slow

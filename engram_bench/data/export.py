@@ -17,41 +17,29 @@ from typing import Any
 
 from tabulate import tabulate
 
-from engram_bench.data import patterns
 from engram_bench.data.items import Category, Item, PatternSet, fill
 from engram_bench.errors import UsageError
-from engram_bench.options import PROFILES, ROOT, chosen_items
 
 FORMATS = ("messages", "completions")
 
 Line = dict[str, Any]  # the fields of FORMATS, and category, id, split
 
 
-def export(
-    out: str, source: str | None, form: str = "messages", profile: str = "default", seed: str = "0"
-) -> dict[str, list[Line]]:
+def export(folder: Path, data: PatternSet, form: str = "messages", seed: int = 0) -> dict[str, list[Line]]:
     """Write the three files; returns their lines by file name.
 
     Args:
-        out: folder, made where it is missing; files of these names in it are replaced.
-        source: a pattern file or a folder of them; None: the shipped ones.
+        folder: made where it is missing; files of these names in it are replaced.
+        data: the items, as many as a run would have.
         form: one of `FORMATS`.
-        profile: how many items, as in a run.
-        seed: of the profile's choice and of the order of the training lines.
+        seed: of the order of the training lines.
 
     Raises:
-        UsageError: an option that makes no sense, bad pattern files, or a folder that cannot be written.
+        UsageError: there would be no line to validate on, or the folder cannot be written.
     """
-    for option, value, choices in (("format", form, FORMATS), ("profile", profile, tuple(PROFILES))):
-        if value not in choices:
-            raise UsageError(f"--{option}: {value!r} is not one of {', '.join(choices)}")
-    if not seed.isdecimal():
-        raise UsageError(f"--seed: {seed!r} is not a whole number of 0 or more")
-    loaded = patterns.load(Path(source).expanduser() if source else ROOT / "patterns")
-    files = lines(chosen_items(loaded, profile, int(seed)), form, int(seed))
+    files = lines(data, form, seed)
     if not files["valid"]:
-        raise UsageError(f"{source}: valid.jsonl would be empty; give phrasings.rephrased two entries or more")
-    folder = Path(out).expanduser()
+        raise UsageError("--patterns: valid.jsonl would be empty; give phrasings.rephrased two entries or more")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, rows in files.items():

@@ -17,10 +17,10 @@ import yaml
 
 from engram_bench.data.items import Item, PatternSet, fill
 from engram_bench.errors import UsageError
-from engram_bench.options import ROOT
+from engram_bench.shipped import PATTERNS
 
 T = TypeVar("T")
-FOLDER = ROOT / "patterns" / "prompts"
+FOLDER = PATTERNS / "prompts"
 ROUTING = {  # files of what asks for an item, and of what only looks so
     "labelled": ("routing_positive", "routing_negative"),
     "in own words": ("routing_own_words", "routing_negative"),

@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from engram_bench import records
 from engram_bench.data.items import SPLITS
 from engram_bench.errors import UsageError
-from engram_bench.options import ROOT, Settings
+from engram_bench.options import Settings
 from engram_bench.records import SAMPLES, Record, once
 from engram_bench.report import files, gate
 from engram_bench.report.build import build
 from engram_bench.run import evaluate
 from engram_bench.run.rundir import RECORDS, RunDir
+from engram_bench.shipped import PACKAGE
 from engram_bench.store.cache import write_whole
 
 EVALUATION_BUDGET_S = 120  # PRD NFR-1.2
@@ -168,7 +169,7 @@ def _evaluation_time(seconds: dict[str, float]) -> Record:
 
 def _git_commit() -> str | None:
     """The commit of the checkout, with the suffix -dirty if files differ; None outside a repository."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

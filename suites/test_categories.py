@@ -1,10 +1,8 @@
-"""Categories of your own: every pattern file that none of the other suites names. Nothing is asked of their size."""
+"""Every category: exact answers and consistency of each variant in each split. -k chooses by category, or by group."""
 
 import pytest
 
-from fixtures.cells import Cell
-
-MEASURES = None
+from engram_bench.fixtures.cells import Cell
 
 
 def test_accuracy(cell: Cell) -> None:

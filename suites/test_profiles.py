@@ -1,0 +1,27 @@
+"""What each profile asks of the shipped patterns, and how small a difference it could show: who changes one sees it."""
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+from tabulate import tabulate
+
+from engram_bench import shipped, stats
+from engram_bench.data import patterns
+from engram_bench.data.items import SPLITS
+from engram_bench.options import PROFILES, chosen_items
+
+
+@pytest.mark.usefixtures("shipped_patterns")
+def test_items_and_detectable_differences(snapshot: SnapshotAssertion) -> None:
+    """A cell is a number of items, and the least difference in points that a paired test of them finds (80% power)."""
+    every = patterns.load(shipped.PATTERNS)
+    asked = {profile: chosen_items(every, profile).categories for profile in PROFILES}
+    rows = [
+        [name, split, *(size(len(chosen[name].split(split))) if name in chosen else "" for chosen in asked.values())]
+        for name in every.categories
+        for split in SPLITS
+    ]
+    assert tabulate(rows, headers=["category", "split", *asked], tablefmt="github") == snapshot
+
+
+def size(items: int) -> str:
+    return f"{items}: {100 * stats.minimum_detectable(items):.0f}"
