@@ -1,6 +1,7 @@
 """Every category: exact answers and consistency of each variant in each split. -k chooses by category, or by group."""
 
 import pytest
+
 from engram_bench.fixtures.cells import Cell
 
 

@@ -1,10 +1,10 @@
 """Routing: does a router know a prompt that asks for something stored from one that only looks as if it did?"""
 
 import pytest
-from engram_bench.fixtures.cells import needs
 
 from engram_bench import stats
 from engram_bench.data import prompt_sets
+from engram_bench.fixtures.cells import needs
 from engram_bench.memory import routing
 from engram_bench.run.bench import Bench
 

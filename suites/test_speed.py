@@ -1,29 +1,31 @@
 """Speed at batch 1: recorded for the report. A time says as much of the machine as of the code, so none is asserted."""
 
 import pytest
-from engram_bench.fixtures.cells import needs
 
+from engram_bench.fixtures.cells import needs
 from engram_bench.run.bench import Bench
 from engram_bench.run.speed import NEW_TOKENS, TABLE_ROWS
-from engram_bench.variants import BESIDE, EngramConfig
+from engram_bench.variants import EngramConfig
 
 LOOKED_UP = "engram"
 
 
-def test_what_is_timed_is_the_answer(request: pytest.FixtureRequest, bench: Bench) -> None:
-    """One prompt at a time, token by token, as speed is measured, gives what is scored, and goes on after its end."""
-    if hasattr(request.config, "workerinput"):
-        pytest.skip("workers take each other's time; speed is measured without -n")
-    if bench.settings.plan.asserted:  # other profiles show that things run, not how fast
+@pytest.fixture(scope="module", autouse=True)
+def recorded_speed(request: pytest.FixtureRequest, bench: Bench) -> None:
+    """Of every variant; neither beside other workers, nor in a profile that shows that things run, not how fast."""
+    if bench.settings.plan.asserted and not hasattr(request.config, "workerinput"):
         bench.speed()
+
+
+def test_what_is_timed_is_the_answer(bench: Bench, variant: str) -> None:
+    """One prompt, token by token, as speed is measured, gives the answer that is scored, and goes on after its end."""
     category = next(iter(bench.settings.patterns.categories.values()))
     prompt = bench.backend.encoder.prompt(category.question(category.split("seen")[0], "seen")[1])
-    for variant in (v for v in bench.settings.variants if v.kind not in BESIDE):
-        with bench.backend.attached(bench.adapter(variant.name)):
-            (answer,) = bench.backend.generate([prompt], NEW_TOKENS)
-            timed = list(bench.backend.stream(prompt, NEW_TOKENS, ignore_eos=True))
-        assert len(timed) == NEW_TOKENS, variant.name
-        assert timed[: len(answer)] == answer, variant.name
+    with bench.backend.attached(bench.adapter(variant)):
+        (answer,) = bench.backend.generate([prompt], NEW_TOKENS)
+        timed = list(bench.backend.stream(prompt, NEW_TOKENS, ignore_eos=True))
+    assert len(timed) == NEW_TOKENS
+    assert timed[: len(answer)] == answer
 
 
 def test_lookup_time_by_table_size(bench: Bench) -> None:

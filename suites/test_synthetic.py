@@ -1,8 +1,8 @@
 """Random pairs: nothing a model knows helps, so what it answers it has stored, and an emptied store answers nothing."""
 
 import pytest
-from engram_bench.fixtures.cells import exact_rate, needs
 
+from engram_bench.fixtures.cells import exact_rate, needs
 from engram_bench.run.bench import Bench
 
 PAIRS = "synthetic"

@@ -1,8 +1,8 @@
 """Targets: what the shipped variants are to reach on the shipped data; time budgets are only recorded."""
 
 import pytest
-from engram_bench.fixtures.cells import exact_rate, needs
 
+from engram_bench.fixtures.cells import exact_rate, needs
 from engram_bench.run.bench import Bench
 
 # variant, group, split, least exact rate
