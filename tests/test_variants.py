@@ -1,10 +1,55 @@
 """Variant files: the built-in ones, and the error messages for bad ones."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from engram_bench import options, variants
+from engram_bench.backends import base
+from engram_bench.backends.base import WithoutNgrams
 from engram_bench.errors import UsageError
+from engram_bench.variants import kinds
+from engram_bench.variants.configs import Config
+from engram_bench.variants.kinds import Kind
 from tests.conftest import ENGRAM, LORA
+
+
+@dataclass(frozen=True)
+class ConstantConfig(Config):
+    bias: int
+
+    def __post_init__(self):
+        if self.bias == 13:
+            raise ValueError("bias is 13, expected another number")
+
+
+class ConstantAdapter(WithoutNgrams):
+    """Does nothing; a kind of somebody's own."""
+
+    @classmethod
+    def load(cls, model, config, encoder, folder):
+        return cls()
+
+
+@pytest.fixture
+def constant(monkeypatch):
+    """A variant of a kind that is registered here."""
+    monkeypatch.setattr(kinds, "KINDS", dict(kinds.KINDS))
+    for module in (variants, base):
+        monkeypatch.setattr(module, "KINDS", kinds.KINDS)
+    kinds.register(Kind("constant", ConstantConfig, {"torch": f"{__name__}:ConstantAdapter"}))
+    return "{name: mine, kind: constant, about: x, bias: %d, training: {epochs: 1, batch_size: 1, lr: 1}}"
+
+
+def test_a_registered_kind_has_its_config_and_its_adapters(constant):
+    variant = variants.parse(constant % 3, "mine.yaml")
+    assert variant.config == ConstantConfig(3)
+    made_by = base.adapter_class(variant, "torch")
+    assert isinstance(made_by.load(None, variant.config, None, None), ConstantAdapter)
+    with pytest.raises(UsageError, match=r"^mine\.yaml: bias is 13, expected another number$"):
+        variants.parse(constant % 13, "mine.yaml")
+    with pytest.raises(UsageError, match="kind constant has no adapter for mlx"):
+        base.adapter_class(variant, "mlx")
 
 
 def test_every_built_in_variant_loads():

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engram_bench.backends.base import Backend
+from engram_bench.backends.base import Adapter, Backend
 from engram_bench.memory import addresses
 from engram_bench.memory.hashing import Int64Array, NgramHasher
 from engram_bench.prompts import Prompt
@@ -44,7 +43,7 @@ class Speed:
     overhead: float
 
 
-def measure(backend: Backend, adapters: Mapping[str, Any | None], prompt: Prompt) -> dict[str, Speed]:
+def measure(backend: Backend, adapters: Mapping[str, Adapter | None], prompt: Prompt) -> dict[str, Speed]:
     """Speed by variant; the first of `adapters` is the baseline for the overheads."""
     first: dict[str, list[float]] = {name: [] for name in adapters}
     each: dict[str, list[float]] = {name: [] for name in adapters}
