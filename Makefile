@@ -1,5 +1,5 @@
-# Two commands do all their own set-up: `make bench` and `make test`. They share one virtual environment, .venv;
-# `make compare` keeps what it compares with in another, .venv-peers, and `make test-no-torch` has one for each Python.
+# Each command first installs what it needs, in the virtual environment .venv. `make compare` installs the tools that it
+# compares with in .venv-peers. `make test-no-torch` has an environment for each Python version.
 PYTHON ?= python3
 PROFILE ?= default
 BENCH_ARGS ?=
@@ -7,18 +7,18 @@ DEMO_ARGS ?=
 COMPARE_ARGS ?=
 BIN := .venv/bin
 
-# Asked of any Python, 2.7 included, and only where an environment is to be made.
+# Runs only when an environment is created. Any Python may run it, so the code is valid in Python 2.7 too.
 VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
 NEW_ENOUGH = $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
-TOO_OLD = engram-bench needs Python 3.11 or newer; $(PYTHON) is $(or $(VERSION),not there)
+TOO_OLD = engram-bench needs Python 3.11 or newer; $(PYTHON) is $(or $(VERSION),not installed)
 check-python = $(if $(NEW_ENOUGH),,$(error $(TOO_OLD): make PYTHON=python3.11 $(MAKECMDGOALS)))
 
 .PHONY: bench demo compare test test-slow test-no-torch lint clean help
 
-help: ## say what there is
+help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-bench: .venv/installed ## train and measure on the real model, write the report (PROFILE=quick|default|full, BENCH_ARGS=more options)
+bench: .venv/installed ## train and evaluate on the real model, write the report (PROFILE=quick, BENCH_ARGS=more options)
 	$(BIN)/engram-bench model
 	$(BIN)/pytest suites --engram-profile $(PROFILE) $(BENCH_ARGS)
 
@@ -26,20 +26,20 @@ demo: .venv/installed ## a few prompts side by side, for a recording (DEMO_ARGS=
 	$(BIN)/engram-bench model
 	$(BIN)/engram-bench demo $(DEMO_ARGS)
 
-compare: .venv/installed .venv-peers/installed ## measure this project against its peers (COMPARE_ARGS="--items 40 --repeats 1")
+compare: .venv/installed .venv-peers/installed ## compare speed and training with other tools (COMPARE_ARGS="--items 40 --repeats 1")
 	$(BIN)/engram-bench model
 	$(BIN)/python benchmarks/compare.py $(COMPARE_ARGS)
 
-# A tiny model gains nothing from threads, so each process has one.
+# A tiny model gains nothing from threads, so each process uses one.
 test: .venv/installed ## the package's own tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m "not slow" -n 2 --dist worksteal
 
-test-slow: .venv/installed ## whole runs killed and taken up again, simulations, fuzzing
+test-slow: .venv/installed ## the slow tests: whole runs killed and resumed, simulations, fuzzing
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m slow
 
 .SECONDEXPANSION:
 NO_TORCH = $(check-python).venv-no-torch-$(VERSION)
-test-no-torch: $$(NO_TORCH)/installed ## the tests that need no torch, without it (PYTHON=python3.13)
+test-no-torch: $$(NO_TORCH)/installed ## the tests that need no torch, in an environment without it (PYTHON=python3.13)
 	OMP_NUM_THREADS=1 $(NO_TORCH)/bin/pytest tests -m "not slow" -n 2 --dist worksteal
 
 lint: .venv/installed ## ruff and mypy

@@ -1,4 +1,4 @@
-"""Options, fixtures and reports come with the installed package, as its pytest plugin; see engram_bench/plugin.py."""
+"""Checks that the package is installed: its pytest plugin, engram_bench/plugin.py, has the options and fixtures."""
 
 import pytest
 

@@ -1,8 +1,8 @@
-"""engram_bench: what is Engram-style memory worth on a small language model? Measured, with error bars."""
+"""engram_bench: measures what Engram-style memory adds to a small language model, with confidence intervals."""
 
 from engram_bench.shipped import CHECKOUT
 
 __version__ = "0.1.0"
 
-if CHECKOUT:  # an install has fixtures/ inside the package, a checkout beside it
+if CHECKOUT:  # a checkout has fixtures/ beside the package, an install has it inside
     __path__.append(str(CHECKOUT))

@@ -1,4 +1,4 @@
-"""engram-bench: suites, model, data, one adapter, a fact, a report again, two compared. Imports wait for the verb."""
+"""The command `engram-bench`. Each subcommand imports what it needs only when it runs, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0; 1 where a comparison regressed or a fact was not learned; 2 on bad usage or input and 4 on a
-        bad baseline, each with one line on stderr; 130 on Ctrl-C.
+        The exit code: 0 on success; 1 if a comparison regressed or a fact was not learned; 2 on bad usage or input, 4
+        on a bad baseline, both with one line on stderr; 130 on Ctrl-C.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["bench"] and given[1:] not in (["-h"], ["--help"]):
@@ -41,88 +41,95 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="engram-bench", description="What is Engram-style memory worth? Measured.")
+    purpose = "Measure what Engram-style memory adds to a small language model."
+    parser = argparse.ArgumentParser(prog="engram-bench", description=purpose)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    bench = "run the shipped suites, in any folder"
-    told = "It takes pytest's options, such as --engram-profile quick -k facts -n 2; pytest --help lists them all."
-    commands.add_parser("bench", help=bench, usage="%(prog)s [pytest options]", description=f"{bench}. {told}")
+    bench = "run the shipped suites, from any folder"
+    note = "It takes pytest's options, such as --engram-profile quick -k facts -n 2; pytest --help lists them all."
+    commands.add_parser("bench", help=bench, usage="%(prog)s [pytest options]", description=f"{bench}. {note}")
 
-    model = commands.add_parser("model", help="fetch and verify a model, print its folder")
-    model.add_argument("id", nargs="?", default="bundled", help="bundled (default), a hub id or ID@REVISION, a folder")
+    model = commands.add_parser("model", help="fetch a model, verify it, and print its folder")
+    model.add_argument("id", nargs="?", default="bundled", help="bundled (default), hub id, ID@REVISION or folder")
     model.set_defaults(run=_model)
 
-    data = commands.add_parser("data", help="write train, valid and test JSONL, as mlx_lm.lora reads them")
-    files = "folder for train.jsonl, valid.jsonl and test.jsonl"
+    data = commands.add_parser("data", help="export the items as JSONL for mlx_lm.lora")
+    files = "folder to write train.jsonl, valid.jsonl and test.jsonl to"
     data.add_argument("--out", required=True, type=Path, metavar="DIR", help=files)
-    source = "a pattern file, or a folder of them (default: the shipped ones)"
+    source = "a pattern file, or a folder of pattern files (default: the shipped ones)"
     data.add_argument("--patterns", type=Path, default=shipped.PATTERNS, metavar="PATH", help=source)
     data.add_argument("--format", default="messages", metavar="FORMAT", help="messages (default) or completions")
-    data.add_argument("--profile", default="default", metavar="PROFILE", help="quick, default or full: how many items")
+    data.add_argument("--profile", default="default", metavar="PROFILE", help="how many items: quick, default or full")
     data.add_argument(
-        "--seed", default="0", metavar="N", help="which items the profile draws, and their order (default 0)"
+        "--seed", default="0", metavar="N", help="random seed for the choice and order of the items (default 0)"
     )
     data.set_defaults(run=_data)
 
-    train = commands.add_parser("train", help="train and cache one adapter, print its folder")
+    train = commands.add_parser("train", help="train one adapter unless it is cached, and print its folder")
     train.add_argument("variant", help="a built-in variant or a YAML file")
     for name in ("profile", "backend", "model", "lora-engine", "seeds", "patterns"):
         dest = f"engram_{name.replace('-', '_')}"
-        train.add_argument(f"--{name}", dest=dest, metavar="VALUE", help=f"as pytest's --engram-{name}")
-    train.add_argument("--out", type=Path, metavar="DIR", help="put a copy there, to be used or written into")
-    train.add_argument("--retrain", dest="engram_retrain", action="store_true", help="even where the cache has it")
+        train.add_argument(f"--{name}", dest=dest, metavar="VALUE", help=f"same as pytest's --engram-{name}")
+    train.add_argument(
+        "--out", type=Path, metavar="DIR", help="copy the adapter to DIR; engram-bench write needs a copy"
+    )
+    train.add_argument("--retrain", dest="engram_retrain", action="store_true", help="train it even if it is cached")
     train.set_defaults(run=_train)
 
     write = commands.add_parser("write", help="store one fact in a trained n-gram memory, without a training run")
-    write.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder that engram-bench train engram --out made")
-    write.add_argument("key")
-    write.add_argument("value")
+    write.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder made by engram-bench train engram --out")
+    write.add_argument("key", help="text that asks for the fact, such as 'the wifi of Bo'")
+    write.add_argument("value", help="the answer to store")
     write.set_defaults(run=_write)
 
-    forget = commands.add_parser("forget", help="take a written fact out of an n-gram memory")
-    forget.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder that engram-bench write wrote into")
-    forget.add_argument("key")
+    forget = commands.add_parser("forget", help="remove a written fact from an n-gram memory")
+    forget.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder given to engram-bench write")
+    forget.add_argument("key", help="key given to engram-bench write")
     forget.set_defaults(run=_forget)
 
     for command in (write, forget):
         for name, default in (("backend", "auto"), ("model", "bundled")):
-            command.add_argument(f"--{name}", default=default, metavar="VALUE", help=f"as pytest's --engram-{name}")
+            same = f"same as pytest's --engram-{name}"
+            command.add_argument(f"--{name}", default=default, metavar="VALUE", help=same)
 
-    demo = commands.add_parser("demo", help="before and after, token by token, for screen recording")
-    demo.add_argument("--quick", action="store_true", help="three scenes in place of eight")
+    demo = commands.add_parser("demo", help="show answers with and without adapters, token by token")
+    demo.add_argument("--quick", action="store_true", help="three scenes instead of eight")
     demo.add_argument("--no-pause", action="store_true", help="do not wait for Enter between scenes")
-    demo.add_argument("--interactive", action="store_true", help="then answer what is typed, until Ctrl-C")
-    demo.add_argument("--seed", type=int, default=0, metavar="N", help="which items are shown (default 0)")
-    demo.add_argument("--record", type=Path, metavar="FILE", help="keep it as an asciicast v2, for asciinema play")
+    demo.add_argument("--interactive", action="store_true", help="afterwards, answer typed prompts until Ctrl-C")
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="random seed for the items (default 0)")
+    demo.add_argument("--record", type=Path, metavar="FILE", help="record it as asciicast v2, for asciinema play")
     for name in ("profile", "backend", "model"):
-        demo.add_argument(f"--{name}", dest=f"engram_{name}", metavar="VALUE", help=f"as pytest's --engram-{name}")
+        demo.add_argument(f"--{name}", dest=f"engram_{name}", metavar="VALUE", help=f"same as pytest's --engram-{name}")
     demo.set_defaults(run=_demo)
 
-    report = commands.add_parser("report", help="rebuild the report of a run from its answers, print its place")
-    report.add_argument("folder", type=Path, metavar="RUN_DIR", help="such as reports/runs/latest")
+    report = commands.add_parser("report", help="rebuild a run's report from its answers, and print its path")
+    report.add_argument("folder", type=Path, metavar="RUN_DIR", help="folder of the run, such as reports/runs/latest")
     report.set_defaults(run=_report)
 
-    compare = commands.add_parser("compare", help="two runs, paired on items; exit code 1 on a regression")
-    compare.add_argument("before", type=Path, metavar="A", help="report.json of the run to compare with")
-    compare.add_argument("after", type=Path, metavar="B", help="report.json of the run that may not be worse")
-    compare.add_argument("--fail", default="exact:2pt", metavar="MARGIN", help="as pytest's --engram-gate-fail")
+    compare = commands.add_parser("compare", help="compare two runs, paired on items; exit code 1 on a regression")
+    compare.add_argument("before", type=Path, metavar="A", help="report.json of the baseline run")
+    compare.add_argument("after", type=Path, metavar="B", help="report.json of the run to check for regressions")
+    compare.add_argument("--fail", default="exact:2pt", metavar="MARGIN", help="same as pytest's --engram-gate-fail")
     compare.set_defaults(run=_compare)
     return parser
 
 
 def _bench(options: list[str]) -> NoReturn:
-    """Become pytest on the suites. Results and cache go to the current folder, and its ini file counts."""
+    """Replace this process by pytest on the suites, with the current folder's ini file; results go there too."""
     suites = shlex.quote(glob.escape(str(shipped.SUITES)))
     places = ["--rootdir", str(Path.cwd()), "--confcutdir", str(shipped.SUITES), "-o", f"testpaths={suites}"]
-    unused = ["-p", "no:hypothesispytest", "-p", "no:anyio"]  # plugins that take seconds at the end of each run
-    # -P: the current folder is no place to import from, as with the command pytest
+    unused = ["-p", "no:hypothesispytest", "-p", "no:anyio"]  # these plugins add seconds to each run
+    # -P keeps the current folder off sys.path, as the command `pytest` does
     os.execv(sys.executable, [sys.executable, "-P", "-m", "pytest", *places, *unused, *_joined(options)])
 
 
 def _joined(options: list[str]) -> list[str]:
-    """``--engram-model DIR`` as ``--engram-model=DIR``: before plugins are loaded, pytest would take DIR for a path of
-    tests, and read the ini file beside it."""
+    """Join options and their values: ``--engram-model DIR`` becomes ``--engram-model=DIR``.
+
+    Before it loads plugins, pytest does not know these options. It would take DIR for a path of tests and read the ini
+    file beside it.
+    """
     from engram_bench.options import OPTIONS
 
     takes_value = {f"--engram-{option.name}" for option in OPTIONS if not option.flag}
@@ -162,9 +169,9 @@ def _train(args: argparse.Namespace) -> None:
     settings = settle({**vars(args), "engram_variants": args.variant}, lambda _: "")
     trained = [variant for variant in settings.variants if variant.config]
     if not trained:
-        raise UsageError(f"{args.variant}: nothing to train; the model stays as it comes")
+        raise UsageError(f"{args.variant}: this variant has no adapter; name one that has, such as engram")
     if args.out and len(trained) * len(settings.seeds) > 1:
-        raise UsageError("--out: the folder of one adapter; name one variant and one seed")
+        raise UsageError("--out: only one adapter fits in a folder; name one variant and one seed")
     bench = Bench(settings, Reporter(sys.stderr))
     for variant in trained:
         for seed in settings.seeds:
@@ -181,12 +188,13 @@ def _write(args: argparse.Namespace) -> int:
     written = memory.write(args.key, args.value)
     with model.attached(memory.adapter):
         longest = len(model.encoder.answer(args.value))
-        said = model.encoder.decode(model.generate([model.encoder.prompt(args.key)], longest)[0])
+        answer = model.encoder.decode(model.generate([model.encoder.prompt(args.key)], longest)[0])
     memory.save(args.adapter)
-    print(f"{args.key} -> {said}  ({written.seconds:.2f} s, {written.rows} rows, {len(memory.facts)} facts)")
-    if metrics.exact(said, args.value):
+    print(f"{args.key} -> {answer}  ({written.seconds:.2f} s, {written.rows} rows, {len(memory.facts)} facts)")
+    if metrics.exact(answer, args.value):
         return 0
-    print("engram-bench: stored, but not what it answers; forget it, and reword the key or the value", file=sys.stderr)
+    problem = "stored, but the model answers something else; forget the fact, then reword its key or value"
+    print(f"engram-bench: {problem}", file=sys.stderr)
     return 1
 
 
@@ -198,17 +206,17 @@ def _forget(args: argparse.Namespace) -> None:
 
 
 def _writable(args: argparse.Namespace) -> tuple[Backend, Writable]:
-    """The model, and the memory to be changed."""
+    """Load the model and the memory to change."""
     from engram_bench import backends
     from engram_bench.store import adapters, models
 
     if (args.adapter / adapters.TRAINING).exists():
         raise UsageError(
-            f"{args.adapter}: this adapter is the cache's own; take a copy by engram-bench train --out DIR"
+            f"{args.adapter}: this adapter belongs to the cache; make a copy with engram-bench train engram --out DIR"
         )
     target = backends.find(args.backend)
     if target.framework != "torch":
-        raise UsageError("--backend: facts are written with torch (cpu, cuda, mps); MLX reads what it wrote")
+        raise UsageError("--backend: only torch writes facts (cpu, cuda, mps); MLX can then read the memory")
     model = target.load(models.resolve(args.model).folder)
     return model, model.load_writable(args.adapter)
 
@@ -237,15 +245,15 @@ def _demo(args: argparse.Namespace) -> None:
         bench = Bench(settings, Reporter(sys.stderr))
         cached = {name: bench.adapters.is_cached(bench.variant(name), settings.seeds[0]) for name in demo.VARIANTS}
         if untrained := [name for name in demo.VARIANTS if not cached[name]]:
-            told = "will be trained first, once: some three minutes each on two CPU cores"
-            print(f"{' and '.join(untrained)} {told}", file=sys.stderr)
+            note = "will be trained first, only once: about three minutes each on two CPU cores"
+            print(f"{' and '.join(untrained)} {note}", file=sys.stderr)
         for name in demo.VARIANTS:
             bench.adapter(name)
 
         def pause() -> None:
             if sys.stdin.isatty() and not args.no_pause:
                 with suppress(EOFError):
-                    screen.input("[dim]Enter goes on ")
+                    screen.input("[dim]Press Enter to continue ")
 
         stage = demo.Stage(bench)
         demo.show(stage, console, demo.scenes(settings.patterns, args.seed, args.quick), pause)

@@ -1,4 +1,4 @@
-"""What a run is asked to do: command line over ENGRAM_BENCH_* environment over ini file over default."""
+"""Options of a run. The command line overrides ENGRAM_BENCH_* variables, which override the ini file and defaults."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ BACKENDS = ("auto", *backends.NAMES)
 
 @dataclass(frozen=True)
 class Profile:
-    """How much a run does. The numbers of items and samples set how wide its intervals are."""
+    """How much a run does. More items and samples make its intervals narrower."""
 
-    sizes: Mapping[str, int] | int | None  # items a category, by category or group; what is not named is whole
-    samples: int  # drawn at temperature 0.8 for consistency, besides the greedy answer
-    sampled_items: int | None  # of each category, the items they are drawn for; None: all seen ones
+    sizes: Mapping[str, int] | int | None  # items per category, by category or group; None or no entry: all
+    samples: int  # answers sampled per item at temperature 0.8, for consistency; the greedy answer is extra
+    sampled_items: int | None  # items per category that get sampled answers; None: all seen items
     variants: str
-    epochs: Mapping[str, int] = field(default_factory=dict)  # by kind of adapter; others as their variant says
-    max_new_tokens: int | None = None  # None: what the longest canonical answer needs
-    control_prompts: int | None = None  # of each kind, for what an adapter changes elsewhere; None: all
-    asserted: bool = True  # whether a missed threshold fails the run, or is only reported
-    borrows: bool = False  # whether MLX takes its n-gram memories from torch where it has no GPU
+    epochs: Mapping[str, int] = field(default_factory=dict)  # by kind of adapter; default: the variant's own
+    max_new_tokens: int | None = None  # None: enough for the longest canonical answer
+    control_prompts: int | None = None  # prompts per kind, for collateral; None: all
+    asserted: bool = True  # a missed threshold fails the run; if False, it is only reported
+    borrows: bool = False  # if MLX has no GPU, torch trains its n-gram memories
 
 
-# The default is what two CPU cores train in minutes; the full profile takes all items, and all categories.
+# Two CPU cores train the default profile in minutes. The full profile uses all items of all categories.
 DEFAULT_SIZES = {"core": 50, "lookups": 28, "synthetic": 125}
 PROFILES = {
-    # That everything runs, in minutes even where MLX has no GPU: few answers, none drawn, one epoch of LoRA, 20 of a
-    # small memory.
+    # Shows that everything runs, in minutes even with MLX and no GPU: few answers, none sampled, one epoch of LoRA, 20
+    # epochs of a small memory.
     "smoke": Profile(
         2,
         0,
@@ -49,7 +49,7 @@ PROFILES = {
         asserted=False,
         borrows=True,
     ),
-    # A third of the default's examples: about twice the epochs, so that the steps are enough to learn them.
+    # A third of the default's examples, so it trains about twice the epochs to get enough optimizer steps.
     "quick": Profile(
         15,
         3,
@@ -81,7 +81,7 @@ class Option:
         return f"ENGRAM_BENCH_{self.name.replace('-', '_').upper()}"
 
     def given(self, parsed: Mapping[str, Any], ini: Callable[[str], str]) -> str:
-        """What the command line says, or else the environment, or else the ini file; "" where none of them does."""
+        """The value on the command line, else in the environment, else in the ini file; "" if none of them sets it."""
         on_line = parsed.get(self.dest)
         if on_line not in (None, False):
             return "1" if on_line is True else str(on_line)
@@ -90,25 +90,29 @@ class Option:
 
 OPTIONS = (
     Option("profile", "default", f"how much to run: {', '.join(PROFILES)}"),
-    Option("backend", "auto", f"where to run: {', '.join(BACKENDS)}; a -m marker of the same name chooses it too"),
-    Option("model", "bundled", "bundled, a hub id or ID@REVISION, or a local model folder"),
-    Option("lora-engine", "auto", f"what trains a LoRA on torch: {', '.join(backends.LORA_ENGINES)}"),
+    Option("backend", "auto", f"where to run: {', '.join(BACKENDS)}; -m with one of these names selects it too"),
+    Option("model", "bundled", "the model: bundled, a hub id, ID@REVISION, or a local model folder"),
+    Option("lora-engine", "auto", f"library that trains a LoRA with torch: {', '.join(backends.LORA_ENGINES)}"),
     Option("variants", "", "built-in variants and YAML files, separated by commas, or all (default: the profile's)"),
-    Option("patterns", str(shipped.PATTERNS), "a pattern file, or a folder of them"),
-    Option("samples", "", "answers drawn at temperature 0.8 for consistency (default: the profile's)"),
+    Option("patterns", str(shipped.PATTERNS), "a pattern file, or a folder of pattern files"),
+    Option("samples", "", "answers sampled per item at temperature 0.8, for consistency (default: the profile's)"),
     Option("seeds", "0", "training seeds, separated by commas"),
-    Option("report", str(shipped.REPORTS), "folder that gets a folder for each run"),
-    Option("retrain", "", "train anew even where the cache has the adapter", flag=True),
-    Option("resume", "", "folder of a run that was broken off: finish it, with the options it had"),
-    Option("gate", "", "a report.json to compare with; a regression fails the run"),
-    Option("gate-fail", "exact:2pt", "the drop that fails: exact:2pt, consistency:5pt, or both with a comma"),
-    Option("gate-update", "", "write this run to the --engram-gate file instead of comparing", flag=True),
+    Option("report", str(shipped.REPORTS), "folder for results; each run creates its own folder in it"),
+    Option("retrain", "", "train again even if the adapter is cached", flag=True),
+    Option("resume", "", "folder of an interrupted run, to finish it; repeat its other options"),
+    Option("gate", "", "report.json of a baseline run to compare with; a regression fails the run"),
+    Option(
+        "gate-fail",
+        "exact:2pt",
+        "drop that fails the run if exceeded: exact:2pt, consistency:5pt, or both with a comma",
+    ),
+    Option("gate-update", "", "write this run's report to the --engram-gate file instead of comparing", flag=True),
 )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All options of a run, checked."""
+    """All options of a run, validated."""
 
     profile: str
     backend: str
@@ -123,27 +127,27 @@ class Settings:
     retrain: bool
     resume: Path | None
     gate: Path | None
-    gate_fail: Mapping[str, float]  # metric -> share
+    gate_fail: Mapping[str, float]  # metric -> drop that fails the run, as a share
     gate_update: bool
-    shipped_patterns: bool  # the project's own data, what labelled prompts are of
-    as_shipped: bool  # and its model and variants as well: what targets are of
+    shipped_patterns: bool  # the patterns are the shipped ones, to which the routing prompts belong
+    as_shipped: bool  # model, variants, seed and profile are such that the targets apply, too
 
     @property
     def plan(self) -> Profile:
-        """What the profile says."""
+        """The definition of `profile`."""
         return PROFILES[self.profile]
 
 
 def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = "") -> Settings:
-    """Settings from parsed options (None or False where not given) and an ini reader.
+    """Validate the options of a run.
 
     Args:
-        given: option values by `Option.dest`.
-        ini: value of an ini key, "" where unset.
-        marker: pytest's -m expression; the one backend named there is chosen.
+        given: parsed option values by `Option.dest`; None or False if not given.
+        ini: returns the value of an ini key, "" if unset.
+        marker: pytest's -m expression; if it names exactly one backend, that one is selected.
 
     Raises:
-        UsageError: a value that makes no sense, with the option's name and the way to mend it.
+        UsageError: a value is invalid; the message names the option and the fix.
     """
     value = {option.name: option.given(given, ini) or option.default for option in OPTIONS}
     named = set(re.findall(rf"(?<!not )\b({'|'.join(backends.NAMES)})\b", marker))
@@ -154,11 +158,11 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
     one_of("--engram-lora-engine", value["lora-engine"], backends.LORA_ENGINES)
     profile = PROFILES[value["profile"]]
     every = patterns.load(Path(value["patterns"]).expanduser())
-    as_generated = every.sha256 == _shipped_sha256()
+    is_shipped = every.sha256 == _shipped_sha256()
     chosen = variants.select(value["variants"] or profile.variants)
     gate_update = _on("gate-update", value["gate-update"])
     if gate_update and not value["gate"]:
-        raise UsageError("--engram-gate-update: give the file to write too, as in --engram-gate reports/baseline.json")
+        raise UsageError("--engram-gate-update: no file to write; add --engram-gate reports/baseline.json")
     return Settings(
         profile=value["profile"],
         backend=value["backend"],
@@ -175,8 +179,8 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         gate=Path(value["gate"]).expanduser() if value["gate"] else None,
         gate_fail=margins("--engram-gate-fail", value["gate-fail"]),
         gate_update=gate_update,
-        shipped_patterns=as_generated,
-        as_shipped=as_generated
+        shipped_patterns=is_shipped,
+        as_shipped=is_shipped
         and (value["model"], value["variants"], value["seeds"]) == ("bundled", "", "0")
         and value["profile"] in ("quick", "default"),
     )
@@ -189,7 +193,7 @@ def _shortened(variant: Variant, profile: Profile) -> Variant:
 
 
 def chosen_items(every: PatternSet, profile: str, seed: int = 0) -> PatternSet:
-    """The items a profile asks for: drawn by seed, held-out and trained ones apart."""
+    """The items a profile uses, drawn by seed; see `PatternSet.sample`."""
     sizes = PROFILES[profile].sizes
     return every if sizes is None else every.without_extra().sample(sizes, seed)
 
@@ -200,13 +204,17 @@ def _shipped_sha256() -> str:
 
 
 def check_writable(option: str, folder: Path) -> None:
-    """Make a folder that results go to, or say why not, before anything is trained."""
+    """Create a folder for results, before any training.
+
+    Raises:
+        UsageError: the folder cannot be created or is not writable.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{option}: {folder}: {error.strerror}; choose another folder") from error
     if not os.access(folder, os.W_OK):
-        raise UsageError(f"{option}: {folder}: cannot be written to; choose another folder")
+        raise UsageError(f"{option}: {folder}: is not writable; choose another folder")
 
 
 def _on(name: str, value: str) -> bool:
@@ -217,36 +225,36 @@ def _on(name: str, value: str) -> bool:
 
 
 def margins(option: str, text: str) -> dict[str, float]:
-    """``exact:2pt,consistency:5pt`` -> {"exact": 0.02, "consistency": 0.05}: the drops, as shares, that fail a run."""
+    """Parse ``exact:2pt,consistency:5pt`` into {"exact": 0.02, "consistency": 0.05}: the drops that fail a run."""
     found = {}
     for part in text.split(","):
         match = re.fullmatch(r"\s*(exact|consistency):(\d+(?:\.\d+)?)pt\s*", part)
         if not match:
-            raise UsageError(f"{option}: {text!r} is not a margin; write exact:2pt, consistency:5pt, or both")
+            raise UsageError(f"{option}: {text!r} is not a margin; write exact:2pt or exact:2pt,consistency:5pt")
         found[match[1]] = float(match[2]) / 100
     return found
 
 
 def one_of(option: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a value that is no choice of the option."""
+    """Raise a UsageError unless the value is one of the choices."""
     if value not in choices:
         raise UsageError(f"{option}: {value!r} is not one of {', '.join(choices)}")
 
 
 def integers(option: str, text: str) -> tuple[int, ...]:
-    """``0,1,2`` -> (0, 1, 2), each once."""
+    """Parse ``0,1,2`` into (0, 1, 2); drops duplicates."""
     try:
         numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 0:
-        raise UsageError(f"{option}: {text!r} is not a whole number of 0 or more (several: 0,1,2)")
+        raise UsageError(f"{option}: {text!r} is not a whole number of at least 0 (several: 0,1,2)")
     return numbers
 
 
 def integer(option: str, text: str) -> int:
-    """One whole number."""
+    """Parse one whole number."""
     numbers = integers(option, text)
     if len(numbers) > 1:
-        raise UsageError(f"{option}: {text!r} is not one whole number")
+        raise UsageError(f"{option}: {text!r} is not one whole number; give only one")
     return numbers[0]

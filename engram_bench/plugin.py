@@ -1,5 +1,8 @@
-"""pytest hooks of the bench, each a few lines that hand over. Every pytest run of an environment loads this and the
-fixtures: neither imports anything that takes time, and a run that does not use the bench stays as it is."""
+"""pytest hooks of the bench; other modules do the work.
+
+Every pytest run in the environment loads this module and the fixtures, even if it does not use the bench. So neither
+imports anything slow, and neither affects other runs.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ pytest_plugins = [FIXTURES, "engram_bench.fixtures.collection"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     from engram_bench.options import OPTIONS
 
-    group = parser.getgroup("engram", "engram_bench: what is Engram-style memory worth")
+    group = parser.getgroup("engram", "engram_bench: measure what Engram-style memory adds to a model")
     for option in OPTIONS:
         kind: dict[str, Any] = {"action": "store_true", "default": None} if option.flag else {"metavar": "VALUE"}
         group.addoption(f"--engram-{option.name}", dest=option.dest, help=option.help, **kind)
@@ -29,19 +32,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     for name in backends.NAMES:
-        config.addinivalue_line("markers", f"{name}: measured on this backend; `-m {name}` chooses it")
-    config.addinivalue_line("markers", "splits(*names): the splits a `cell` test is for, all of them unless marked")
+        config.addinivalue_line("markers", f"{name}: runs on this backend; `-m {name}` selects it")
+    config.addinivalue_line("markers", "splits(*names): measure `cell` in these splits only")
     if hasattr(config, "workerinput"):
-        if config.workerinput["engram_grouped"]:  # it reads the command line anew, where no --dist is given
+        if config.workerinput["engram_grouped"]:  # workers parse the original --dist
             config.option.loadgroup = True
     else:
         config.pluginmanager.register(Collector(config), "engram-collector")
         if is_ours(config):
-            _set_up(config.option)
+            _set_up_xdist(config.option)
 
 
-def _set_up(option: Any) -> None:
-    """Under xdist, groups of tests keep together, and a worker that died is not replaced: the run says so and ends."""
+def _set_up_xdist(option: Any) -> None:
+    """Under xdist, keep each group of tests on one worker, and end the run if a worker dies."""
     if getattr(option, "dist", "no") == "load":
         option.dist = "loadgroup"
         if option.maxworkerrestart is None:
@@ -50,21 +53,21 @@ def _set_up(option: Any) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
-    """Check the options before anything is collected, if the run is sure to need them."""
+    """Check the options before collection if the run clearly uses the bench."""
     if is_ours(session.config):
         settings_of(session.config)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, object]:
-    """Settings that a module of somebody's own was the first to ask for may have been refused."""
+    """End the run if the settings are invalid; a user's own test module may be the first to read them."""
     report = yield
     refuse(collector.config)
     return report
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
-    """The header line: backend, dtype and why, model, profile."""
+    """The header line: backend, dtype and its reason, model, profile; None if no test uses the bench."""
     if config.option.collectonly or not any(uses(item, "bench") for item in items):
         return None
     settings = settings_of(config)
@@ -72,7 +75,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
         try:
             target = backends.find(settings.backend, settings.lora_engine)
         except MissingBackendError as error:
-            return f"engram_bench: all is skipped: {error}"
+            return f"engram_bench: skipping all tests of the bench: {error}"
     from engram_bench.report.terminal import header
 
     return header(settings, {"name": target.framework, **vars(target)})

@@ -1,4 +1,4 @@
-"""Where the shipped patterns and suites lie: in folders of a checkout, or inside the package where it is installed."""
+"""Paths of the shipped patterns and suites: beside the package in a checkout, inside it in an install."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = None if (PACKAGE / "suites").is_dir() else PACKAGE.parent
 PATTERNS = (CHECKOUT or PACKAGE) / "patterns"
 SUITES = (CHECKOUT or PACKAGE) / "suites"
-REPORTS = (CHECKOUT or Path()) / "reports" / "runs"  # an install has no folder of its own for results
+REPORTS = (CHECKOUT or Path()) / "reports" / "runs"  # an install writes below the current folder

@@ -1,4 +1,4 @@
-"""Every category: exact answers and consistency of each variant in each split. -k chooses by category, or by group."""
+"""Every category: exact answers and consistency of each variant in each split. -k selects a category or a group."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Collateral: what an adapter changes where nothing was to be learned, and that taking it off undoes all of it."""
+"""Collateral: how much an adapter changes on unrelated prompts, and whether detaching it restores the baseline."""
 
 import pytest
 
@@ -9,27 +9,27 @@ from engram_bench.variants.configs import EngramConfig
 
 @pytest.fixture
 def recorded_mentions(bench: Bench, variant: str, control_prompts: list[str]) -> None:
-    """For the report: how often a stored value is told where its key is only named. Nothing is required of that."""
+    """Record how often a variant recites a stored value when a prompt only names its key; never asserted."""
     bench.recited(variant, prompt_sets.mentions(bench.settings.patterns, len(control_prompts)))
 
 
 @pytest.mark.usefixtures("recorded_mentions")
 def test_unrelated_text(bench: Bench, variant: str, control_prompts: list[str]) -> None:
-    """Recorded for the report. A memory of keys changes nothing, to the bit; any other adapter moves the model."""
+    """Recorded for the report. A memory with `span: key` changes nothing, bit for bit; all other adapters change it."""
     found = bench.collateral(variant, control_prompts)
     config = bench.variant(variant).config
     if not isinstance(config, EngramConfig) or config.acts_on_text:
-        assert found.kl_mean > 0, "the adapter is not on the model, or its training changed nothing"
+        assert found.kl_mean > 0, "the adapter is not attached, or its training changed nothing"
         return
     span, encoder = bench.adapter(variant).span, bench.backend.encoder
     named = [prompt for prompt in control_prompts if span(encoder.prompt(prompt))]
     if named and not bench.settings.shipped_patterns:
-        pytest.skip(f"recorded only: these patterns have a key that is in {named[0]!r}")
+        pytest.skip(f"recorded only: a key of these patterns is in the control prompt {named[0]!r}")
     assert (found.kl_max, found.top1_unchanged) == (0, 1)
 
 
 def test_detached_model_is_the_baseline(bench: Bench, variant: str, control_prompts: list[str]) -> None:
-    """Greedy answers before and after an adapter was on, token for token."""
+    """Greedy answers before and after an adapter was attached are equal, token for token."""
     prompts = [bench.backend.encoder.prompt(prompt) for prompt in control_prompts[:8]]
     before = bench.backend.generate(prompts, 8)
     with bench.backend.attached(bench.adapter(variant)):
@@ -39,7 +39,7 @@ def test_detached_model_is_the_baseline(bench: Bench, variant: str, control_prom
 
 @pytest.fixture(scope="module")
 def together(bench: Bench, control_prompts: list[str]) -> list[list[int]]:
-    """Answers of the untouched model, made in one batch."""
+    """The baseline's answers, generated in one batch."""
     return bench.backend.generate([bench.backend.encoder.prompt(prompt) for prompt in control_prompts[:14]], 8)
 
 
@@ -47,7 +47,7 @@ def together(bench: Bench, control_prompts: list[str]) -> list[list[int]]:
 def test_batch_size_leaves_answers_alone(
     bench: Bench, control_prompts: list[str], together: list[list[int]], size: int
 ) -> None:
-    """The same text in float32; in bfloat16 another batch shape may break a near tie the other way: counted."""
+    """In float32 the text is the same. In bfloat16 another batch shape may round a near tie the other way."""
     prompts = [bench.backend.encoder.prompt(prompt) for prompt in control_prompts[: len(together)]]
     apart = [a for i in range(0, len(prompts), size) for a in bench.backend.generate(prompts[i : i + size], 8)]
     share = sum(a == b for a, b in zip(together, apart, strict=True)) / len(prompts)

@@ -1,4 +1,4 @@
-"""What each profile asks of the shipped patterns, and how small a difference it could show: who changes one sees it."""
+"""A snapshot of each profile's items and of the difference it can detect, so that a change shows in the diff."""
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
@@ -12,7 +12,7 @@ from engram_bench.options import PROFILES, chosen_items
 
 @pytest.mark.usefixtures("shipped_patterns")
 def test_items_and_detectable_differences(snapshot: SnapshotAssertion) -> None:
-    """A cell is a number of items, and the least difference in points that a paired test of them finds (80% power)."""
+    """Each entry: number of items, and minimum detectable difference in points of a paired test (80% power)."""
     every = patterns.load(shipped.PATTERNS)
     asked = {profile: chosen_items(every, profile).categories for profile in PROFILES}
     rows = [

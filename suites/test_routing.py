@@ -1,4 +1,4 @@
-"""Routing: does a router know a prompt that asks for something stored from one that only looks as if it did?"""
+"""Routing: does a router distinguish prompts that ask for a stored item from prompts that only look like requests?"""
 
 import pytest
 
@@ -9,15 +9,15 @@ from engram_bench.memory import routing
 from engram_bench.run.bench import Bench
 
 REQUIRED = 0.99
-ROUTERS = ("keys", "rules")  # knowing the trained n-grams, or rules on the text that know none
+ROUTERS = ("keys", "rules")  # the memory's search for trained keys; rules on the text, which know no keys
 
 
 @pytest.mark.parametrize("prompts", prompt_sets.ROUTING)
 @pytest.mark.parametrize("router", ROUTERS)
 def test_routers(bench: Bench, shipped_patterns: None, router: str, prompts: str) -> None:
-    """Precision and recall; asserted on labelled prompts, recorded on those in own words and hard ones.
+    """Precision and recall; asserted on labelled prompts, recorded on the other sets.
 
-    Rules know no key, so they are asked all prompts; a memory is asked for no key that this run did not train.
+    The rules know no keys, so they get all prompts. The memory gets no requests for keys that this run did not train.
     """
     asked = prompt_sets.routing(prompts)
     if router == "keys":
@@ -30,7 +30,7 @@ def test_routers(bench: Bench, shipped_patterns: None, router: str, prompts: str
         routed = [routing.confidence(p.text) >= routing.THRESHOLD for p in asked]
     asks = [p.input is not None for p in asked]
     if not any(asks):
-        pytest.skip("none of the prompts asks for an item that this run trained")
+        pytest.skip("no prompt asks for an item that this run trained")
     hits = sum(a and r for a, r in zip(asks, routed, strict=True))
     rates = {"precision": stats.wilson(hits, sum(routed)), "recall": stats.wilson(hits, sum(asks))}
     bench.routing(router, prompts, len(asked), **rates)

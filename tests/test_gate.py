@@ -209,7 +209,7 @@ def test_a_margin_that_is_none_is_refused(text):
 
 
 def test_update_without_a_file_is_refused():
-    with pytest.raises(UsageError, match="--engram-gate-update: give the file"):
+    with pytest.raises(UsageError, match="--engram-gate-update: no file to write"):
         options.settle({"engram_gate_update": True}, lambda _: "")
 
 

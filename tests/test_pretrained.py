@@ -124,5 +124,5 @@ def test_what_cannot_be_is_refused(parts, tmp_path):
         model(inputs_embeds=torch.zeros(1, 2, 32))
     memory.save_pretrained(tmp_path)
     wider = type(model)(type(model.config)(**{**model.config.to_dict(), "hidden_size": 64, "head_dim": 16}))
-    with pytest.raises(UsageError, match="another model or shape"):
+    with pytest.raises(UsageError, match="does not fit the model"):
         EngramMemory.from_pretrained(tmp_path, wider, tokenizer)

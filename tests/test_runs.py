@@ -199,12 +199,12 @@ def test_a_test_that_breaks_leaves_a_run_to_be_finished(tiny, alone, tmp_path, w
     assert f"--engram-resume {folder}" in result.stdout
     assert not (tmp_path / "latest").exists()
     assert json.loads((folder / "report.json").read_text())["run"]["complete"] is False
-    if not workers:  # other tests cannot complete it where a cell has a part of its answers
+    if not workers:  # other tests cannot complete a run with a partly answered cell
         samples = (folder / "samples.jsonl").read_bytes().splitlines(keepends=True)
         (folder / "samples.jsonl").write_bytes(b"".join(samples[:-1]))
         result = run(*tiny[1], "--engram-report", tmp_path, "-k", "batch_size", "--engram-resume", folder)
         assert result.returncode == 2, result.stdout
-        assert "some cells have a part of their answers" in result.stdout
+        assert "some cells are only partly answered" in result.stdout
         assert json.loads((folder / "report.json").read_text())["run"]["complete"] is False
     result = run(*args, "--engram-resume", folder, **meddled(tmp_path))
     assert result.returncode == 0, result.stdout
@@ -236,7 +236,7 @@ def test_bad_input_found_by_a_worker_is_one_line_and_exit_code_2(tiny):
     assert "keyboard" not in result.stdout
 
 
-# --- broken off at any moment -----------------------------------------------------------------------------------------
+# --- interrupted at any moment ----------------------------------------------------------------------------------------
 
 KILLS = int(os.environ.get("ENGRAM_TEST_KILLS", "3"))
 

@@ -86,7 +86,7 @@ def test_the_template_is_part_of_a_models_fingerprint(checkpoint, tmp_path):
 def test_the_stored_bundled_model_is_checked(own_cache):
     folder = own_cache / "models" / f"smollm2-135m-instruct-{models.GGUF_SHA256[:12]}"
     folder.mkdir(parents=True)
-    with pytest.raises(UsageError, match="not whole"):
+    with pytest.raises(UsageError, match="is incomplete"):
         models.resolve("bundled")
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_text("")

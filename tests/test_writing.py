@@ -152,7 +152,7 @@ def test_the_commands_write_and_forget(model, saved, checkpoint, tmp_path, capsy
     assert "already known" in capsys.readouterr().err
     monkeypatch.setattr(torch_writing, "MOST_STEPS", 0)
     assert cli.main(["write", str(folder), "NEW:uvy", "bronze", *options]) == 1
-    assert "not what it answers" in capsys.readouterr().err
+    assert "the model answers something else" in capsys.readouterr().err
     assert cli.main(["forget", str(folder), "NEW:uvy", *options]) == 0
     assert "1 facts are left" in capsys.readouterr().out
     assert cli.main(["forget", str(folder), "NEW:uvw", *options]) == 0
@@ -161,4 +161,4 @@ def test_the_commands_write_and_forget(model, saved, checkpoint, tmp_path, capsy
     assert "no n-gram memory here" in capsys.readouterr().err
     (folder / "training.json").write_text("{}")
     assert cli.main(["write", str(folder), "NEW:uvx", "gold", *options]) == 2
-    assert "the cache's own" in capsys.readouterr().err
+    assert "belongs to the cache" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""engram-peft: its memory in our memory's shape, its trainer and its collator, loss on the answers alone."""
+"""engram-peft's trainer and collator, for a memory with the shape of ours, with loss on the answers only."""
 
 import sys
 import tempfile
@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from training import IGNORED, arguments, rows, summary
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
-if not hasattr(typing, "override"):  # imported from there by engram-peft, which is new in 3.12, though it allows 3.10
+if not hasattr(typing, "override"):  # new in Python 3.12; engram-peft imports it in older versions too
     typing.override = typing_extensions.override
 from engram_peft import EngramConfig, EngramDataCollator, EngramTrainer, get_engram_model
 
@@ -22,7 +22,7 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 
 
 class AnswerCollator(EngramDataCollator):
-    """Its own collator takes every token into the loss."""
+    """Restricts the loss to the answer; engram-peft's own collator includes every token."""
 
     def __call__(self, features: list[dict[str, Any]], return_tensors: str | None = None) -> dict[str, Any]:
         labels = [torch.tensor(feature["labels"]) for feature in features]
@@ -32,7 +32,7 @@ class AnswerCollator(EngramDataCollator):
 
 
 def memory(config: dict[str, Any]) -> EngramConfig:
-    """Our layers, n-grams, heads, rows and widths; one branch and no convolution, as ours."""
+    """A memory with our layers, n-grams, heads, rows and widths; like ours, with one branch and no convolution."""
     orders = config["orders"]
     return EngramConfig(
         target_layers=config["layers"],
@@ -47,7 +47,7 @@ def memory(config: dict[str, Any]) -> EngramConfig:
 
 
 def train(job: Job) -> Result:
-    """Only `EngramTrainer.train` is timed."""
+    """Times only `EngramTrainer.train`."""
     config, training = memory(job["config"]), job["training"]
     backbone = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     model = get_engram_model(backbone, config, tokenizer, train_mode="engram_only")

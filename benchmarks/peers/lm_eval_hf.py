@@ -1,4 +1,4 @@
-"""lm-evaluation-harness's `hf` model: what its generation tasks run, without the task around it."""
+"""lm-evaluation-harness's `hf` model, called as its generation tasks call it, but without a task."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ model = HFLM(pretrained=folder, device="cpu", dtype=dtype)
 
 
 def generate(job: Job) -> Result:
-    """Texts after the rendered prompts; with `samples`, that many drawn for each, as a task's `repeats` does."""
+    """Generate one text per rendered prompt, or `samples` sampled texts, as a task's `repeats` does."""
     options = {"max_gen_toks": job["max_new_tokens"], "do_sample": job["samples"] > 0}
     if job["samples"]:
         options |= {"temperature": job["temperature"], "top_k": 0, "top_p": 1.0}

@@ -1,4 +1,4 @@
-"""One prompt after another through transformers' `generate`: the way of a script written in an evening."""
+"""One prompt at a time through transformers' `generate`, as in a simple script."""
 
 import sys
 import time

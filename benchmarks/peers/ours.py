@@ -1,4 +1,4 @@
-"""This project's side: the same jobs through the backend, and what only it can be asked."""
+"""This project's side: the jobs that all sides do, on its backend, and jobs that only this side does."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from engram_bench.prompts import Prompt
 from engram_bench.variants import Variant, select
 
 MATRIX = 2048
-ROWS = 32  # of the larger batch that overhead is measured at
-DECODE_ROUNDS = PREFILL_ROUNDS = 10  # of each repeat
+ROWS = 32  # prompts of the larger batch that measures overhead
+DECODE_ROUNDS = PREFILL_ROUNDS = 10  # per repeat
 
 folder, dtype = sys.argv[1:]
 model = TorchModel(Path(folder), "cpu")
-model.model.to(getattr(torch, dtype))  # float32 where only the text counts; else what it is in already
+model.model.to(getattr(torch, dtype))  # float32 to compare texts; otherwise the backend's own dtype
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -36,7 +36,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def generate(job: Job) -> Result:
-    """Text in, text out. `prompt_tokens` and `decoded_tokens` are what cannot but go through the model."""
+    """Text in, text out. `prompt_tokens` and `decoded_tokens` count the tokens that the model must compute."""
     count, limit = job["samples"], job["max_new_tokens"]
     seeds = [seed for _ in job["prompts"] for seed in range(count)] if count else None
 
@@ -58,7 +58,7 @@ def generate(job: Job) -> Result:
 
 
 def train(job: Job) -> Result:
-    """All of it is timed: tokens, the adapter's making, its saving."""
+    """Times everything: tokenizing, training, and saving the adapter."""
     variant, examples = named(job["variant"], job["training"]["epochs"]), examples_of(job["examples"])
     with tempfile.TemporaryDirectory() as folder:
         seconds, training = timed(lambda: model.train(variant, examples, 0, Path(folder), lambda *_: None))
@@ -67,7 +67,7 @@ def train(job: Job) -> Result:
 
 
 def named(name: str, epochs: int) -> Variant:
-    """A built-in variant that trains, for another number of epochs."""
+    """A built-in variant, with this number of training epochs."""
     variant = next(variant for variant in select(name) if variant.name == name)
     assert variant.training is not None
     return replace(variant, training=replace(variant.training, epochs=epochs))
@@ -78,7 +78,7 @@ def examples_of(rows: Sequence[tuple[str, str, Sequence[int]]]) -> list[Example]
 
 
 def matrix_rate(job: Job) -> Result:
-    """Operations a second of a large matrix product in the model's dtype, and the model's multiplications a token."""
+    """FLOP/s of a large matrix product in the model's dtype, and the model's multiplications per token."""
     a, b = (torch.randn(MATRIX, MATRIX, dtype=model.model.dtype) for _ in range(2))
     seconds = statistics.median(timed(lambda: a @ b)[0] for _ in range(15))
     head = model.model.get_output_embeddings().weight.numel()
@@ -86,7 +86,7 @@ def matrix_rate(job: Job) -> Result:
 
 
 def overhead(job: Job) -> Result:
-    """Fractions of time that an attached n-gram memory adds, paired with the baseline's in the same round."""
+    """Time that an attached n-gram memory adds, as a fraction of the baseline's time in the same round."""
     limit, repeats = job["max_new_tokens"], job["repeats"]
     adapter, prompts = memory_that_changes_nothing(job)
     found = {}
@@ -106,7 +106,7 @@ def decode_seconds(prompts: Sequence[Prompt], limit: int) -> float:
 
 
 def added(adapter: Any, measure: Callable[[], float], rounds: int) -> Result:
-    """Medians over the rounds, after one that is not counted."""
+    """Medians over the rounds, after one round of warm-up."""
     seconds: dict[str, list[float]] = {"baseline": [], "engram": []}
     for _ in range(rounds + 1):
         for name, on in (("baseline", None), ("engram", adapter)):
@@ -121,10 +121,10 @@ def added(adapter: Any, measure: Callable[[], float], rounds: int) -> Result:
 
 
 def memory_that_changes_nothing(job: Job) -> tuple[Any, list[Prompt]]:
-    """An n-gram memory that finds a row at every token and adds zero, and prompts whose answers never end early.
+    """An n-gram memory that finds a row at every token but adds zero, and prompts with answers of full length.
 
-    So both sides decode the same text. Its keys are the examples' and its n-grams run along the baseline's own answers:
-    none of its look-ups is in vain. It stays untrained, so its rows stay zero.
+    So baseline and memory decode the same text. The memory's examples include the baseline's own answers, so every
+    look-up finds a row. It is untrained, so its rows are zero.
     """
     limit, candidates = job["max_new_tokens"], examples_of(job["asked"])
     prompts = [model.encoder.prompt(example.prompt) for example in candidates]

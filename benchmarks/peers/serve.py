@@ -1,4 +1,4 @@
-"""What every program here has in common: load a model once, then do jobs, a line of JSON in and a line out."""
+"""The loop of every program here: load a model once, then read each job and write its result as a line of JSON."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Result = dict[str, Any]
 
 
 def serve(work: Callable[[Job], Result], packages: tuple[str, ...]) -> None:
-    """Say which versions run here, then answer jobs until the input ends."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print
+    """Write the versions of Python and the packages, then answer jobs until the input ends."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print to stdout
     versions = {name: importlib.metadata.version(name) for name in packages}
     print(json.dumps({"python": platform.python_version(), **versions}), file=answers, flush=True)
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""What two peers share, as both train with a transformers Trainer: rows, settings, and what is read off at the end."""
+"""Shared by the two peers that train with a transformers Trainer: rows, settings and results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ IGNORED = -100  # the label of a token outside the loss
 
 
 def rows(job: dict[str, Any]) -> list[dict[str, list[int]]]:
-    """Training rows: the prompt's tokens outside the loss, the answer's in it."""
+    """Training rows; the loss covers the answer's tokens, not the prompt's."""
     return [
         {"input_ids": [*prompt, *answer], "labels": [*[IGNORED] * len(prompt), *answer]}
         for prompt, answer in job["tokens"]
@@ -16,7 +16,7 @@ def rows(job: dict[str, Any]) -> list[dict[str, list[int]]]:
 
 
 def arguments(training: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Our training settings in transformers' words."""
+    """Our training settings, as arguments of transformers."""
     return {
         "num_train_epochs": training["epochs"],
         "per_device_train_batch_size": training["batch_size"],
@@ -25,7 +25,7 @@ def arguments(training: dict[str, Any], dtype: str) -> dict[str, Any]:
         "max_grad_norm": training["clip"],
         "weight_decay": 0.0,
         "lr_scheduler_type": "linear",
-        "warmup_steps": 0,  # 5% of so few steps is none
+        "warmup_steps": 0,  # our 5% of so few steps is less than one
         "bf16": dtype == "bfloat16",
         "use_cpu": True,
         "logging_steps": 1,

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with a LoRA of peft on rows that are tokens already, loss on the answers alone."""
+"""TRL's SFTTrainer with a peft LoRA, on tokenized rows, with loss on the answers only."""
 
 import sys
 import tempfile
@@ -17,14 +17,14 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 
 
 def train(job: Job) -> Result:
-    """Only `SFTTrainer.train` is timed."""
+    """Times only `SFTTrainer.train`."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     config, training = job["config"], job["training"]
     lora = peft.LoraConfig(
         r=config["rank"], lora_alpha=config["alpha"], target_modules="all-linear", task_type="CAUSAL_LM"
     )
     with tempfile.TemporaryDirectory() as out:
-        # Its own default recomputes activations in the backward pass: slower, and needless where they fit.
+        # TRL's default recomputes activations in the backward pass: slower, and unnecessary if memory suffices.
         args = SFTConfig(out, gradient_checkpointing=False, **arguments(training, dtype))
         trainer = SFTTrainer(
             model, args, train_dataset=Dataset.from_list(rows(job)), processing_class=tokenizer, peft_config=lora

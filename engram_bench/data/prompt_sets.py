@@ -1,8 +1,11 @@
-"""Prompts beside the patterns: controls, which no adapter should change, sentences that name what is stored and ask for
-something else, and labelled prompts for a router.
+"""Prompts that are not questions of the patterns.
 
-Files under ``patterns/prompts/`` hold ``prompts: {kind: [text, ...]}``; the text stays as it is written. In those that
-ask for an item an entry is ``{input: its input, prompt: text}``.
+- Control prompts, whose answers no adapter should change.
+- Prompts that name a stored key but ask for something else.
+- Labelled prompts, to evaluate routers.
+
+Files under ``patterns/prompts/`` hold ``prompts: {kind: [text, ...]}``; texts are used unchanged. For prompts that ask
+for an item, each entry is ``{input: the item's input, prompt: text}``.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from engram_bench.shipped import PATTERNS
 
 T = TypeVar("T")
 FOLDER = PATTERNS / "prompts"
-ROUTING = {  # files of what asks for an item, and of what only looks so
+ROUTING = {  # set -> files of prompts that ask for an item, and of prompts that ask for none
     "labelled": ("routing_positive", "routing_negative"),
     "in own words": ("routing_own_words", "routing_negative"),
     "hard": ("routing_hard_positive", "routing_hard_negative"),
@@ -30,7 +33,7 @@ ROUTING = {  # files of what asks for an item, and of what only looks so
 
 @dataclass(frozen=True)
 class RoutingPrompt:
-    """A prompt, and the input of the item it asks for, if any; `kind`: its category, or what it only looks like."""
+    """A prompt, and the input of the item it asks for, or None. `kind` is the item's category, or the kind of text."""
 
     text: str
     kind: str
@@ -41,8 +44,8 @@ def control(each: int | None = None, seed: int = 0) -> list[str]:
     """Prompts that share no key with any pattern: prose, questions, chat, code, other languages.
 
     Args:
-        each: so many of each kind, drawn by seed; None: all.
-        seed: another seed, another choice.
+        each: number of prompts per kind, drawn by seed; None: all.
+        seed: a different seed draws different prompts.
     """
     kinds = read(FOLDER / "control.yaml")
     if each is None:
@@ -52,10 +55,9 @@ def control(each: int | None = None, seed: int = 0) -> list[str]:
 
 
 def mentions(patterns: PatternSet, count: int) -> list[tuple[str, Item]]:
-    """Prompts that name the input of a trained item and ask for something else, each with that item.
+    """Prompts that name the input of a trained item but ask for something else, each paired with that item.
 
-    Categories take turns, and so do the sentences within each; no two prompts of a category share an item until all of
-    them are used.
+    Categories take turns, and so do the sentences. An item repeats only after all items of its category are used.
     """
     sentences = read(FOLDER / "mentions.yaml")["mentions"]
     seen = [c.split("seen") for c in patterns.categories.values()]
@@ -69,25 +71,26 @@ def mentions(patterns: PatternSet, count: int) -> list[tuple[str, Item]]:
 
 
 def routing(of: str = "labelled") -> list[RoutingPrompt]:
-    """Labelled prompts: those that ask for an item, and those that only look as if they did.
+    """Labelled prompts: requests for an item, and prompts that ask for none, although many look like requests.
 
     Args:
-        of: a set of `ROUTING`. In ``labelled`` requests are worded as in the pattern files, and otherwise where an
-            item is a key; ``in own words`` no two of them are, and what asks for nothing is the same; ``hard`` ones
-            mislead both ways, by stored keys mentioned in passing and requests put in unusual ways.
+        of: a set of `ROUTING`. In ``labelled``, requests use the phrasings of the pattern files, and other phrasings
+            outside the core categories. In ``in own words``, each request has a wording of its own; the prompts that
+            ask for none are those of ``labelled``. ``hard`` misleads both ways: unusual requests, and stored keys
+            mentioned in passing.
     """
     positive, negative = ROUTING[of]
     asking = _read(FOLDER / f"{positive}.yaml", lambda entry: (entry["prompt"], entry["input"]))
-    others = _read(FOLDER / f"{negative}.yaml", lambda text: (str(text), None))
-    kinds = [*asking.items(), *others.items()]
+    negatives = _read(FOLDER / f"{negative}.yaml", lambda text: (str(text), None))
+    kinds = [*asking.items(), *negatives.items()]
     return [RoutingPrompt(text, kind, input) for kind, entries in kinds for text, input in entries]
 
 
 def read(file: Path) -> dict[str, list[str]]:
-    """Texts by kind.
+    """The texts of a prompt file, by kind.
 
     Raises:
-        UsageError: the file is missing or holds something else.
+        UsageError: the file is missing or is not a prompt file.
     """
     return _read(file, lambda entry: str(entry["prompt"] if isinstance(entry, dict) else entry))
 
@@ -97,4 +100,4 @@ def _read(file: Path, entry: Callable[[Any], T]) -> dict[str, list[T]]:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CBaseLoader)
         return {kind: list(map(entry, entries)) for kind, entries in content["prompts"].items()}
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{file}: not a file of prompts ({error}); restore it from the repository") from error
+        raise UsageError(f"{file}: not a prompt file ({error}); restore it from the repository") from error

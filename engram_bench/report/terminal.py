@@ -51,7 +51,7 @@ def header(settings: Settings, backend: dict[str, Any]) -> str:
     )
 
 
-def write_broken_off(reporter: Any, folder: Path, lost: Sequence[str], stopped: bool) -> None:
+def write_interrupted(reporter: Any, folder: Path, lost: Sequence[str], stopped: bool) -> None:
     """Print why a run was interrupted and how to resume it; `stopped`: by -x or --maxfail."""
     for line in lost[:MOST_LOST]:
         reporter.write_line(line)

@@ -1,4 +1,4 @@
-"""Takes what a pytest run measures as it comes, and has its report made at the end."""
+"""Collects what a pytest run measures, and makes its report at the end."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class Collector:
-    """Lives in the process that writes the report: the only one, or the controller of an xdist run."""
+    """A pytest plugin for the process that writes the report: the only process, or the controller of an xdist run."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config, self.started = config, time.time()
         self.session: Session | None = None
         self.reported = self.complete = self.stopped = False
-        self.lost: list[str] = []  # workers that died, tests that broke
+        self.lost: list[str] = []  # why the run is incomplete: a worker died, a test raised an error
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -35,7 +35,7 @@ class Collector:
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         if error:
             self.lost.append(
-                f"worker {node.gateway.id} died; a killed process loses what it was at, no finished result"
+                f"worker {node.gateway.id} died; only its current batch or training is lost, finished results are saved"
             )
 
     @pytest.hookimpl(tryfirst=True)
@@ -49,7 +49,7 @@ class Collector:
             self._open(record)
 
     def _open(self, record: dict[str, Any]) -> None:
-        """The first process of the run has its model loaded: say what it runs on."""
+        """Open the session when the first process has loaded the model; with xdist, also print the header."""
         from engram_bench.backends import gpus
         from engram_bench.report import terminal
         from engram_bench.run.rundir import RunDir
@@ -61,12 +61,12 @@ class Collector:
         self.session = Session(settings, argv, run, baseline_of(self.config))
         if self.config.pluginmanager.hasplugin("dsession"):
             reporter: Any = self.config.pluginmanager.getplugin("terminalreporter")
-            reporter.write("\n")  # letters of tests may stand on this line
+            reporter.write("\n")  # pytest's progress letters may be on this line
             backend = record["meta"]["backend"]
             reporter.write_line(terminal.header(settings, backend))
-            count = max(1, len(gpus.available(os.environ)))  # Apple's is one, and not in NVIDIA's list
-            if told := gpus.note(backend["device"], len(self.config.option.tx), count):
-                reporter.write_line(told)
+            count = max(1, len(gpus.available(os.environ)))  # a Mac has one, which NVIDIA's list does not contain
+            if note := gpus.note(backend["device"], len(self.config.option.tx), count):
+                reporter.write_line(note)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
@@ -76,28 +76,26 @@ class Collector:
         if self.session is not None:
             if self.complete and not self.session.whole():
                 self.complete = False
-                self.lost.append(
-                    "some cells have a part of their answers: a run is taken up with the tests it was begun with"
-                )
+                self.lost.append("some cells are only partly answered; resume with the original test selection")
             try:
                 self.reported = self.session.finish(complete=self.complete)
             except UsageError as error:
-                if self.complete:  # a run that was broken off has told its reason
+                if self.complete:  # an interrupted run has already printed its reason
                     pytest.exit(str(error), returncode=error.exit_code)
         result = yield
         if exitstatus == pytest.ExitCode.OK and self.session is not None:
             session.exitstatus = self.session.exit_code()
         if exitstatus == pytest.ExitCode.INTERRUPTED or self.lost:
-            session.exitstatus = pytest.ExitCode.INTERRUPTED  # syrupy adds 1 for the snapshots a run did not get to
+            session.exitstatus = pytest.ExitCode.INTERRUPTED  # syrupy sets 1 for snapshots of tests that did not run
         return result
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.session is None:
             return
-        from engram_bench.report.terminal import write_broken_off, write_summary
+        from engram_bench.report.terminal import write_interrupted, write_summary
 
         folder, report = self.session.run.folder, self.session.report
         if self.reported and report:
             write_summary(terminalreporter, folder, report)
         if not self.complete and folder.is_dir():
-            write_broken_off(terminalreporter, folder, self.lost, self.stopped)
+            write_interrupted(terminalreporter, folder, self.lost, self.stopped)

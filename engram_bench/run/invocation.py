@@ -1,4 +1,4 @@
-"""A pytest run as hooks and fixtures see it: whether it is one of the bench, what it is to do, and how it ends."""
+"""State of a pytest run, for hooks and fixtures: whether it uses the bench, its settings, and how it ends early."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _refusal = pytest.StashKey[UsageError]()
 
 
 def is_ours(config: pytest.Config) -> bool:
-    """Whether an option of the bench is given, in whichever way, or an argument lies inside the shipped suites.
+    """Whether an option of the bench is set in any way, or an argument is a path inside the shipped suites.
 
-    The plugin is loaded in every pytest run of its environment. Runs that are not ours stay as they are.
+    Every pytest run in the environment loads the plugin. It must not change runs that are not ours.
     """
     from engram_bench.options import OPTIONS
 
@@ -38,14 +38,14 @@ def is_ours(config: pytest.Config) -> bool:
 
 
 def uses(item: Any, fixture: str) -> bool:
-    """Whether a test asks for a fixture of this package, and not for somebody else's of that name."""
+    """Whether a test uses this fixture of the package, rather than another project's fixture of the same name."""
     info = getattr(item, "_fixtureinfo", None)
     found = info.name2fixturedefs.get(fixture) if info else None
     return found is not None and found[-1].func.__module__ == FIXTURES
 
 
 def settings_of(config: pytest.Config) -> Settings:
-    """The run's settings, checked when first asked for; bad input ends the run: one line, exit code 2."""
+    """The run's settings, validated on the first call; invalid ones end the run with one line and exit code 2 or 4."""
     if _settings not in config.stash:
         from engram_bench.options import check_writable, settle
 
@@ -63,19 +63,27 @@ def settings_of(config: pytest.Config) -> Settings:
 
 
 def refuse(config: pytest.Config) -> None:
-    """End the run if its settings were refused: an exit while a module is collected is only that module's error."""
+    """End the run if its settings are invalid.
+
+    pytest treats an exit during the collection of a module as an error of that module only. So a hook calls this again
+    after each collection.
+    """
     if error := config.stash.get(_refusal, None):
         pytest.exit(str(error), returncode=error.exit_code)
 
 
 def baseline_of(config: pytest.Config) -> dict[str, Any] | None:
-    """The report that the gate compares with."""
+    """The report that the gate compares with; None without a gate."""
     settings_of(config)
     return config.stash[_baseline]
 
 
 def _read_baseline(settings: Settings) -> dict[str, Any] | None:
-    """What the gate compares with; a missing one, or one of other data, ends a run before anything is trained."""
+    """Read the gate's baseline, before any training.
+
+    Raises:
+        BaselineError: the baseline is missing, or has another dataset.
+    """
     if settings.gate is None or settings.gate_update:
         return None
     from engram_bench.report import gate
@@ -86,7 +94,7 @@ def _read_baseline(settings: Settings) -> dict[str, Any] | None:
 
 
 def check_baseline(config: pytest.Config, meta: dict[str, Any]) -> None:
-    """Refuse a baseline of another model or prompt, as soon as this run's are known."""
+    """Raise a BaselineError if the baseline has another model or prompt; called once the model is loaded."""
     baseline = baseline_of(config)
     if baseline is not None:
         from engram_bench.report import gate
@@ -95,8 +103,11 @@ def check_baseline(config: pytest.Config, meta: dict[str, Any]) -> None:
 
 
 def announce(config: pytest.Config, record: dict[str, Any]) -> None:
-    """Tell the collector now, from an xdist worker too: as a test report of its own, because that of the test that is
-    running is sent when it ends, which may be minutes later."""
+    """Send a record to the collector at once, also from an xdist worker.
+
+    The record travels as an extra test report. The running test's own report is sent only when the test ends, which
+    may be minutes later.
+    """
     nodeid = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
     report = pytest.TestReport(nodeid, (nodeid, None, nodeid), {}, "passed", None, "setup")
     report.engram_record = record  # type: ignore[attr-defined]
@@ -104,7 +115,7 @@ def announce(config: pytest.Config, record: dict[str, Any]) -> None:
 
 
 def end_run(config: pytest.Config, error: UsageError) -> None:
-    """End the run with the error's one line and exit code; a worker has the process that controls it do so."""
+    """End the run with the error's line and exit code; an xdist worker makes its controller do this."""
     if hasattr(config, "workerinput"):
         announce(config, {"type": "error", "message": str(error), "exit_code": error.exit_code})
         pytest.fail(str(error), pytrace=False)
@@ -113,7 +124,7 @@ def end_run(config: pytest.Config, error: UsageError) -> None:
 
 @contextmanager
 def one_line_errors(config: pytest.Config) -> Iterator[None]:
-    """A UsageError ends the whole run with its one line and its exit code."""
+    """End the whole run on a UsageError, with its line and exit code."""
     try:
         yield
     except UsageError as error:

