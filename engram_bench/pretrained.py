@@ -10,10 +10,12 @@ with memory.attached():
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -35,13 +37,23 @@ class WindowsLayer(DynamicLayer):  # type: ignore[misc]
     """
 
 
+class Call(threading.local):
+    """The n-grams of one forward pass. Each thread has its own, so threads may share a model."""
+
+    windows: NDArray[np.int64] | None = None
+
+
+_with_memory: WeakSet[nn.Module] = WeakSet()  # models that have a memory attached
+
+
 class EngramMemory:
     """An n-gram memory and the model it belongs to.
 
-    The first forward with a new KV cache must contain the whole prompt; all later tokens count as the answer.
+    The first forward with a new KV cache must contain the whole prompt; all later tokens count as the answer. While a
+    memory is attached, several threads may call the model.
 
     Args:
-        model: a transformers causal language model.
+        model: a transformers causal language model, or a PEFT model of one.
         encoder: encoder of the model's tokenizer; its chat template separates the prompt from the answer.
         adapter: the memory.
 
@@ -53,7 +65,7 @@ class EngramMemory:
         if not encoder.has_template:
             raise UsageError("the tokenizer has no chat template; set tokenizer.chat_template")
         self.model, self.encoder, self.adapter = model, encoder, adapter
-        self._windows: NDArray[np.int64] | None = None
+        self._call = Call()
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, model: nn.Module, tokenizer: Any) -> EngramMemory:
@@ -72,15 +84,25 @@ class EngramMemory:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Attach the memory to the model while the context lasts; afterwards the model is as before, bit for bit."""
+        """Attach the memory to the model while the context lasts; afterwards the model is as before, bit for bit.
+
+        Raises:
+            UsageError: another memory is attached to the model.
+        """
+        # PEFT's own `generate` calls the model inside the wrapper, and so does its forward.
+        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        if inner in _with_memory:
+            raise UsageError("this model has a memory attached; leave its context before you attach another")
         handles = [
-            self.model.register_forward_pre_hook(self._before, with_kwargs=True),
-            self.model.register_forward_hook(self._after, with_kwargs=True),
+            inner.register_forward_pre_hook(self._before, with_kwargs=True),
+            inner.register_forward_hook(self._after, with_kwargs=True),
         ]
+        _with_memory.add(inner)
         try:
-            with self.adapter.on(self.model):
+            with self.adapter.on(inner):
                 yield
         finally:
+            _with_memory.discard(inner)
             for handle in handles:
                 handle.remove()
 
@@ -90,11 +112,12 @@ class EngramMemory:
             raise ValueError("an n-gram memory needs input_ids; it cannot read inputs_embeds")
         tokens, cached = ids.cpu().numpy(), _windows_layer(kwargs.get("past_key_values"))
         if cached is None or cached.get_seq_length() == 0:
-            self._windows = self._prompt_windows(tokens, kwargs.get("attention_mask"))
+            windows = self._prompt_windows(tokens, kwargs.get("attention_mask"))
         else:
-            self._windows = _answer_windows(tokens, cached.keys[:, 0, -1].cpu().numpy())
+            windows = _answer_windows(tokens, cached.keys[:, 0, -1].cpu().numpy())
+        self._call.windows = windows
         memories = self.adapter.memories()
-        found = [memory.slots_for(tokens, self._windows) for memory in memories]
+        found = [memory.slots_for(tokens, windows) for memory in memories]
         for memory, slots in zip(memories, uploaded(str(ids.device), found), strict=True):
             memory.set_slots(slots)
 
@@ -106,7 +129,7 @@ class EngramMemory:
                 layer = WindowsLayer()
                 cache.layers.append(layer)
             device = output.logits.device  # transformers reorders beams on this device
-            windows = torch.from_numpy(self._windows)[:, None].to(device)
+            windows = torch.from_numpy(self._call.windows)[:, None].to(device)
             layer.update(windows, windows[..., :0])
 
     def _prompt_windows(self, ids: NDArray[np.int64], mask: Tensor | None) -> NDArray[np.int64]:

@@ -213,6 +213,11 @@ def test_update_without_a_file_is_refused():
         options.settle({"engram_gate_update": True}, lambda _: "")
 
 
+def test_a_runs_folder_stands_for_its_report(tmp_path):
+    gate.update(tmp_path / "report.json", a_report())
+    assert gate.read(tmp_path) == gate.read(tmp_path / "report.json")
+
+
 def test_an_update_replaces_the_baseline_whole(tmp_path):
     path = tmp_path / "reports" / "baseline.json"
     gate.update(path, a_report())

@@ -69,6 +69,11 @@ def test_layers_and_heads_share_no_modulus():
     assert all(p % d for p in primes for d in range(2, int(p**0.5) + 1))
 
 
+def test_a_negative_id_is_refused_by_name():
+    with pytest.raises(ValueError, match="input_ids has -100"):
+        hasher().indices(np.array([[3, -100, 4]]), 1)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"orders": [3, 2, 4]}, {"orders": [2, 3, 5]}, {"vocab_size_per_ngram": [1000]}, {"orders": [0, 2, 4]}],

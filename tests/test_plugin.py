@@ -247,6 +247,34 @@ def test_a_report_of_a_run_broken_off_is_rebuilt_from_each_answer_once(first, tm
     assert rebuilt["contrasts"] == report["contrasts"]
 
 
+@pytest.mark.parametrize("kept", [0, 40])
+def test_a_report_is_not_rebuilt_from_fewer_answers_unless_it_may_say_so(first, tmp_path, capsys, kept):
+    *_, latest = first
+    folder = shutil.copytree(latest, tmp_path / "run")
+    lines = (latest / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "samples.jsonl").write_bytes(b"".join(lines[:kept]))
+    assert cli.main(["report", str(folder)]) == 2
+    assert f"{kept} of {len(lines)} answers" in capsys.readouterr().err
+    for name in ("report.json", "report.md", "report.html"):
+        assert (folder / name).read_bytes() == (latest / name).read_bytes(), name
+    assert cli.main(["report", str(folder), "--partial"]) == 0
+    heading = f"engram-bench report (partial: {kept} of {len(lines)} answers)"
+    assert (folder / "report.md").read_text("utf-8").splitlines()[0] == f"# {heading}"
+    assert f"<h1>{heading}</h1>" in (folder / "report.html").read_text("utf-8")
+    shutil.copy(latest / "samples.jsonl", folder)
+    assert cli.main(["report", str(folder)]) == 0
+    assert (folder / "report.json").read_bytes() == (latest / "report.json").read_bytes(), "whole again"
+
+
+def test_a_changed_answer_is_found_out(first, tmp_path, capsys):
+    *_, latest = first
+    folder = shutil.copytree(latest, tmp_path / "run")
+    text = (folder / "samples.jsonl").read_text("utf-8")
+    (folder / "samples.jsonl").write_text(text.replace('"exact": false', '"exact": true', 1), encoding="utf-8")
+    assert cli.main(["report", str(folder)]) == 2
+    assert "not those of the run" in capsys.readouterr().err
+
+
 def test_a_report_that_cannot_be_rebuilt_says_why_in_one_line(first, tmp_path, capsys):
     _, report, latest = first
     nothing, newer, odd = (tmp_path / name for name in ("nothing", "newer", "odd"))

@@ -1,5 +1,8 @@
 """The memory under transformers' own generate: with and without KV cache, padding, batches, sampling, beam search."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import peft
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -112,6 +115,47 @@ def test_saving_and_loading_changes_nothing(parts, tmp_path):
     again = EngramMemory.from_pretrained(tmp_path / "new", model, tokenizer)
     changed = (model, tokenizer, again, *parts[3:])
     assert generated(changed, TEXTS, do_sample=False) == generated(parts, TEXTS, do_sample=False)
+
+
+def test_under_a_peft_model_answers_are_those_without_it(parts):
+    """A LoRA starts as zeros, so a fresh one changes nothing; PEFT's generate calls the model inside its wrapper."""
+    model, tokenizer, memory, *_ = parts
+    expected = generated(parts, TEXTS, do_sample=False)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    try:
+        around = EngramMemory(wrapped, memory.encoder, memory.adapter)
+        assert generated((wrapped, tokenizer, around, *parts[3:]), TEXTS, do_sample=False) == expected
+        with around.attached():
+            logits = wrapped(**inputs(tokenizer, TEXTS[:1])).logits
+    finally:
+        wrapped.unload()
+        del model.peft_config
+    with memory.attached():
+        assert torch.equal(logits, model(**inputs(tokenizer, TEXTS[:1])).logits)
+
+
+def test_a_second_memory_on_the_model_is_refused(parts):
+    model, _, memory, *_ = parts
+    other = EngramMemory(model, memory.encoder, memory.adapter)
+    with memory.attached(), pytest.raises(UsageError, match="has a memory attached"), other.attached():
+        pass
+    with other.attached():
+        pass
+
+
+def test_threads_that_share_a_model_get_their_own_answers(parts):
+    model, tokenizer, memory, *_ = parts
+    asked = [TEXTS[n % len(TEXTS)] for n in range(24)]
+    expected = [generated(parts, [text], do_sample=False) for text in TEXTS]
+
+    def answer(text):
+        batch = inputs(tokenizer, [text])
+        made = model.generate(**batch, max_new_tokens=8, do_sample=False)[:, batch["input_ids"].shape[1] :]
+        return [memory.encoder.decode(row.tolist()) for row in made]
+
+    with memory.attached(), ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(answer, asked))
+    assert found == [expected[n % len(TEXTS)] for n in range(24)]
 
 
 def test_what_cannot_be_is_refused(parts, tmp_path):

@@ -1,6 +1,7 @@
 """The model store and the adapter cache: atomic writes, and one-line errors for damaged entries."""
 
 import hashlib
+import json
 import multiprocessing
 import os
 import subprocess
@@ -242,6 +243,13 @@ def test_an_adapter_is_trained_once_and_then_comes_from_the_cache(bench_parts, o
     first, second = ensure(bench_parts), ensure(bench_parts)
     assert (first.cached, second.cached) == (False, True)
     assert (first.folder, first.sha256, first.training) == (second.folder, second.sha256, second.training)
+
+
+def test_a_lora_names_its_base_model_and_has_the_umasks_mode(bench_parts, own_cache):
+    folder = ensure(bench_parts).folder
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == bench_parts[1].id
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
 
 
 def test_seed_data_and_config_each_make_another_adapter(bench_parts, own_cache):

@@ -1,7 +1,11 @@
 """Facts written into a trained memory: recalled at once, earlier facts untouched, forgotten without a trace."""
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +142,52 @@ def test_an_input_within_a_longer_word_cannot_be_trained(model, examples, tmp_pa
 def test_what_was_not_written_cannot_be_forgotten(model, memory):
     with pytest.raises(UsageError, match="was not written"):
         memory.forget("KEY:abc")
+
+
+def test_a_process_killed_while_it_saves_leaves_the_old_memory_or_the_new(model, saved, tmp_path, monkeypatch):
+    folder = shutil.copytree(saved, tmp_path / "mine")
+    memory, replaced = model.load_writable(folder), Path.replace
+    memory.write("NEW:uvw", "silver")
+    for survivors, facts in ((0, []), (1, ["NEW:uvw"])):
+        moves = iter(range(survivors))
+
+        def replace(self, target, moves=moves):
+            if next(moves, None) is None:
+                raise KeyboardInterrupt
+            return replaced(self, target)
+
+        monkeypatch.setattr(Path, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            memory.save(folder)
+        monkeypatch.undo()
+        assert list(model.load_writable(folder).facts) == facts
+
+
+def test_files_have_the_mode_that_the_umask_gives(model, saved, tmp_path):
+    before = os.umask(0o026)
+    try:
+        model.load_writable(saved).save(tmp_path)
+    finally:
+        os.umask(before)
+    assert {oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == {"0o640"}
+
+
+def test_two_processes_that_write_at_once_both_store_their_fact(model, saved, checkpoint, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "mine")
+    code = "import sys; from engram_bench.cli import main; sys.exit(main(sys.argv[1:]))"
+    options = ["--model", str(checkpoint), "--backend", "cpu"]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, "write", str(folder), key, FACTS[key], *options])
+        for key in ("NEW:uvw", "NEW:uvx")
+    ]
+    assert {writer.wait() for writer in writers} <= {0, 1}, "1: stored, though not certain"
+    assert set(model.load_writable(folder).facts) == {"NEW:uvw", "NEW:uvx"}
+
+
+def test_a_folder_without_a_memory_is_refused_before_a_model_is_fetched(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("engram_bench.store.models.resolve", lambda name: pytest.fail("a model was asked for"))
+    assert cli.main(["write", str(tmp_path), "NEW:uvw", "silver", "--backend", "cpu"]) == 2
+    assert "no n-gram memory here" in capsys.readouterr().err
 
 
 def test_the_commands_write_and_forget(model, saved, checkpoint, tmp_path, capsys, monkeypatch):

@@ -139,8 +139,16 @@ class NgramHasher:
 
         Returns:
             int64 [batch, tokens, orders * heads], by order then head.
+
+        Raises:
+            ValueError: a token id is negative.
         """
-        tokens = self.compressed_ids[np.asarray(input_ids)]
+        ids = np.asarray(input_ids)
+        if (ids < 0).any():
+            raise ValueError(
+                f"input_ids has {ids.min()}; n-grams need token ids of 0 or more, so leave out labels' -100"
+            )
+        tokens = self.compressed_ids[ids]
         left = np.full((len(tokens), self.max_ngram_size - 1), self.pad)
         padded = np.concatenate([left, tokens], axis=1)
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.max_ngram_size, axis=1)[..., ::-1]

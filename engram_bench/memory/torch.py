@@ -7,9 +7,9 @@ single-token proof of concept for comparison. Both get n-gram windows (see `prom
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,9 +38,11 @@ class MemoryLayer(Protocol):
     def __call__(self, hidden: Tensor) -> Tensor: ...
 
 
-@dataclass
-class Forward:
-    """Slots and gate of one forward. A separate object, because setting an attribute of a module is slow."""
+class Forward(threading.local):
+    """Slots and gate of one forward pass. Each thread has its own, so threads may share a model.
+
+    Kept outside the module, where setting an attribute is slow.
+    """
 
     slots: Tensor | None = None
     gate: Tensor | None = None
@@ -179,7 +181,7 @@ class UnigramLayer(nn.Module):
         nn.init.constant_(self.gate_out.bias, -5.0)
         nn.init.normal_(self.merge.weight, std=0.01)
         nn.init.zeros_(self.merge.bias)
-        self._slots: Tensor | None = None
+        self._forward = Forward()
 
     def cast_products(self, dtype: torch.dtype) -> None:
         """Cast the weights of all products once, after training, instead of at each product."""
@@ -193,12 +195,13 @@ class UnigramLayer(nn.Module):
 
     def set_slots(self, slots: Tensor) -> None:
         """See `EngramLayer.set_slots`."""
-        self._slots = slots
+        self._forward.slots = slots
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [batch, tokens, d] -> the same plus the gated, merged mean of the token's rows."""
-        assert self._slots is not None, "set_slots comes first"
-        memory = embedding(self._slots, self.table).mean(dim=-2)
+        slots = self._forward.slots
+        assert slots is not None, "set_slots comes first"
+        memory = embedding(slots, self.table).mean(dim=-2)
         with low_precision(hidden.device, hidden.dtype):
             gate_in = torch.cat([hidden.float(), memory], dim=-1)
             gate = torch.sigmoid(self.gate_out(torch.relu(self.gate_in(gate_in))))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as serialize
 
 from engram_bench.errors import UsageError
 from engram_bench.variants.configs import EngramConfig
@@ -21,10 +25,31 @@ ANEW = "train it again: --engram-retrain for the cache, engram-bench train --out
 
 
 def save(folder: Path, kind: str, config: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-    """Write an adapter into an existing folder."""
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / WEIGHTS)
-    text = json.dumps({"format": FORMAT, "kind": kind, **config}, indent=2, sort_keys=True)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    """Write an adapter into an existing folder; each file is replaced as a whole, so a killed process damages none."""
+    text = json.dumps({"format": FORMAT, "kind": kind, **config}, indent=2, sort_keys=True) + "\n"
+    data = serialize({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    for name, content in ((WEIGHTS, data), (CONFIG, text.encode())):
+        new = folder / f".{name}.new"
+        new.write_bytes(content)  # with the mode that the umask gives, which the library's own writer ignores
+        new.replace(folder / name)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time change an adapter in place; other processes wait.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}; make the folder writable") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def engram_config(folder: Path) -> EngramConfig:

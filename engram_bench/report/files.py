@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +24,22 @@ def write(folder: Path, report: Record, samples: Sequence[Record]) -> None:
     write_whole(folder / "report.html", html.render(report, samples, made))
 
 
-def rebuild(folder: Path) -> None:
+def answers(samples: Sequence[Record]) -> Record:
+    """How many answers a report is made from, and their SHA-256 in any order: `rebuild` requires the same ones."""
+    lines = sorted(json.dumps(sample, ensure_ascii=False, sort_keys=True) for sample in samples)
+    return {"count": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+
+
+def rebuild(folder: Path, partial: bool = False) -> None:
     """Rebuild a report from samples.jsonl; times and trainings, which answers lack, come from the old report.json.
 
+    Args:
+        folder: of the run.
+        partial: accept answers other than those the report was made from. Its first line then says so.
+
     Raises:
-        UsageError: the folder holds no report or one of another version, or its answers or files cannot be read or
-            written.
+        UsageError: the folder holds no report or one of another version, its answers are not those of the report, or
+            its files cannot be read or written. Nothing is written then.
     """
     try:
         old = gate.read(folder / "report.json", "name the folder of a run")
@@ -40,9 +51,9 @@ def rebuild(folder: Path) -> None:
             f"{SCHEMA_VERSION}; use the engram-bench that wrote it, or repeat the run"
         )
     try:
-        samples = list(once(read(folder / SAMPLES, whole=old["run"].get("complete", True))).values())
+        samples = list(once(read(folder / SAMPLES, whole=old["run"].get("complete", True) and not partial)).values())
         report = build(
-            run=old["run"],
+            run=_run(old, samples, folder / SAMPLES, partial),
             meta={key: old[key] for key in META},
             variants=old["variants"],
             samples=samples,
@@ -60,3 +71,29 @@ def rebuild(folder: Path) -> None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
         raise UsageError(f"{folder / SAMPLES}: answers do not fit report.json ({reason}); repeat the run") from error
+
+
+def _run(old: Record, samples: Sequence[Record], place: Path, partial: bool) -> Record:
+    """The run's record for a report rebuilt from these answers, marked if the run had others.
+
+    A report without `answers`, of an older version, has at least the items of its outcomes. The report of an
+    interrupted run may lack the last answers, which its workers wrote after it.
+
+    Raises:
+        UsageError: the run had other answers, and `partial` is not set.
+    """
+    run = {key: value for key, value in old["run"].items() if key != "partial"}
+    expected, found = run.get("answers"), answers(samples)
+    if expected is None:
+        same, reason = found["count"] >= sum(len(o["items"]) for o in old["outcomes"]), "answers are missing"
+    elif run.get("complete", True):
+        same, reason = found == expected, "the answers are not those of the run"
+    else:
+        same, reason = found["count"] >= expected["count"], "answers are missing"
+    if same:
+        return run
+    if expected is not None and found["count"] < expected["count"]:
+        reason = f"{found['count']:,} of {expected['count']:,} answers"
+    if not partial:
+        raise UsageError(f"{place}: {reason}; restore the file, or use --partial to rebuild from what it has")
+    return {**run, "partial": reason}

@@ -33,6 +33,7 @@ def read(path: Path, mend: str = f"name another, or {REMAKE}") -> Record:
     Raises:
         BaselineError: the file is missing or is not a report.
     """
+    path = path / "report.json" if path.is_dir() else path
     schema = json.loads(files(__package__).joinpath("schema.json").read_text(encoding="utf-8"))
     del schema["properties"]["schema_version"]  # `refuse` reports a different version
     try:

@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from engram_bench.records import Report
 from engram_bench.report import sections, views
 from engram_bench.report.plots import ALT
-from engram_bench.report.reading import opening
+from engram_bench.report.reading import heading, opening
 from engram_bench.report.text import short, stands_out
 
 
@@ -29,6 +29,7 @@ def render(report: Report, samples: Sequence[Report], plots: Mapping[str, bytes]
         plots: PNG bytes by plot name, from `plots.write`.
     """
     return _template().render(
+        heading=heading(report, short),
         opening=opening(report, short),
         results=sections.results(report, short),
         images=[(ALT[name], base64.b64encode(png).decode()) for name, png in plots.items()],

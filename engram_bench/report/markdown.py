@@ -9,7 +9,7 @@ from tabulate import tabulate
 from engram_bench.records import Report
 from engram_bench.report import sections, views
 from engram_bench.report.plots import ALT
-from engram_bench.report.reading import opening
+from engram_bench.report.reading import heading, opening
 from engram_bench.report.text import Section, safe, stands_out
 
 EXAMPLES_PER_CATEGORY = 2
@@ -24,7 +24,7 @@ def render(report: Report, samples: Sequence[Report], plots: Collection[str] = (
         plots: names of the plots that were drawn.
     """
     parts = [
-        "# engram-bench report",
+        f"# {heading(report, safe)}",
         " ".join(opening(report, safe)),
         *map(section, sections.results(report, safe)),
         *(f"![{title}](plots/{name}.png)" for name, title in ALT.items() if name in plots),

@@ -11,6 +11,12 @@ from engram_bench.report.views import SPLIT_TITLES
 from engram_bench.stats import ENOUGH_SEEDS
 
 
+def heading(report: Report, show: Callable[[str], str] = str) -> str:
+    """The report's title; it says if the report was rebuilt from other answers than the run's."""
+    partial = report["run"].get("partial")
+    return "engram-bench report" + (f" (partial: {show(partial)})" if partial else "")
+
+
 def opening(report: Report, name: Callable[[str], str] = str) -> list[str]:
     """Up to three sentences: recall, change on unrelated prompts, and items never trained."""
     sentences = []

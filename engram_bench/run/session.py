@@ -84,6 +84,7 @@ class Session:
                 "started": started.isoformat(timespec="seconds"),
                 "duration_s": round(time.time() - self.run.started, 1),
                 "complete": complete,
+                "answers": files.answers(samples),
                 "evaluation_s": {name: round(s, 1) for name, s in seconds.items()},
                 "tokens_s": _tokens_per_second(samples, seconds),
                 "peak_memory_mb": max((a["peak_memory"] for a in measured.answered), default=0) >> 20,

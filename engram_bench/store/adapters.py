@@ -60,6 +60,7 @@ def ensure(
         except SafetensorError as error:  # the safetensors writer raises this on a full disk
             mend = "free disk space, or set ENGRAM_BENCH_CACHE to another folder"
             raise UsageError(f"{folder}: the adapter cannot be written ({error}); {mend}") from error
+        _name_base_model(new, model.id)
         record = {"training": asdict(training), "sha256": _files_sha256(new), "run": run_id}
         (new / TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -75,6 +76,16 @@ def ensure(
     if not intact:
         raise UsageError(f"{folder}: the adapter is damaged; {mend}")
     return Trained(folder, training, sha256, cached=not (built or _trained_by_run(folder, run_id)))
+
+
+def _name_base_model(folder: Path, name: str) -> None:
+    """Have peft's config of an adapter name the model, not the folder that it was loaded from."""
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if "base_model_name_or_path" in config:  # mlx-lm's config has none
+        config["base_model_name_or_path"] = name
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (folder / "adapter_model.safetensors").chmod(file.stat().st_mode)  # its writer ignores the umask
 
 
 def copy(folder: Path, out: Path) -> None:
