@@ -8,7 +8,8 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -105,11 +106,13 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="rebuild a run's report from its answers, and print its path")
     report.add_argument("folder", type=Path, metavar="RUN_DIR", help="folder of the run, such as reports/runs/latest")
+    partial = "rebuild although answers are missing or changed; the report's first line then says so"
+    report.add_argument("--partial", action="store_true", help=partial)
     report.set_defaults(run=_report)
 
     compare = commands.add_parser("compare", help="compare two runs, paired on items; exit code 1 on a regression")
-    compare.add_argument("before", type=Path, metavar="A", help="report.json of the baseline run")
-    compare.add_argument("after", type=Path, metavar="B", help="report.json of the run to check for regressions")
+    compare.add_argument("before", type=Path, metavar="A", help="report.json or folder of the baseline run")
+    compare.add_argument("after", type=Path, metavar="B", help="report.json or folder of the run to check")
     compare.add_argument("--fail", default="exact:2pt", metavar="MARGIN", help="same as pytest's --engram-gate-fail")
     compare.set_defaults(run=_compare)
     return parser
@@ -184,12 +187,12 @@ def _train(args: argparse.Namespace) -> None:
 def _write(args: argparse.Namespace) -> int:
     from engram_bench import metrics
 
-    model, memory = _writable(args)
-    written = memory.write(args.key, args.value)
-    with model.attached(memory.adapter):
-        longest = len(model.encoder.answer(args.value))
-        answer = model.encoder.decode(model.generate([model.encoder.prompt(args.key)], longest)[0])
-    memory.save(args.adapter)
+    with _changing(args) as (model, memory):
+        written = memory.write(args.key, args.value)
+        with model.attached(memory.adapter):
+            longest = len(model.encoder.answer(args.value))
+            answer = model.encoder.decode(model.generate([model.encoder.prompt(args.key)], longest)[0])
+        memory.save(args.adapter)
     print(f"{args.key} -> {answer}  ({written.seconds:.2f} s, {written.rows} rows, {len(memory.facts)} facts)")
     if metrics.exact(answer, args.value):
         return 0
@@ -199,26 +202,33 @@ def _write(args: argparse.Namespace) -> int:
 
 
 def _forget(args: argparse.Namespace) -> None:
-    _, memory = _writable(args)
-    memory.forget(args.key)
-    memory.save(args.adapter)
+    with _changing(args) as (_, memory):
+        memory.forget(args.key)
+        memory.save(args.adapter)
     print(f"{args.key} is forgotten; {len(memory.facts)} facts are left")
 
 
-def _writable(args: argparse.Namespace) -> tuple[Backend, Writable]:
-    """Load the model and the memory to change."""
+@contextmanager
+def _changing(args: argparse.Namespace) -> Iterator[tuple[Backend, Writable]]:
+    """The model and the memory to change. No other command changes this memory meanwhile.
+
+    What is cheap to check is checked before a model is fetched.
+    """
     from engram_bench import backends
+    from engram_bench.memory import weights
     from engram_bench.store import adapters, models
 
     if (args.adapter / adapters.TRAINING).exists():
         raise UsageError(
             f"{args.adapter}: this adapter belongs to the cache; make a copy with engram-bench train engram --out DIR"
         )
+    weights.engram_config(args.adapter)
     target = backends.find(args.backend)
     if target.framework != "torch":
         raise UsageError("--backend: only torch writes facts (cpu, cuda, mps); MLX can then read the memory")
     model = target.load(models.resolve(args.model).folder)
-    return model, model.load_writable(args.adapter)
+    with weights.locked(args.adapter):
+        yield model, model.load_writable(args.adapter)
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -264,7 +274,7 @@ def _demo(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     from engram_bench.report.files import rebuild
 
-    rebuild(args.folder)
+    rebuild(args.folder, args.partial)
     print(args.folder / "report.md")
 
 

@@ -100,7 +100,7 @@ OPTIONS = (
     Option("report", str(shipped.REPORTS), "folder for results; each run creates its own folder in it"),
     Option("retrain", "", "train again even if the adapter is cached", flag=True),
     Option("resume", "", "folder of an interrupted run, to finish it; repeat its other options"),
-    Option("gate", "", "report.json of a baseline run to compare with; a regression fails the run"),
+    Option("gate", "", "report.json or folder of a baseline run to compare with; a regression fails the run"),
     Option(
         "gate-fail",
         "exact:2pt",

@@ -90,7 +90,8 @@ class EngramMemory:
             UsageError: another memory is attached to the model.
         """
         # PEFT's own `generate` calls the model inside the wrapper, and so does its forward.
-        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        model: Any = self.model
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         if inner in _with_memory:
             raise UsageError("this model has a memory attached; leave its context before you attach another")
         handles = [

@@ -145,9 +145,7 @@ class NgramHasher:
         """
         ids = np.asarray(input_ids)
         if (ids < 0).any():
-            raise ValueError(
-                f"input_ids has {ids.min()}; n-grams need token ids of 0 or more, so leave out labels' -100"
-            )
+            raise ValueError(f"input_ids has {ids.min()}; token ids are 0 or more (-100 is for labels only)")
         tokens = self.compressed_ids[ids]
         left = np.full((len(tokens), self.max_ngram_size - 1), self.pad)
         padded = np.concatenate([left, tokens], axis=1)
