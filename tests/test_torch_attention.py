@@ -29,5 +29,5 @@ def test_shared_tokens_held_once_are_seen_by_every_row(before, room):
 
 def test_keys_that_are_missing_are_not_passed_over():
     query, keys = torch.randn(1, 2, 1, 4), torch.randn(1, 1, 3, 4)
-    with pytest.raises(AssertionError, match="not there"):
+    with pytest.raises(AssertionError, match="more keys than there are"):
         grouped_attention(None, query, keys, keys, torch.zeros(1, 1, 1, 5), 1.0)
