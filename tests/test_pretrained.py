@@ -129,7 +129,6 @@ def test_under_a_peft_model_answers_are_those_without_it(parts):
             logits = wrapped(**inputs(tokenizer, TEXTS[:1])).logits
     finally:
         wrapped.unload()
-        del model.peft_config
     with memory.attached():
         assert torch.equal(logits, model(**inputs(tokenizer, TEXTS[:1])).logits)
 
