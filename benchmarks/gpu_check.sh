@@ -19,7 +19,7 @@ suites() { # NAME ARGS...: one run of the suites, its report under the name
   local name=$1 code=0
   shift
   echo "== $name"
-  "$PYTHON" -m pytest suites -m "$DEVICE" --engram-model "$MODEL" --engram-report "$out/$name" "${more[@]}" "$@" \
+  "$PYTHON" -m pytest suites -m "$DEVICE" --engram-model "$MODEL" --engram-report "$out/$name" ${more[@]+"${more[@]}"} "$@" \
     2>&1 | tee "$out/$name.log" || code=$?
   echo "exit code $code" | tee -a "$out/$name.log"
   [ "$code" -le 1 ]

@@ -49,7 +49,7 @@ def whole_memory(model: TorchModel, rows: int, kind: type[EngramLayer]) -> Engra
     """A memory shaped like the `engram` variant, with about `rows` rows in all tables together, all filled."""
     (_, variant) = variants.select("engram")
     count = len(decoder_layers(model.model))
-    layers = sorted({min(layer, count - 1) for layer in variant.config.layers})
+    layers = variant.config.for_depth(count).layer_ids
     tables = len(layers) * len(variant.config.orders) * variant.config.heads
     config = replace(variant.config, layers=layers, rows=rows // tables, span="text")
     hasher = make_hasher(config, compress_vocabulary(model.encoder.tokenizer), model.encoder.eos_id)

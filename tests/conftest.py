@@ -125,7 +125,7 @@ def make_checkpoint(folder: Path, architecture: str = "Llama", **more: Any) -> P
     if architecture == "Gemma":
         shape["head_dim"] = 8
     torch.manual_seed(0)
-    config = getattr(transformers, f"{architecture}Config")(**shape, **more)
+    config = getattr(transformers, f"{architecture}Config")(**{**shape, **more})
     model = transformers.AutoModelForCausalLM.from_config(config)
     model.bfloat16().float().save_pretrained(folder)  # the same numbers in whatever dtype they are loaded
     tokenizer.save_pretrained(folder)

@@ -247,6 +247,17 @@ def test_a_report_of_a_run_broken_off_is_rebuilt_from_each_answer_once(first, tm
     assert rebuilt["contrasts"] == report["contrasts"]
 
 
+def test_a_variant_that_does_not_fit_the_model_is_refused_before_anything_is_trained(tiny, tmp_path):
+    folder, args, env = tiny
+    (tmp_path / "deep.yaml").write_text(ENGRAM.replace("[0, 1]", "[0, 7]"))
+    deep = ["--engram-variants", f"{folder / 'lora.yaml'},{tmp_path / 'deep.yaml'}", "--engram-retrain"]
+    result = run(*args, *deep, "--engram-report", tmp_path / "runs", **env)
+    assert result.returncode == 2
+    (told,) = [line for line in (result.stdout + result.stderr).splitlines() if "does not exist" in line]
+    assert "variant tiny-engram: layer 7 does not exist: this model has layers 0 to 2" in told
+    assert "loss" not in result.stdout
+
+
 @pytest.mark.parametrize("kept", [0, 40])
 def test_a_report_is_not_rebuilt_from_fewer_answers_unless_it_may_say_so(first, tmp_path, capsys, kept):
     *_, latest = first

@@ -71,6 +71,27 @@ def test_a_routed_variant_is_its_variant_behind_a_router():
     assert (routed.router, routed.control) == ("rules", False)
 
 
+@pytest.mark.parametrize("name", ["engram", "engram-one-slot"])
+def test_the_layers_of_built_in_memories_are_places_in_any_depth(name):
+    (_, variant) = variants.select(name)
+    for depth in range(2, 65):
+        placed = variant.config.for_depth(depth).layer_ids
+        assert placed == sorted(set(placed))
+        assert depth // 2 <= placed[0] <= placed[-1] < depth
+    assert variant.config.for_depth(30).layer_ids == [16, 24]
+    assert variant.config.for_depth(24).layer_ids == [12, 19]
+    assert variant.config.for_depth(2).layer_ids == [1]
+
+
+def test_a_layer_may_be_a_number_and_has_to_be_there():
+    config = variants.parse(ENGRAM.replace("[0, 1]", "[1, 0.5]"), "test").config
+    assert config.for_depth(12).layer_ids == [1, 6]
+    with pytest.raises(ValueError, match="layer 1 does not exist: this model has layers 0 to 0"):
+        config.check(1)
+    with pytest.raises(UsageError, match="a place is a share of the depth below 1"):
+        variants.parse(ENGRAM.replace("[0, 1]", "[1.5]"), "test")
+
+
 def test_the_unigram_memory_has_its_published_settings():
     (_, unigram) = variants.select("engram-unigram")
     assert unigram.config.slots == 500

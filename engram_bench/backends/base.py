@@ -202,6 +202,7 @@ class Backend(Protocol):
         batch_size: maximum number of answers decoded together.
         encoder: the model's tokenizer and template.
         parameters: number of backbone parameters.
+        depth: number of transformer layers.
         lora_engine: the library that trains a LoRA.
         lora_engine_reason: why this library was chosen, for the header line.
     """
@@ -213,6 +214,7 @@ class Backend(Protocol):
     batch_size: int
     encoder: PromptEncoder
     parameters: int
+    depth: int
     lora_engine: str
     lora_engine_reason: str
 

@@ -35,13 +35,13 @@ def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -
         vocab_size_per_ngram=[config.rows] * len(config.orders),
         max_ngram_size=max(config.orders),
         heads_per_ngram=config.heads,
-        layer_ids=config.layers,
+        layer_ids=config.layer_ids,
         pad_id=pad_id,
         seed=config.hash_seed,
         orders=config.orders,
     )
     if config.rows == 1:  # `NgramHasher` takes primes, and the smallest is 2
-        hasher.primes = {layer: [[1] * config.heads for _ in config.orders] for layer in config.layers}
+        hasher.primes = {layer: [[1] * config.heads for _ in config.orders] for layer in config.layer_ids}
     return hasher
 
 
@@ -119,7 +119,7 @@ class Addresses:
     @property
     def last(self) -> int:
         """The last layer that has a memory."""
-        return max(self.config.layers)
+        return max(self.config.layer_ids)
 
     @classmethod
     def of_training(cls, config: EngramConfig, encoder: PromptEncoder, pairs: Sequence[Pair]) -> Addresses:
@@ -152,7 +152,7 @@ class Addresses:
                 "this adapter belongs to a model with another vocabulary; load it with the model it was trained on"
             )
         keys = KeyIndex.from_array(arrays.pop("keys", np.empty((0, 1 + max(config.orders)), np.int64)))
-        rows = {layer: arrays.pop(f"{layer}.row_ids", np.empty(0, np.int64)) for layer in config.layers}
+        rows = {layer: arrays.pop(f"{layer}.row_ids", np.empty(0, np.int64)) for layer in config.layer_ids}
         written = arrays.pop("written_ids", np.empty(0, np.int64))
         facts = json.loads(arrays.pop("facts", np.frombuffer(b"{}", np.uint8)).tobytes())
         return cls(config, hasher, encoder.eos_id, keys, rows, facts, written)
@@ -169,16 +169,7 @@ class Addresses:
         """Rows that the n-grams of prompts and their answers hash to, by layer."""
         size, on_text = max(self.config.orders), self.config.acts_on_text
         windows = [ngram_windows(p, a[:-1], size, self.span(p), self.mark, on_text=on_text) for p, a in pairs]
-        return {layer: touched_rows(self.hasher, layer, windows) for layer in self.config.layers}
-
-    def check_layers(self, count: int) -> None:
-        """Check the configured layers against the model's number of layers.
-
-        Raises:
-            UsageError: a configured layer does not exist in the model.
-        """
-        if max(self.config.layers) >= count:
-            raise UsageError(f"layer {max(self.config.layers)} does not exist: this model has layers 0 to {count - 1}")
+        return {layer: touched_rows(self.hasher, layer, windows) for layer in self.config.layer_ids}
 
     def with_fact(self, key: str, value: str, encoder: PromptEncoder) -> Addresses:
         """Return addresses that also know this fact.

@@ -70,6 +70,12 @@ class Bench:
         self.load_model = partial(target.load, self.model.folder)
         self.backend: Backend = self.load_model()
         progress(f"model {settings.model}", 1, 1)
+        for variant in settings.variants:
+            try:
+                if variant.config:
+                    variant.config.check(self.backend.depth)
+            except ValueError as error:
+                raise UsageError(f"variant {variant.name}: {error}") from error
         categories = settings.patterns.categories.values()
         longest = max(len(self.backend.encoder.answer(item.output)) for c in categories for item in c.items)
         self.max_new_tokens = min(longest + ANSWER_MARGIN, settings.plan.max_new_tokens or sys.maxsize)
@@ -169,7 +175,9 @@ class Bench:
         """Look-up times by table size, for an n-gram memory with the shape of a variant's."""
         config = self.variant(variant).config
         assert isinstance(config, EngramConfig), f"{variant} has no tables of n-grams"
-        found = speed.lookup_times(config, compress_vocabulary(self.backend.encoder.tokenizer))
+        found = speed.lookup_times(
+            config.for_depth(self.backend.depth), compress_vocabulary(self.backend.encoder.tokenizer)
+        )
         for measured in found:
             self.recorder.add("lookup", measured)
         return found

@@ -84,7 +84,7 @@ def lookup_times(config: EngramConfig, compressed_ids: Int64Array, seed: int = 0
     size, vocabulary = max(config.orders), len(compressed_ids)
     trained = [rng.integers(0, vocabulary, (TRAINED_NGRAMS, size))]
     asked = rng.integers(0, vocabulary, (LOOKUPS, 1, 1, size))
-    layer, sizes = config.layers[0], []
+    layer, sizes = config.layer_ids[0], []
     ways: list[Callable[[Int64Array], object]] = []
     with ExitStack() as files:
         for rows in TABLE_ROWS:

@@ -42,6 +42,7 @@ EXPECTED: dict[Any, str] = {  # words for the types of fields, for error message
     bool: "true or false",
     str: "text",
     Sequence[int]: "a list of whole numbers, 0 or more",
+    Sequence[int | float]: "a list of whole numbers or of shares, 0 or more",
 }
 EVERY = "all"  # selects all built-in variants in --engram-variants
 

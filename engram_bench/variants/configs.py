@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class TrainingConfig:
 class Config:
     """Base class of every kind's config: a dataclass of the kind's own fields in a variant's YAML file."""
 
+    def check(self, depth: int) -> None:
+        """Raise ValueError if the config does not fit a model of `depth` layers."""
+
 
 @dataclass(frozen=True)
 class LoraConfig(Config):
@@ -42,7 +45,7 @@ class LoraConfig(Config):
 class EngramConfig(Config):
     """Shape of an n-gram memory; fields have the paper's meaning (section 2) unless a comment differs."""
 
-    layers: Sequence[int]
+    layers: Sequence[int | float]  # numbers of layers, or places as shares of the depth: 0.5 is the middle
     orders: Sequence[int]  # beyond the paper: any n-gram lengths, not only 2..N
     heads: int
     rows: int  # minimum rows per table, one table per layer, order and head; 1: exactly one row
@@ -57,10 +60,32 @@ class EngramConfig(Config):
             raise ValueError("layers and orders must each hold at least one number")
         if sorted(set(self.orders)) != list(self.orders) or self.orders[0] < 1:
             raise ValueError(f"orders is {self.orders}; n-gram lengths must ascend, starting at 1 or more")
+        if wrong := [layer for layer in self.layers if isinstance(layer, float) and layer >= 1]:
+            raise ValueError(f"layers has {wrong[0]}; a place is a share of the depth below 1, a layer a whole number")
         if self.order_dropout >= 1:
             raise ValueError(f"order_dropout is {self.order_dropout}; it must be a share below 1")
         if self.span not in ("text", "key"):
             raise ValueError(f"span is {self.span!r}; use text or key")
+
+    def for_depth(self, depth: int) -> EngramConfig:
+        """The same shape with the numbers of the layers in a model of `depth` layers, ascending, each once.
+
+        Raises:
+            ValueError: the model has no such layer.
+        """
+        numbers = sorted({int(layer * depth) if isinstance(layer, float) else layer for layer in self.layers})
+        if numbers[-1] >= depth:
+            raise ValueError(f"layer {numbers[-1]} does not exist: this model has layers 0 to {depth - 1}")
+        return replace(self, layers=numbers)
+
+    def check(self, depth: int) -> None:
+        self.for_depth(depth)
+
+    @property
+    def layer_ids(self) -> list[int]:
+        """Numbers of the layers; places need `for_depth` first."""
+        assert all(isinstance(layer, int) for layer in self.layers), "places are shares of a depth; use for_depth"
+        return [int(layer) for layer in self.layers]
 
     @property
     def acts_on_text(self) -> bool:

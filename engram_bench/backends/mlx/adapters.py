@@ -111,7 +111,6 @@ class EngramAdapter:
 
     def __init__(self, model: nn.Module, addresses: Addresses) -> None:
         config, hasher = addresses.config, addresses.hasher
-        addresses.check_layers(len(model.layers))
         self.addresses, self.ngram_size, self.acts_on_text = addresses, max(config.orders), config.acts_on_text
         self._span: Spans = addresses.span
         size = model.args.hidden_size
@@ -122,7 +121,7 @@ class EngramAdapter:
     def create(
         cls, model: nn.Module, config: EngramConfig, encoder: PromptEncoder, pairs: Sequence[Pair]
     ) -> EngramAdapter:
-        return cls(model, Addresses.of_training(config, encoder, pairs))
+        return cls(model, Addresses.of_training(_placed(model, config), encoder, pairs))
 
     @classmethod
     def load(
@@ -135,6 +134,7 @@ class EngramAdapter:
         router: str | None = None,
     ) -> EngramAdapter:
         """Load a memory; `damage` changes its rows for a control (see `addresses.damaged`), `router` adds routing."""
+        config = _placed(model, config)
         arrays = weights.load(folder, "engram", asdict(config))
         adapter = cls(model, Addresses.from_arrays(config, encoder, arrays))
         _fill(folder, adapter.trained, arrays)
@@ -175,6 +175,18 @@ class EngramAdapter:
     def save(self, folder: Path) -> None:
         arrays = {**_arrays(self.trained), **self.addresses.to_arrays()}
         weights.save(folder, "engram", asdict(self.addresses.config), arrays)
+
+
+def _placed(model: nn.Module, config: EngramConfig) -> EngramConfig:
+    """The config with the numbers of the model's layers.
+
+    Raises:
+        UsageError: the model has no such layer.
+    """
+    try:
+        return config.for_depth(len(model.layers))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 class UnigramAdapter(WithoutNgrams):

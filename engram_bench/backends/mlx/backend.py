@@ -67,6 +67,7 @@ class MlxModel(Network):
     def __init__(self, folder: Path, device: str, lora_engine: tuple[str, str] = ("mlx-lm", "on MLX")) -> None:
         super().__init__(folder, device)
         self.lora_engine, self.lora_engine_reason = lora_engine
+        self.depth = len(self.model.layers)
         self.parameters = get_total_parameters(self.model)
         self.stop_ids = decoding.stop_ids(self.encoder.eos_id, self.config.get("eos_token_id"))
 

@@ -124,7 +124,7 @@ class EngramAdapter:
 
     def __init__(self, addresses: Addresses, layers: dict[int, EngramLayer]) -> None:
         self.config, self.addresses, self.layers = addresses.config, addresses, layers
-        self.ngram_size, self.first_layer = max(self.config.orders), min(self.config.layers)
+        self.ngram_size, self.first_layer = max(self.config.orders), min(self.config.layer_ids)
         self.acts_on_text = self.config.acts_on_text
         self._span: Spans = addresses.span
 
@@ -132,7 +132,7 @@ class EngramAdapter:
     def create(
         cls, model: nn.Module, config: EngramConfig, encoder: PromptEncoder, pairs: Sequence[Pair]
     ) -> EngramAdapter:
-        return cls._build(model, Addresses.of_training(config, encoder, pairs))
+        return cls._build(model, Addresses.of_training(_placed(model, config), encoder, pairs))
 
     @classmethod
     def load(
@@ -145,6 +145,7 @@ class EngramAdapter:
         router: str | None = None,
     ) -> EngramAdapter:
         """Load a memory; `damage` changes its rows for a control (see `addresses.damaged`), `router` adds routing."""
+        config = _placed(model, config)
         arrays = weights.load(folder, "engram", asdict(config))
         adapter = cls._build(model, Addresses.from_arrays(config, encoder, arrays))
         _fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
@@ -160,7 +161,6 @@ class EngramAdapter:
     def _build(cls, model: Any, addresses: Addresses) -> EngramAdapter:
         config, hasher = addresses.config, addresses.hasher
         size = model.config.hidden_size
-        addresses.check_layers(len(decoder_layers(model)))
         layers = {layer: EngramLayer(config, layer, hasher, rows, size) for layer, rows in addresses.rows.items()}
         return cls(addresses, {layer: memory.to(model.device).eval() for layer, memory in layers.items()})
 
@@ -204,6 +204,18 @@ class EngramAdapter:
     def save(self, folder: Path) -> None:
         arrays = _arrays({str(layer): memory for layer, memory in self.layers.items()})
         weights.save(folder, "engram", asdict(self.config), {**arrays, **self.addresses.to_arrays()})
+
+
+def _placed(model: nn.Module, config: EngramConfig) -> EngramConfig:
+    """The config with the numbers of the model's layers.
+
+    Raises:
+        UsageError: the model has no such layer.
+    """
+    try:
+        return config.for_depth(len(decoder_layers(model)))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 class UnigramAdapter(WithoutNgrams):
