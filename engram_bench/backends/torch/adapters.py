@@ -64,9 +64,12 @@ class LoraAdapter(WithoutNgrams):
         from safetensors.torch import load_file
 
         try:
-            return cls(peft.LoraConfig.from_pretrained(folder), load_file(folder / "adapter_model.safetensors"))
+            stored: Any = peft.LoraConfig.from_pretrained(folder)
+            state = load_file(folder / "adapter_model.safetensors")
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UsageError(f"{folder}: this adapter cannot be read ({error}); {weights.ANEW}") from error
+        stored.base_model_name_or_path = None  # peft would warn that the model's folder has another name
+        return cls(stored, state)
 
     @contextmanager
     def on(self, model: Any) -> Iterator[None]:
