@@ -2,7 +2,6 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-import peft
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -119,6 +118,8 @@ def test_saving_and_loading_changes_nothing(parts, tmp_path):
 
 def test_under_a_peft_model_answers_are_those_without_it(parts):
     """A LoRA starts as zeros, so a fresh one changes nothing; PEFT's generate calls the model inside its wrapper."""
+    import peft
+
     model, tokenizer, memory, *_ = parts
     expected = generated(parts, TEXTS, do_sample=False)
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
