@@ -28,6 +28,18 @@ FACT_PHRASINGS = ("{key}", "What belongs to {key}?")
 Spans = Callable[[Prompt], tuple[int, int] | None]  # the range of content tokens that a memory reads
 
 
+def placed(config: EngramConfig, depth: int) -> EngramConfig:
+    """The config with the numbers of its layers in a model of `depth` layers.
+
+    Raises:
+        UsageError: the model has no such layer.
+    """
+    try:
+        return config.for_depth(depth)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -> NgramHasher:
     """Build the hash functions for a memory of this shape and a given vocabulary."""
     hasher = NgramHasher(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from engram_bench.backends.base import Adapter, WithoutNgrams
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
-from engram_bench.memory.addresses import Addresses, Spans, damaged
+from engram_bench.memory.addresses import Addresses, Spans, damaged, placed
 from engram_bench.memory.mlx import EngramLayer, MemoryLayer, UnigramLayer, injected
 from engram_bench.prompts import Pair, Prompt, PromptEncoder
 from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfig
@@ -121,7 +121,7 @@ class EngramAdapter:
     def create(
         cls, model: nn.Module, config: EngramConfig, encoder: PromptEncoder, pairs: Sequence[Pair]
     ) -> EngramAdapter:
-        return cls(model, Addresses.of_training(_placed(model, config), encoder, pairs))
+        return cls(model, Addresses.of_training(placed(config, len(model.layers)), encoder, pairs))
 
     @classmethod
     def load(
@@ -134,7 +134,7 @@ class EngramAdapter:
         router: str | None = None,
     ) -> EngramAdapter:
         """Load a memory; `damage` changes its rows for a control (see `addresses.damaged`), `router` adds routing."""
-        config = _placed(model, config)
+        config = placed(config, len(model.layers))
         arrays = weights.load(folder, "engram", asdict(config))
         adapter = cls(model, Addresses.from_arrays(config, encoder, arrays))
         _fill(folder, adapter.trained, arrays)
@@ -175,18 +175,6 @@ class EngramAdapter:
     def save(self, folder: Path) -> None:
         arrays = {**_arrays(self.trained), **self.addresses.to_arrays()}
         weights.save(folder, "engram", asdict(self.addresses.config), arrays)
-
-
-def _placed(model: nn.Module, config: EngramConfig) -> EngramConfig:
-    """The config with the numbers of the model's layers.
-
-    Raises:
-        UsageError: the model has no such layer.
-    """
-    try:
-        return config.for_depth(len(model.layers))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 class UnigramAdapter(WithoutNgrams):

@@ -19,7 +19,7 @@ from torch import nn
 from engram_bench.backends.base import Adapter, WithoutNgrams
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
-from engram_bench.memory.addresses import Addresses, Spans, damaged
+from engram_bench.memory.addresses import Addresses, Spans, damaged, placed
 from engram_bench.memory.torch import EngramLayer, MemoryLayer, UnigramLayer, decoder_layers, injected, low_precision
 from engram_bench.prompts import Pair, Prompt, PromptEncoder
 from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfig
@@ -135,7 +135,7 @@ class EngramAdapter:
     def create(
         cls, model: nn.Module, config: EngramConfig, encoder: PromptEncoder, pairs: Sequence[Pair]
     ) -> EngramAdapter:
-        return cls._build(model, Addresses.of_training(_placed(model, config), encoder, pairs))
+        return cls._build(model, Addresses.of_training(placed(config, len(decoder_layers(model))), encoder, pairs))
 
     @classmethod
     def load(
@@ -148,7 +148,7 @@ class EngramAdapter:
         router: str | None = None,
     ) -> EngramAdapter:
         """Load a memory; `damage` changes its rows for a control (see `addresses.damaged`), `router` adds routing."""
-        config = _placed(model, config)
+        config = placed(config, len(decoder_layers(model)))
         arrays = weights.load(folder, "engram", asdict(config))
         adapter = cls._build(model, Addresses.from_arrays(config, encoder, arrays))
         _fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
@@ -207,18 +207,6 @@ class EngramAdapter:
     def save(self, folder: Path) -> None:
         arrays = _arrays({str(layer): memory for layer, memory in self.layers.items()})
         weights.save(folder, "engram", asdict(self.config), {**arrays, **self.addresses.to_arrays()})
-
-
-def _placed(model: nn.Module, config: EngramConfig) -> EngramConfig:
-    """The config with the numbers of the model's layers.
-
-    Raises:
-        UsageError: the model has no such layer.
-    """
-    try:
-        return config.for_depth(len(decoder_layers(model)))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 class UnigramAdapter(WithoutNgrams):
