@@ -63,9 +63,7 @@ def whole_memory(model: TorchModel, rows: int, kind: type[EngramLayer]) -> Engra
         memory.fuse(model.model.dtype)
         if kind is OnHost:
             memory.table = torch.nn.Parameter(table)
-    return EngramAdapter(
-        Addresses(config, hasher, model.encoder.eos_id, KeyIndex((), max(config.orders)), held), memories
-    )
+    return EngramAdapter(Addresses(config, hasher, model.encoder.eos_id, KeyIndex(), held), memories)
 
 
 @torch.inference_mode()

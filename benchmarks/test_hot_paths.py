@@ -6,7 +6,7 @@ import torch
 
 from engram_bench.memory.hashing import NgramHasher
 from engram_bench.memory.torch import EngramLayer
-from engram_bench.prompts import Prompt, extend_windows, ngram_windows
+from engram_bench.prompts import Prompt, Span, extend_windows, ngram_windows
 from engram_bench.variants.configs import EngramConfig
 
 CONFIG = EngramConfig(layers=[2], orders=[2, 3, 4, 6, 8], heads=2, rows=200_000, width=32)
@@ -17,18 +17,19 @@ VOCABULARY, HIDDEN, TOUCHED = 49_152, 576, 50_000
 def hasher():
     return NgramHasher(
         compressed_ids=np.arange(VOCABULARY),
-        vocab_size_per_ngram=[CONFIG.rows] * len(CONFIG.orders),
+        vocab_size_per_ngram=[CONFIG.rows] * CONFIG.hashes,
         max_ngram_size=8,
         heads_per_ngram=CONFIG.heads,
         layer_ids=CONFIG.layers,
         pad_id=2,
         seed=0,
         orders=CONFIG.orders,
+        keyed=CONFIG.keyed,
     )
 
 
 def windows(rows, tokens):
-    return np.random.default_rng(0).integers(0, VOCABULARY, (rows, tokens, 8))
+    return np.random.default_rng(0).integers(0, VOCABULARY, (rows, tokens, 9))
 
 
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (128, 1), (32, 16)])
@@ -53,7 +54,7 @@ def test_memory_layer(benchmark, hasher, rows, tokens):
 
 def test_windows_of_a_prompt(benchmark):
     prompt = Prompt(tuple(range(40)), tuple(24 <= i < 35 for i in range(40)))
-    benchmark(ngram_windows, prompt, (1, 2, 3), 8, (2, 9), 0, on_text=True)
+    benchmark(ngram_windows, prompt, (1, 2, 3), 8, Span(2, 9, tuple(range(26, 33))), 0, on_text=True)
 
 
 def test_windows_of_a_decoding_step(benchmark):

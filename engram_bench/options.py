@@ -26,7 +26,7 @@ class Profile:
     samples: int  # answers sampled per item at temperature 0.8, for consistency; the greedy answer is extra
     sampled_items: int | None  # items per category that get sampled answers; None: all seen items
     variants: str
-    epochs: Mapping[str, int] = field(default_factory=dict)  # by kind of adapter; default: the variant's own
+    epochs: Mapping[str, int] = field(default_factory=dict)  # by kind of adapter, exactly; default: the variant's own
     max_new_tokens: int | None = None  # None: enough for the longest canonical answer
     control_prompts: int | None = None  # prompts per kind, for collateral; None: all
     asserted: bool = True  # a missed threshold fails the run; if False, it is only reported
@@ -49,15 +49,7 @@ PROFILES = {
         asserted=False,
         borrows=True,
     ),
-    # A third of the default's examples, so it trains about twice the epochs to get enough optimizer steps.
-    "quick": Profile(
-        15,
-        3,
-        None,
-        "baseline,lora,engram,engram-shuffled",
-        epochs={"lora": 7, "engram": 6},
-        control_prompts=8,
-    ),
+    "quick": Profile(15, 3, None, "baseline,lora,engram,engram-shuffled", control_prompts=8),
     "default": Profile(DEFAULT_SIZES, 3, 10, "baseline,lora,engram,engram-unigram,engram-shuffled", control_prompts=8),
     "full": Profile(None, 10, None, ",".join(variants.BUILT_IN)),
 }
@@ -189,7 +181,7 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
 def _shortened(variant: Variant, profile: Profile) -> Variant:
     if variant.training is None or variant.own_epochs or variant.kind not in profile.epochs:
         return variant
-    return replace(variant, training=replace(variant.training, epochs=profile.epochs[variant.kind]))
+    return replace(variant, training=replace(variant.training, epochs=profile.epochs[variant.kind], steps=()))
 
 
 def chosen_items(every: PatternSet, profile: str, seed: int = 0) -> PatternSet:

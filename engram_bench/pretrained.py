@@ -134,8 +134,8 @@ class EngramMemory:
             layer.update(windows, windows[..., :0])
 
     def _prompt_windows(self, ids: NDArray[np.int64], mask: Tensor | None) -> NDArray[np.int64]:
-        """int64 [batch, tokens, N] for whole prompts; `ABSENT` for padding and for rows without the template."""
-        windows = np.full((*ids.shape, self.adapter.ngram_size), ABSENT, dtype=np.int64)
+        """int64 [batch, tokens, N + 1] for whole prompts; `ABSENT` for padding and for rows without the template."""
+        windows = np.full((*ids.shape, self.adapter.ngram_size + 1), ABSENT, dtype=np.int64)
         there = np.ones(ids.shape, bool) if mask is None else mask.cpu().numpy()[:, -ids.shape[1] :] > 0
         for row, (tokens, real) in enumerate(zip(ids, there, strict=True)):
             if pair := self.encoder.parse(tokens[real].tolist()):
@@ -151,7 +151,7 @@ def _windows_layer(cache: Any) -> WindowsLayer | None:
 
 
 def _answer_windows(ids: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Windows [batch, tokens, N] of new answer tokens `ids`, which follow the windows `last` [batch, N]."""
+    """Windows [batch, tokens, N + 1] of new answer tokens `ids`, which follow the windows `last` [batch, N + 1]."""
     steps = []
     for column in ids.T:
         last = extend_windows(last, column)

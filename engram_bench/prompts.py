@@ -6,12 +6,10 @@ The template makes up most of a short prompt and is the same for every prompt. S
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,29 +21,48 @@ _MARK = "\u2063content\u2063"  # placeholder for the user's text, to split the r
 ABSENT = -1  # in an n-gram window: no token here
 # Prepended to a chat template that prints the date: the date is fixed, so that prompts do not change from day to day.
 TODAY = "{% macro strftime_now(format) %}01 Jan 2026{% endmacro %}"
-# Each of these characters is a word of its own: scripts whose words are not separated by spaces (Thai, Lao, Myanmar,
-# Khmer, Hiragana, Katakana, Chinese, Hangul), and variation selectors, which turn the character before into an emoji.
-APART = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"
-    "\ufe00-\ufe0f\U00020000-\U0003ffff]"
-)
+
+
+class Span(NamedTuple):
+    """The part of a user's text that a memory reads: content tokens [start, end).
+
+    Attributes:
+        tokens: the token ids that it hashes: those of the range, or of the key that stands there, see `memory.keys`.
+        key: number that identifies the key; `ABSENT` if the memory does not look for keys.
+    """
+
+    start: int
+    end: int
+    tokens: tuple[int, ...]
+    key: int = ABSENT
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids of one prompt; `content[i]` is true if token i is part of the user's own text.
+    """Token ids of one prompt.
 
-    `key`, set only in training, is the item's input as a range [start, end) of content tokens.
+    Attributes:
+        ids: token ids.
+        content: for each token, whether it is part of the user's own text.
+        text: the user's own text.
+        places: for each content token, the range [start, end) of its characters in `text`.
+        key: set only in training: the item's input, a range [start, end) of characters in `text`.
     """
 
     ids: tuple[int, ...]
     content: tuple[bool, ...]
+    text: str = ""
+    places: tuple[tuple[int, int], ...] = ()
     key: tuple[int, int] | None = None
-    continues_word: tuple[bool, ...] = ()  # per content token: it continues the word of the token before
 
     def content_ids(self) -> NDArray[np.int64]:
         """int64 [content tokens]: the token ids of the user's own text."""
         return np.array([i for i, mine in zip(self.ids, self.content, strict=True) if mine], dtype=np.int64)
+
+    def tokens_at(self, start: int, end: int) -> tuple[int, int]:
+        """The content tokens that hold the characters [start, end) of the text: a range [first, last + 1)."""
+        inside = [i for i, (a, b) in enumerate(self.places) if a < end and b > start]
+        return inside[0], inside[-1] + 1
 
 
 Pair = tuple[Prompt, tuple[int, ...]]  # a prompt and its answer's token ids, end-of-text included
@@ -120,14 +137,9 @@ class PromptEncoder:
         encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
         text = whole[start:end]
         content = tuple(a < end and b > start for a, b in encoded["offset_mapping"])
-        offsets = [span for span, mine in zip(encoded["offset_mapping"], content, strict=True) if mine]
-        spans = [(max(0, a - start), b - start) for a, b in offsets]
-        continues_word = tuple(a > 0 and _in_word(text[a - 1]) and _in_word(text[a]) for a, _ in spans)
-        found = None
-        if key is not None:
-            inside = [i for i, (a, b) in enumerate(spans) if a < key[1] and b > key[0]]
-            found = (inside[0], inside[-1] + 1)
-        return Prompt(tuple(encoded["input_ids"]), content, found, continues_word)
+        own = (place for place, mine in zip(encoded["offset_mapping"], content, strict=True) if mine)
+        places = tuple((max(0, a - start), b - start) for a, b in own)
+        return Prompt(tuple(encoded["input_ids"]), content, text, places, key)
 
     def answer(self, text: str) -> tuple[int, ...]:
         """Encode a right answer with its end-of-text token, so that the model learns to stop."""
@@ -145,13 +157,6 @@ class PromptEncoder:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
 
 
-def _in_word(character: str) -> bool:
-    """Whether a character belongs to a word: a letter, digit, combining mark or underscore, but not in `APART`."""
-    kind = unicodedata.category(character)
-    known = character == "_" or kind[0] in "LN" or kind in ("Mn", "Mc")
-    return known and not APART.match(character)
-
-
 def shared_prefix(prompts: Sequence[Prompt]) -> int:
     """Number of leading template tokens that all prompts share; at least one token of each prompt is left over."""
     first = prompts[0]
@@ -163,7 +168,7 @@ def shared_prefix(prompts: Sequence[Prompt]) -> int:
 
 
 def ngram_windows(
-    prompt: Prompt, answer: Sequence[int], size: int, span: tuple[int, int] | None, mark: int, *, on_text: bool
+    prompt: Prompt, answer: Sequence[int], size: int, span: Span | None, mark: int, *, on_text: bool
 ) -> NDArray[np.int64]:
     """The n-gram that each token reads: the token itself and its predecessors in the span and the answer.
 
@@ -175,35 +180,41 @@ def ngram_windows(
         prompt: the prompt.
         answer: token ids of the answer.
         size: N, the longest n-gram.
-        span: range [start, end) of the content tokens that the memory reads; None: no token reads an n-gram.
+        span: the content tokens that the memory reads; None: no token reads an n-gram.
         mark: token id placed before the span, so that a span of one token still makes a bigram.
         on_text: whether the span's own tokens read n-grams too, as in the paper. The prompt's other tokens, such as
             the template's, never do.
 
     Returns:
-        int64 [len(prompt.ids) + len(answer), size]: ``[t, 0]`` is the current token, ``[t, k]`` the one k before
-        it. `ABSENT` fills positions before the mark, and the whole row of a token that reads no n-gram.
+        int64 [len(prompt.ids) + len(answer), size + 1]: ``[t, 0]`` is the current token, ``[t, k]`` the one k before
+        it, ``[t, size]`` the span's key. `ABSENT` fills positions before the mark, and the whole row of a token that
+        reads no n-gram.
     """
-    windows = np.full((len(prompt.ids) + len(answer), size), ABSENT, dtype=np.int64)
+    windows = blank_windows(len(prompt.ids) + len(answer), size)
     if span is not None:
-        key = prompt.content_ids()[slice(*span)]
-        seen = _windows(np.array([mark, *key, *answer], dtype=np.int64), size)[1:]
+        seen = _windows(np.array([mark, *span.tokens, *answer], dtype=np.int64), size, span.key)[1:]
         if on_text:
-            windows[np.flatnonzero(prompt.content)[slice(*span)]] = seen[: len(key)]
-        windows[len(prompt.ids) - 1 :] = seen[len(key) - 1 :]
+            windows[np.flatnonzero(prompt.content)[span.start : span.end]] = seen[: len(span.tokens)]
+        windows[len(prompt.ids) - 1 :] = seen[len(span.tokens) - 1 :]
     return windows
 
 
-def _windows(stream: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """[tokens] -> [tokens, size], each row starting with its current token."""
+def blank_windows(tokens: int, size: int) -> NDArray[np.int64]:
+    """`ngram_windows` of tokens that read no n-gram: [tokens, size + 1]."""
+    return np.full((tokens, size + 1), ABSENT, dtype=np.int64)
+
+
+def _windows(stream: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
+    """[tokens] -> [tokens, size + 1]: each row starts with its current token and ends with the key."""
     padded = np.concatenate([np.full(size - 1, ABSENT), stream])
-    return np.lib.stride_tricks.sliding_window_view(padded, size)[:, ::-1]
+    grams = np.lib.stride_tricks.sliding_window_view(padded, size)[:, ::-1]
+    return np.concatenate([grams, np.full((len(stream), 1), key)], axis=1)
 
 
 def extend_windows(last: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """One decoding step: extend the last position's windows [batch, N] by the token that each row just produced.
+    """One decoding step: extend the last position's windows [batch, N + 1] by the token that each row just produced.
 
     A row whose last token reads no n-gram stays `ABSENT`.
     """
-    following = np.concatenate([tokens[:, None], last[:, :-1]], axis=1)
+    following = np.concatenate([tokens[:, None], last[:, :-2], last[:, -1:]], axis=1)
     return np.where(last[:, :1] == ABSENT, ABSENT, following)

@@ -54,13 +54,27 @@ def test_an_index_depends_on_the_last_n_tokens_alone():
 def test_rows_count_through_the_tables_and_leave_absent_ngrams_out():
     built = hasher()
     ids = np.array([7, 8, 9, 10])
-    windows = np.array([[10, 9, 8, 7], [8, 7, -1, -1]])
+    windows = np.array([[10, 9, 8, 7, -1], [8, 7, -1, -1, -1]])
     rows = built.rows(windows, 1)
     sizes = [p for heads in built.primes[1] for p in heads]
     starts = np.cumsum([0, *sizes[:-1]])
     assert np.array_equal(rows[0], built.indices(ids[None], 1)[0, -1] + starts)
     assert (rows[1, :2] >= 0).all(), "two tokens make a bigram"
     assert (rows[1, 2:] == ABSENT_ROW).all(), "and nothing longer"
+
+
+def test_a_whole_key_has_rows_of_its_own_for_each_key_and_each_token_after_it():
+    plain, keyed = hasher(), hasher(keyed=True, vocab_size_per_ngram=[5000] * 4)
+    windows = np.array(
+        [[10, 9, 8, 7, 55], [10, 9, 8, 7, 56], [11, 9, 8, 7, 55], [10, 9, -1, -1, 55], [10, 9, 8, 7, -1]]
+    )
+    assert plain.rows(windows, 1).shape == (5, 6)
+    rows = keyed.rows(windows, 1)
+    assert np.array_equal(rows[0, :-2], rows[1, :-2]), "n-grams do not tell these keys apart"
+    whole = rows[:4, -2:]
+    assert len(np.unique(whole)) == whole.size, "the whole key does, and goes on with the answer"
+    assert (rows[4, -2:] == ABSENT_ROW).all(), "without a key there is none"
+    assert rows[4, :-2].tolist() == rows[0, :-2].tolist()
 
 
 def test_layers_and_heads_share_no_modulus():

@@ -1,16 +1,15 @@
 """Content masks and n-gram windows: the n-gram that the memory reads at each token."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 
-from engram_bench.memory.keys import KeyIndex
-from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, _in_word, extend_windows, ngram_windows, shared_prefix
+from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, Span, extend_windows, ngram_windows, shared_prefix
 from tests.conftest import make_tokenizer
 
 MARK = 99
 TEMPLATED = Prompt(ids=(1, 1, 10, 11, 12, 13, 2, 3), content=(False, False, True, True, True, True, False, False))
+MIDDLE = Span(1, 4, (11, 12, 13))
+KEY = 7
 
 
 def test_content_is_the_users_own_text(tokenizer):
@@ -22,7 +21,8 @@ def test_content_is_the_users_own_text(tokenizer):
 
 def test_the_key_is_found_among_the_content_tokens(tokenizer):
     prompt = PromptEncoder(tokenizer).prompt("Look up KEY:abc now", (8, 15))
-    assert tokenizer.decode(prompt.content_ids()[slice(*prompt.key)]).strip() == "KEY:abc"
+    assert prompt.text[slice(*prompt.key)] == "KEY:abc"
+    assert tokenizer.decode(prompt.content_ids()[slice(*prompt.tokens_at(8, 15))]).strip() == "KEY:abc"
 
 
 def test_a_tokenizer_without_a_template_gets_the_text_as_it_is():
@@ -54,83 +54,45 @@ def test_a_prompt_that_is_all_prefix_keeps_a_token():
 
 
 def test_windows_look_back_over_the_span_and_the_answer_and_skip_all_else():
-    windows = ngram_windows(TEMPLATED, (20, 21), 3, (1, 4), MARK, on_text=True)
-    blank = [ABSENT] * 3
+    windows = ngram_windows(TEMPLATED, (20, 21), 3, MIDDLE, MARK, on_text=True)
+    blank = [ABSENT] * 4
     assert windows.tolist() == [
         blank,
         blank,
         blank,  # content before the span
-        [11, MARK, ABSENT],
-        [12, 11, MARK],
-        [13, 12, 11],
+        [11, MARK, ABSENT, ABSENT],
+        [12, 11, MARK, ABSENT],
+        [13, 12, 11, ABSENT],
         blank,  # template
-        [13, 12, 11],  # the prompt's last token sees the end of the span
-        [20, 13, 12],
-        [21, 20, 13],
+        [13, 12, 11, ABSENT],  # the prompt's last token sees the end of the span
+        [20, 13, 12, ABSENT],
+        [21, 20, 13, ABSENT],
     ]
-    answering = ngram_windows(TEMPLATED, (20, 21), 3, (1, 4), MARK, on_text=False)
+    answering = ngram_windows(TEMPLATED, (20, 21), 3, MIDDLE, MARK, on_text=False)
     assert answering.tolist() == [blank] * 7 + windows[7:].tolist()
 
 
 def test_a_span_of_one_token_makes_a_bigram_with_the_mark():
-    windows = ngram_windows(TEMPLATED, (20,), 4, (1, 2), MARK, on_text=False)
-    assert windows[-2:].tolist() == [[11, MARK, ABSENT, ABSENT], [20, 11, MARK, ABSENT]]
+    windows = ngram_windows(TEMPLATED, (20,), 4, Span(1, 2, (11,)), MARK, on_text=False)
+    assert windows[-2:].tolist() == [[11, MARK, ABSENT, ABSENT, ABSENT], [20, 11, MARK, ABSENT, ABSENT]]
+
+
+def test_a_key_is_read_by_its_own_tokens_however_the_text_has_it_and_its_number_stays():
+    windows = ngram_windows(TEMPLATED, (20,), 2, Span(1, 4, (30, 31), KEY), MARK, on_text=False)
+    assert windows[-2:].tolist() == [[31, 30, KEY], [20, 31, KEY]]
 
 
 def test_without_a_span_nothing_sees_anything():
     assert (ngram_windows(TEMPLATED, (20, 21), 3, None, MARK, on_text=True) == ABSENT).all()
 
 
-@pytest.mark.parametrize("span", [(0, 4), (1, 3), None])
+@pytest.mark.parametrize("span", [Span(0, 4, (10, 11, 12, 13)), Span(1, 3, (11, 12), KEY), None])
 def test_extending_step_by_step_gives_the_windows_of_the_whole(span):
     whole = ngram_windows(TEMPLATED, (20, 21, 22), 4, span, MARK, on_text=True)
     step = ngram_windows(TEMPLATED, (), 4, span, MARK, on_text=False)[-1:]
     for position, token in enumerate((20, 21, 22)):
         step = extend_windows(step, np.array([token]))
         assert np.array_equal(step[0], whole[len(TEMPLATED.ids) + position])
-
-
-def test_the_longest_key_wins_and_the_last_of_equals():
-    index = KeyIndex([(1, 2), (1, 2, 3), (7,), (8,)], size=4)
-    assert index.find([7, 1, 2, 3, 9], [False] * 5) == (1, 4)
-    assert index.find([7, 5, 8], [False] * 3) == (2, 3)
-    assert index.find([5, 6], [False] * 2) is None
-    assert index.find([], []) is None
-
-
-def test_a_key_is_not_found_within_a_longer_word(tokenizer):
-    index = KeyIndex([(1, 2)], size=4)
-    assert index.find([1, 2, 3], [False, True, True]) is None
-    assert index.find([3, 1, 2], [False, True, False]) is None
-    assert index.find([1, 2, 3], [False, True, False]) == (0, 2)
-    prompt = PromptEncoder(tokenizer).prompt("Look up KEY:abcd, f(x)")
-    tokens = [tokenizer.decode([i]).strip() for i in prompt.content_ids()]
-    words = "".join(("" if j else " ") + token for token, j in zip(tokens, prompt.continues_word, strict=True)).split()
-    assert words == ["Look", "up", "KEY", ":", "abcd", ",", "f", "(", "x", ")"]
-
-
-def test_of_a_long_key_its_tail_is_found():
-    assert KeyIndex([(1, 2, 3, 4, 5)], size=3).find([0, 1, 2, 3, 4, 5], [True] * 6) == (3, 6)
-
-
-def test_a_key_of_exactly_n_tokens_is_no_tail_of_a_longer_word():
-    index = KeyIndex([(1, 2, 3)], size=3)
-    for known in (index, KeyIndex.from_array(index.to_array())):
-        assert known.find([0, 1, 2, 3], [False, True, True, True]) is None
-        assert known.find([0, 1, 2, 3], [False, False, True, True]) == (1, 4)
-    longer = index.with_keys([(0, 1, 2, 3)])
-    assert KeyIndex.from_array(longer.to_array()).find([0, 1, 2, 3], [True] * 4) == (1, 4)
-    assert longer.without([(1, 2, 3)]).find([1, 2, 3], [False] * 3) is None
-    assert index.find([1, 2, 3], [False] * 3) == (0, 3), "an index stays as it is"
-
-
-@pytest.mark.parametrize(("text", "continues_word"), [
-    ("首都は東京です", False), ("ข้าวคืออะไร", False), ("서울은", False), ("दिल्ली", True), ("naïve", True),
-    ("a_b2", True), ("\ufe0fa", False), ("\u20e3a", False),
-])  # fmt: skip
-def test_where_words_are_not_set_apart_each_letter_may_begin_one(text, continues_word):
-    found = {_in_word(a) and _in_word(b) for a, b in pairwise(text)}
-    assert found == {continues_word}
 
 
 def test_the_day_is_the_same_in_every_prompt():
@@ -156,10 +118,3 @@ def test_of_a_longer_talk_the_last_turn_is_told_apart_where_the_first_alone_has_
     prompt, answer = encoder.parse(ids)
     assert tokenizer.decode(prompt.content_ids()).strip() == "up"
     assert answer == ()
-
-
-def test_a_key_index_survives_its_array():
-    index = KeyIndex([(1, 2, 3), (9,)], size=3)
-    again = KeyIndex.from_array(index.to_array())
-    assert again.find([1, 2, 3], [False] * 3) == (0, 3)
-    assert again.find([9], [False]) == (0, 1)

@@ -356,8 +356,8 @@ def test_whole_orders_are_dropped_in_training_and_what_stays_zero_learns_nothing
     pairs = [model.encoder.pair(example) for example in examples]
     memory = EngramAdapter.create(model.model, variant.config, model.encoder, pairs).layers[0].train()
     torch.nn.init.ones_(memory.table.data[1:])
-    memory.set_slots(found := 1 + torch.arange(1200).view(1, 200, 6) % len(memory.row_ids))
-    read = memory._looked_up(found).unflatten(-1, (3, -1))
+    memory.set_slots(found := 1 + torch.arange(1600).view(1, 200, 8) % len(memory.row_ids))
+    read = memory._looked_up(found).unflatten(-1, (4, -1))
     assert (read == read[..., :1]).all(), "an order's heads and their columns share one fate"
     assert 0.4 < read.mean() < 0.6
     memory(torch.randn(1, 200, 32)).sum().backward()
@@ -376,7 +376,7 @@ def test_a_table_of_one_row_tells_no_keys_apart(model, examples, tmp_path):
     variant = variants.parse(ENGRAM.replace("rows: 5000", "rows: 1"), "test")
     model.train(variant, examples, 0, tmp_path, quiet)
     adapter = model.load_adapter(variant, tmp_path)
-    assert [len(memory.table) for memory in adapter.memories()] == [7, 7], "zeros, and one for each order and head"
+    assert [len(memory.table) for memory in adapter.memories()] == [9, 9], "zeros, a row for each head and order or key"
     with model.attached(adapter):
         answers = model.generate([model.encoder.prompt(e.prompt) for e in examples], 8)
     assert sum(model.encoder.decode(a) == e.answer for a, e in zip(answers, examples, strict=True)) < len(examples) / 2
@@ -386,7 +386,7 @@ def test_an_untouched_row_adds_exactly_nothing_even_beside_one_that_does(model, 
     variant = variants.parse(ENGRAM, "test")
     model.train(variant, examples, 0, tmp_path, quiet)
     memory = model.load_adapter(variant, tmp_path).memories()[0]
-    windows = np.random.default_rng(0).integers(0, 300, (1, 200, 4))
+    windows = np.random.default_rng(0).integers(0, 300, (1, 200, 5))
     silent = ~(slots(memory.hasher, memory.layer, memory.row_ids, windows) > 0).any(-1)[0]
     assert 0 < silent.sum() < 200, "random n-grams: most miss, some collide with a trained row"
     hidden = torch.randn(1, 200, 32)
@@ -400,7 +400,7 @@ def test_a_loaded_memory_adds_in_inference_what_it_adds_in_training(model, examp
     model.train(variant, examples, 0, tmp_path, quiet)
     for memory in model.load_adapter(variant, tmp_path).layers.values():
         hidden = torch.randn(2, 9, 32)
-        memory.set_slots(torch.randint(1 + len(memory.row_ids), (2, 9, 6)))
+        memory.set_slots(torch.randint(1 + len(memory.row_ids), (2, 9, 8)))
         training = memory(hidden)
         with torch.no_grad():
             assert torch.allclose(memory(hidden), training, atol=1e-5)

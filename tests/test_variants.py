@@ -154,10 +154,10 @@ def test_two_variants_of_one_name_are_refused(tmp_path):
 
 def test_the_epochs_of_a_file_of_ones_own_stand_in_every_profile(tmp_path):
     (tmp_path / "mine.yaml").write_text(LORA)
-    given = {"engram_profile": "quick", "engram_variants": f"lora,{tmp_path}/mine.yaml"}
+    given = {"engram_profile": "smoke", "engram_variants": f"lora,{tmp_path}/mine.yaml"}
     lora, mine = options.settle(given, lambda _: "").variants[1:]
     assert mine.training == variants.parse(LORA, "mine.yaml").training
-    assert lora.training.epochs == options.PROFILES["quick"].epochs["lora"] != mine.training.epochs
+    assert lora.training.epochs == options.PROFILES["smoke"].epochs["lora"] != mine.training.epochs
 
 
 @pytest.mark.parametrize("kind", ["none", "dictionary"])

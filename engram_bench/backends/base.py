@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
-from engram_bench.prompts import Pair, Prompt, PromptEncoder, ngram_windows
+from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span, ngram_windows
 from engram_bench.variants import Variant
 from engram_bench.variants.kinds import KINDS
 
@@ -29,10 +29,13 @@ class Training:
     Attributes:
         seconds: wall time.
         examples: number of training examples.
-        epochs: number of epochs.
+        epochs: number of epochs, the last one perhaps in part.
         losses: mean loss per answer token in each epoch, in nats.
         validation_loss: the same loss after the last epoch, on trained items in phrasings that are neither trained nor
             tested; None if no validation examples were given.
+        steps: number of optimizer steps.
+        learned: share of the last examples whose every answer token was the most probable one.
+        ended_early: whether training ended because the answers were learned, not because its steps were used up.
     """
 
     seconds: float
@@ -40,6 +43,9 @@ class Training:
     epochs: int
     losses: tuple[float, ...]
     validation_loss: float | None = None
+    steps: int = 0
+    learned: float = 0.0
+    ended_early: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,8 @@ class Adapter(Protocol):
     acts_on_template: bool
     acts_on_text: bool
 
-    def span(self, prompt: Prompt) -> tuple[int, int] | None:
-        """Range (start, end) of the content tokens that the adapter reads, end excluded; None if it reads none."""
+    def span(self, prompt: Prompt) -> Span | None:
+        """The content tokens that the adapter reads; None if it reads none."""
         ...
 
     def found(self, prompt: Prompt) -> list[list[int]] | None:
@@ -120,7 +126,7 @@ class WithoutNgrams:
     ngram_size = 1
     acts_on_template = acts_on_text = True
 
-    def span(self, prompt: Prompt) -> tuple[int, int] | None:
+    def span(self, prompt: Prompt) -> Span | None:
         return None
 
     def found(self, prompt: Prompt) -> list[list[int]] | None:
@@ -293,7 +299,7 @@ class Backend(Protocol):
 
 
 def windows(adapter: Adapter | None, prompt: Prompt, answer: Sequence[int], mark: int) -> NDArray[np.int64]:
-    """N-gram window of each token of a prompt and its answer: int64 [tokens, N]; see `prompts.ngram_windows`."""
+    """N-gram window of each token of a prompt and its answer: int64 [tokens, N + 1]; see `prompts.ngram_windows`."""
     span = adapter.span(prompt) if adapter else None
     on_text = adapter is not None and adapter.acts_on_text
     return ngram_windows(prompt, answer, ngram_size(adapter), span, mark, on_text=on_text)

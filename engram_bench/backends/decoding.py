@@ -19,7 +19,7 @@ COMPACT_AT = 0.9  # drop finished rows once at most this share of the rows is in
 
 
 class Batch(Protocol):
-    """Distinct texts being decoded, one per row. `windows`, int64 [rows, N]: n-gram window of each row's last token."""
+    """Distinct texts being decoded, one per row. `windows`, int64 [rows, N + 1]: of each row's last token."""
 
     windows: NDArray[np.int64]
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engram_bench.backends.base import Backend, Progress, Training
 from engram_bench.data.items import Example
@@ -15,17 +19,26 @@ from engram_bench.prompts import Pair
 from engram_bench.variants.configs import TrainingConfig
 
 SORT_WITHIN = 8  # batches; sorting by length within this many reduces padding, and the order stays random
+RECENT = 256  # examples that tell whether the answers are learned; all examples if there are fewer
+LEARNED = 0.99  # share of these whose every answer token was the most probable one, before the step on them
+COOLDOWN = 0.25  # of the steps until then: the rate falls to zero in as many more
+WARM_UP = 10  # steps at most
+SMALLEST_BATCH, STEPS_AN_EPOCH = 4, 8  # of a recipe that fits few facts, too
 
-Step = Callable[[Sequence[Pair], float], tuple[float, int]]
+Hits = NDArray[np.bool_]
+Step = Callable[[Sequence[Pair], float], tuple[float, Hits]]
 
 
 def run(step: Step, config: TrainingConfig, pairs: Sequence[Pair], seed: int, progress: Progress) -> Training:
-    """Train for all epochs.
+    """Train until the answers are learned, within the least and the most steps of the config.
+
+    An answer is learned if each of its tokens is the most probable one, given the tokens before it: then the greedy
+    answer is right. Once `LEARNED` of the recent examples are, the learning rate falls to zero and training ends.
 
     Args:
         step: makes one optimizer step on a batch, with all learning rates multiplied by a factor; returns the mean
-            loss per answer token, in nats, and the number of answer tokens.
-        config: epochs and batch size.
+            loss per answer token, in nats, and whether each answer token was the most probable one, row by row.
+        config: steps, epochs and batch size.
         pairs: prompts and answers, end-of-text included.
         seed: drives the order of the examples.
         progress: called after every step.
@@ -35,24 +48,50 @@ def run(step: Step, config: TrainingConfig, pairs: Sequence[Pair], seed: int, pr
     """
     started = time.perf_counter()
     rng = random.Random(seed)
-    steps = config.epochs * math.ceil(len(pairs) / config.batch_size)
+    size = config.batch_size
+    if config.steps:  # of few examples, smaller batches
+        size = min(size, max(SMALLEST_BATCH, math.ceil(len(pairs) / STEPS_AN_EPOCH)))
+    least, most = config.budget(math.ceil(len(pairs) / size))
+    recent: deque[bool] = deque(maxlen=min(RECENT, len(pairs)))
     losses: list[float] = []
-    done = 0
-    for _ in range(config.epochs):
+    done, learned_at = 0, None
+    end = most
+    while done < end:
         total = tokens = 0.0
-        for batch in _batches(pairs, config.batch_size, rng):
-            loss, count = step(batch, rate(done, steps))
-            total, tokens, done = total + loss * count, tokens + count, done + 1
-            progress(f"loss {total / tokens:.3f}", done, steps)
+        for batch in _batches(pairs, size, rng):
+            loss, hits = step(batch, rate(done, most, learned_at, end))
+            total, tokens, done = total + loss * len(hits), tokens + len(hits), done + 1
+            recent.extend(_answered(batch, hits))
+            progress(f"loss {total / tokens:.3f}", done, end)
+            if learned_at is None and done >= least and len(recent) == recent.maxlen and _share(recent) >= LEARNED:
+                learned_at, end = done, min(most, done + math.ceil(COOLDOWN * done))
+            if done == end:
+                break
         losses.append(total / tokens)
         if not math.isfinite(losses[-1]):
             raise UsageError(f"training diverged: the loss is {losses[-1]}; use a lower lr or table_lr")
-    return Training(time.perf_counter() - started, len(pairs), config.epochs, tuple(losses))
+    seconds = time.perf_counter() - started
+    return Training(seconds, len(pairs), len(losses), tuple(losses), None, done, _share(recent), learned_at is not None)
 
 
-def rate(done: int, steps: int) -> float:
-    """Learning-rate factor of the next step: linear warm-up over 5% of the steps, times linear decay to zero."""
-    return min(1.0, (done + 1) / max(1, round(0.05 * steps))) * (1 - done / steps)
+def rate(done: int, most: int, learned_at: int | None = None, end: int = 0) -> float:
+    """Learning-rate factor of the next step.
+
+    It rises linearly over the first steps, then falls linearly, to zero at the last of the `most` steps. Once the
+    answers are learned, it falls to zero at step `end`.
+    """
+    planned = min(1.0, (done + 1) / max(1, min(WARM_UP, round(0.05 * most)))) * (1 - done / most)
+    return planned if learned_at is None else planned * (end - done) / max(1, end - learned_at)
+
+
+def _answered(batch: Sequence[Pair], hits: Hits) -> list[bool]:
+    """Whether all answer tokens of each example are hits."""
+    starts = np.cumsum([0, *(len(answer) for _, answer in batch[:-1])])
+    return list(np.logical_and.reduceat(hits, starts))
+
+
+def _share(answered: Collection[bool]) -> float:
+    return sum(answered) / len(answered)
 
 
 def with_validation(training: Training, backend: Backend, examples: Sequence[Example]) -> Training:

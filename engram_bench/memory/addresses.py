@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from engram_bench.errors import UsageError
 from engram_bench.memory import routing
 from engram_bench.memory.hashing import ABSENT_ROW, Int64Array, NgramHasher, compress_vocabulary
-from engram_bench.memory.keys import KeyIndex
-from engram_bench.prompts import Pair, Prompt, PromptEncoder, ngram_windows
+from engram_bench.memory.keys import KeyIndex, key_id, key_name
+from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span, ngram_windows
 from engram_bench.variants.configs import EngramConfig
 
 CONTROL_SEED = 0
 FACT_PHRASINGS = ("{key}", "What belongs to {key}?")
 
-Spans = Callable[[Prompt], tuple[int, int] | None]  # the range of content tokens that a memory reads
+Spans = Callable[[Prompt], Span | None]  # the part of a prompt that a memory reads
 
 
 def placed(config: EngramConfig, depth: int) -> EngramConfig:
@@ -44,16 +44,17 @@ def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -
     """Build the hash functions for a memory of this shape and a given vocabulary."""
     hasher = NgramHasher(
         compressed_ids=compressed_ids,
-        vocab_size_per_ngram=[config.rows] * len(config.orders),
+        vocab_size_per_ngram=[config.rows] * config.hashes,
         max_ngram_size=max(config.orders),
         heads_per_ngram=config.heads,
         layer_ids=config.layer_ids,
         pad_id=pad_id,
         seed=config.hash_seed,
         orders=config.orders,
+        keyed=config.keyed,
     )
     if config.rows == 1:  # `NgramHasher` takes primes, and the smallest is 2
-        hasher.primes = {layer: [[1] * config.heads for _ in config.orders] for layer in config.layer_ids}
+        hasher.primes = {layer: [[1] * config.heads for _ in range(config.hashes)] for layer in config.layer_ids}
     return hasher
 
 
@@ -75,7 +76,7 @@ def slots(hasher: NgramHasher, layer: int, row_ids: Int64Array | None, windows: 
 
 
 def touched_rows(hasher: NgramHasher, layer: int, windows: Sequence[NDArray[np.int64]]) -> Int64Array:
-    """The rows that the n-grams of `windows` (each [tokens, N]) hash to: int64, sorted, unique."""
+    """The rows that the n-grams of `windows` (each [tokens, N + 1]) hash to: int64, sorted, unique."""
     rows = np.unique(np.concatenate([np.empty(0, np.int64), *(hasher.rows(w, layer).ravel() for w in windows)]))
     touched: Int64Array = rows[rows != ABSENT_ROW]
     return touched
@@ -88,11 +89,9 @@ def fact_pairs(key: str, value: str, encoder: PromptEncoder) -> list[Pair]:
     return [(encoder.prompt(text.format(key=key), (at, at + len(key))), answer) for text, at in starts]
 
 
-def _key(hasher: NgramHasher, prompt: Prompt) -> list[int]:
-    """Compressed token ids of a prompt's key."""
-    assert prompt.key is not None
-    compressed: list[int] = hasher.compressed_ids[prompt.content_ids()[slice(*prompt.key)]].tolist()
-    return compressed
+def key_tokens(key: str, encoder: PromptEncoder) -> tuple[int, ...]:
+    """The token ids that stand for a key, however a text writes it: those of the key by itself."""
+    return encoder.answer(key)[:-1]
 
 
 def _vocabulary(hasher: NgramHasher) -> NDArray[np.uint8]:
@@ -141,14 +140,13 @@ class Addresses:
             UsageError: a key is part of a longer word, where `span` cannot find it.
         """
         hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
-        found = (_key(hasher, p) for p, _ in pairs if p.key)
-        blank = cls(config, hasher, encoder.eos_id, KeyIndex(found, max(config.orders)), {})
-        for prompt, place in ((p, p.key) for p, _ in pairs if p.key and blank.span(p) is None):
-            ids = prompt.content_ids().tolist()
-            key, text = (encoder.decode(part) for part in (ids[slice(*place)], ids))
-            raise UsageError(
-                f"{key!r:.60} is part of a longer word in {text!r:.120} and cannot be found there; put spaces around it"
-            )
+        keys = {p: p.text[slice(*p.key)] for p, _ in pairs if p.key}
+        known = {key_name(key): key_tokens(key, encoder) for key in dict.fromkeys(keys.values())}
+        blank = cls(config, hasher, encoder.eos_id, KeyIndex(known), {})
+        for prompt, key in keys.items():
+            if blank.span(prompt) is None:
+                where = f"{key!r:.60} is part of a longer word in {prompt.text!r:.120}"
+                raise UsageError(f"{where} and cannot be found there; put spaces around it")
         return replace(blank, rows=blank.touched(pairs))
 
     @classmethod
@@ -163,7 +161,7 @@ class Addresses:
             raise UsageError(
                 "this adapter belongs to a model with another vocabulary; load it with the model it was trained on"
             )
-        keys = KeyIndex.from_array(arrays.pop("keys", np.empty((0, 1 + max(config.orders)), np.int64)))
+        keys = KeyIndex.from_array(arrays.pop("keys", np.empty(0, np.uint8)))
         rows = {layer: arrays.pop(f"{layer}.row_ids", np.empty(0, np.int64)) for layer in config.layer_ids}
         written = arrays.pop("written_ids", np.empty(0, np.int64))
         facts = json.loads(arrays.pop("facts", np.frombuffer(b"{}", np.uint8)).tobytes())
@@ -187,8 +185,8 @@ class Addresses:
         """Return addresses that also know this fact.
 
         Raises:
-            UsageError: the key is blank or already known, or a known key ends in the same N tokens; or the memory has
-                ``span: text``, where other texts would read the same rows.
+            UsageError: the key is blank or already known; or the memory has ``span: text``, where other texts would
+                read the same rows.
         """
         if self.config.span == "text":
             raise UsageError(
@@ -196,12 +194,12 @@ class Addresses:
             )
         if not key.strip():
             raise UsageError("the key is blank; give a key that a prompt can contain")
-        pairs = fact_pairs(key, value, encoder)
-        tails = [_key(self.hasher, prompt) for prompt, _ in pairs]
-        if any(tail in self.keys for tail in tails):
-            known = "written earlier" if key in self.facts else f"a known key has the same last {self.keys.size} tokens"
+        name = key_name(key)
+        if name in self.keys:
+            known = "written earlier" if key in self.facts else "up to case, accents, width and white space"
             raise UsageError(f"{key!r} is already known ({known}); forget it first, or choose another key")
-        more = replace(self, keys=self.keys.with_keys(tails), facts={**self.facts, key: value})
+        pairs, keys = fact_pairs(key, value, encoder), self.keys.with_key(name, key_tokens(key, encoder))
+        more = replace(self, keys=keys, facts={**self.facts, key: value})
         new = np.setdiff1d(more.touched(pairs)[self.last], self.rows[self.last])
         rows = {**self.rows, self.last: np.union1d(self.rows[self.last], new)}
         return replace(more, rows=rows, written=np.union1d(self.written, new))
@@ -221,27 +219,36 @@ class Addresses:
         own, needed = (self.touched(some)[self.last] for some in (pairs, rest))
         gone = np.setdiff1d(np.intersect1d(own, self.written), needed)
         rows = {**self.rows, self.last: np.setdiff1d(self.rows[self.last], gone)}
-        keys = self.keys.without(_key(self.hasher, prompt) for prompt, _ in pairs)
+        keys = self.keys.without([key_name(key)])
         return replace(self, keys=keys, facts=others, rows=rows, written=np.setdiff1d(self.written, gone))
 
-    def span(self, prompt: Prompt) -> tuple[int, int] | None:
-        """Range of the content tokens that the memory reads; see `EngramConfig.span`."""
-        content = prompt.content_ids()
-        if self.config.span == "text":
-            return (0, len(content))
-        return self.keys.find(self.hasher.compressed_ids[content].tolist(), prompt.continues_word)
+    def span(self, prompt: Prompt) -> Span | None:
+        """The content tokens that the memory reads; see `EngramConfig.span`."""
+        if not self.config.keyed:
+            content = prompt.content_ids()
+            return Span(0, len(content), tuple(content.tolist()))
+        found = self.keys.find(prompt.text)
+        if found is None:
+            return None
+        return Span(*prompt.tokens_at(found.start, found.end), self.keys.tokens[found.key], key_id(found.key))
 
     def found(self, prompt: Prompt) -> list[list[int]]:
-        """N-grams whose rows in the last layer help predict the answer's first token: token ids, shortest first."""
-        window = ngram_windows(prompt, (), max(self.config.orders), self.span(prompt), self.mark, on_text=False)[-1]
+        """N-grams whose rows in the last layer help predict the answer's first token: token ids, shortest first.
+
+        The whole key comes last, if its rows do.
+        """
+        span = self.span(prompt)
+        window = ngram_windows(prompt, (), max(self.config.orders), span, self.mark, on_text=False)[-1]
         hit = slots(self.hasher, self.last, self.rows[self.last], window) > 0
-        by_order = hit.reshape(len(self.config.orders), -1)
-        return [window[:n][::-1].tolist() for n, heads in zip(self.config.orders, by_order, strict=True) if heads.all()]
+        grams = [window[:n][::-1].tolist() for n in self.config.orders]
+        if self.config.keyed:
+            grams.append(list(span.tokens) if span else [])
+        return [gram for gram, heads in zip(grams, hit.reshape(len(grams), -1), strict=True) if heads.all()]
 
     def routed_span(self, encoder: PromptEncoder) -> Spans:
         """`span`, but None if the rules of `routing` find no request in the user's text."""
 
-        def span(prompt: Prompt) -> tuple[int, int] | None:
+        def span(prompt: Prompt) -> Span | None:
             asked = routing.confidence(encoder.decode(prompt.content_ids().tolist())) >= routing.THRESHOLD
             return self.span(prompt) if asked else None
 

@@ -20,7 +20,8 @@ LAYER_SEED_STRIDE = 10007
 ABSENT_ROW = -1
 
 
-def _normalize(text: str) -> str:
+def normalize(text: str) -> str:
+    """Fold case, accents and width, and collapse white space (arXiv:2601.07372, tokenizer compression)."""
     text = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", text))
     text = "".join(ch for ch in text if not unicodedata.combining(ch)).lower()
     text = re.sub(r"[ \t\r\n]+", " ", text)
@@ -42,7 +43,7 @@ def compress_vocabulary(tokenizer: Any) -> Int64Array:
     for token_id, token in enumerate(tokens):
         text = tokenizer.decode([token_id], skip_special_tokens=False)
         # Every fragment of a UTF-8 character decodes to U+FFFD; its raw token distinguishes it.
-        key = token if "\ufffd" in text else (_normalize(text) or text)
+        key = token if "\ufffd" in text else (normalize(text) or text)
         compressed[token_id] = seen.setdefault(key, len(seen))
     return compressed
 
@@ -80,6 +81,8 @@ class NgramHasher:
         pad_id: token id that pads the text on the left, before compression.
         seed: drives the multipliers of all layers.
         orders: the n-gram lengths, ascending; all of 2..N unless given.
+        keyed: beyond the paper: also hash the longest n-gram together with the whole key, like one more order. Missing
+            tokens of the n-gram count as padding here.
 
     Attributes:
         multipliers: layer -> int64 [N], odd; ``multipliers[l][0]`` applies to the current token.
@@ -100,14 +103,17 @@ class NgramHasher:
         pad_id: int,
         seed: int,
         orders: Sequence[int] | None = None,
+        keyed: bool = False,
     ) -> None:
         self.orders = list(range(2, max_ngram_size + 1)) if orders is None else list(orders)
         if not self.orders or sorted(set(self.orders)) != self.orders or not self.orders[0] >= 1:
             raise ValueError(f"orders must ascend from 1 or more, got {self.orders}")
         if self.orders[-1] != max_ngram_size:
             raise ValueError(f"the longest order is {self.orders[-1]} but max_ngram_size is {max_ngram_size}")
-        if len(vocab_size_per_ngram) != len(self.orders):
-            raise ValueError(f"{len(vocab_size_per_ngram)} table sizes for {len(self.orders)} orders {self.orders}")
+        if len(vocab_size_per_ngram) != len(self.orders) + keyed:
+            count = f"{len(vocab_size_per_ngram)} table sizes for {len(self.orders)} orders {self.orders}"
+            raise ValueError(count + " and the whole key" * keyed)
+        self.keyed = keyed
         self.compressed_ids = np.asarray(compressed_ids, dtype=np.int64)
         self.max_ngram_size = max_ngram_size
         self.heads_per_ngram = heads_per_ngram
@@ -156,22 +162,33 @@ class NgramHasher:
         """Like `indices`, but takes n-gram windows and counts rows through all tables of the layer.
 
         Args:
-            windows: int64 [..., N] token ids, current token first; negative for missing tokens.
+            windows: int64 [..., N + 1]: token ids, current token first, and the key (see `prompts.ngram_windows`);
+                negative for missing tokens and for no key.
             layer_id: one of `layer_ids`.
 
         Returns:
-            int64 [..., orders * heads]; `ABSENT_ROW` if the n-gram includes missing tokens. It gets no row, because
-            all short contexts would share this row.
+            int64 [..., orders * heads], with `keyed` [..., (orders + 1) * heads]; `ABSENT_ROW` if the n-gram includes
+            missing tokens, or if there is no key. It gets no row, because all short contexts would share this row.
         """
-        present = windows >= 0
-        tokens = self.compressed_ids.take(windows, mode="clip")  # a model can have more token ids than its tokenizer
-        rows = self._hash(np.where(present, tokens, self.pad), layer_id)
-        return np.where(present[..., self._first_tokens], rows + self._tables[layer_id].offsets, ABSENT_ROW)
+        grams, key = windows[..., :-1], windows[..., -1:]
+        present = grams >= 0
+        tokens = self.compressed_ids.take(grams, mode="clip")  # a model can have more token ids than its tokenizer
+        rows = self._hash(np.where(present, tokens, self.pad), layer_id, key if self.keyed else None)
+        there = present[..., self._first_tokens]
+        if self.keyed:
+            there = np.concatenate([there, np.repeat(key >= 0, self.heads_per_ngram, axis=-1)], axis=-1)
+        return np.where(there, rows + self._tables[layer_id].offsets, ABSENT_ROW)
 
-    def _hash(self, windows: Int64Array, layer_id: int) -> Int64Array:
-        """Windows [..., N] of compressed ids -> rows [..., orders * heads], each within its own table."""
-        products = windows * self.multipliers[layer_id]
-        mixes = np.bitwise_xor.accumulate(products, axis=-1)[..., self._first_tokens]
+    def _hash(self, grams: Int64Array, layer_id: int, key: Int64Array | None = None) -> Int64Array:
+        """n-grams [..., N] of compressed ids -> rows [..., orders * heads], each within its own table.
+
+        With `key` [..., 1], the columns of the whole key follow.
+        """
+        mixed = np.bitwise_xor.accumulate(grams * self.multipliers[layer_id], axis=-1)
+        mixes = mixed[..., self._first_tokens]
+        if key is not None:
+            whole = np.repeat(mixed[..., -1:] ^ key, self.heads_per_ngram, axis=-1)
+            mixes = np.concatenate([mixes, whole], axis=-1)
         return mixes % self._tables[layer_id].sizes
 
     # Computed only once, because every decoding step needs it.

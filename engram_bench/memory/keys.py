@@ -1,85 +1,140 @@
 """Find the keys, which are the inputs of trained items, in a user's text.
 
 The paper's memory reads the last n tokens. In a chat, the answer starts after the template and often after a suffix
-("... what is stored?"), so the last n tokens are not the key. The index therefore stores the tail of every trained
-input, at most N tokens. The memory reads the longest tail found in a text. Each token and length costs one dictionary
-lookup, whatever the number of keys.
+("... what is stored?"), so the last n tokens are not the key. The index therefore stores every trained key, and the
+memory reads the longest one that stands in a text. It compares words and marks, not tokens: a tokenizer splits one key
+in several ways, which depend on the text around it. Each word and length of key costs one dictionary lookup, whatever
+the number of keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engram_bench.prompts import ABSENT
+ASCII_UNIT = re.compile(r"\w+|[^\w\s]")
+# Each of these characters is a word of its own: scripts whose words are not separated by spaces (Thai, Lao, Myanmar,
+# Khmer, Hiragana, Katakana, Chinese, Hangul), and variation selectors, which turn the character before into an emoji.
+APART = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+    "\ufe00-\ufe0f\U00020000-\U0003ffff]"
+)
+
+
+class Unit(NamedTuple):
+    """A word, or a single character that belongs to no word, with its range [start, end) of characters in the text."""
+
+    text: str
+    start: int
+    end: int
+
+
+class Found(NamedTuple):
+    """A key in a text: its range [start, end) of characters, and the key as `KeyIndex` names it."""
+
+    start: int
+    end: int
+    key: str
+
+
+def units(text: str) -> list[Unit]:
+    """Split a text into words and marks. Case, accents and width are folded as in the tokenizer compression."""
+    if text.isascii():
+        return [Unit(found[0], *found.span()) for found in ASCII_UNIT.finditer(text.lower())]
+    split: list[Unit] = []
+    inside = False  # a word
+    for at, character in enumerate(text):
+        for piece, in_word in _folded(character):
+            if in_word and inside:
+                split[-1] = Unit(split[-1].text + piece, split[-1].start, at + 1)
+            elif not piece.isspace():
+                split.append(Unit(piece, at, at + 1))
+            inside = in_word
+    return split
+
+
+@lru_cache(maxsize=1 << 14)
+def _folded(character: str) -> tuple[tuple[str, bool], ...]:
+    """What a character becomes, piece by piece, and whether each piece belongs to a word; () for a combining mark.
+
+    Letters, digits, spacing marks and the underscore belong to words, except those in `APART`.
+    """
+    if APART.match(character):
+        return ((character, False),)
+    parts = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", character)).lower()
+    kept = (part for part in parts if not unicodedata.combining(part))
+    return tuple((part, part == "_" or unicodedata.category(part) in WORD) for part in kept)
+
+
+WORD = {"Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No", "Mn", "Mc"}  # Unicode categories
+
+
+def key_name(text: str) -> str:
+    """The units of a key, joined by spaces. Keys that differ only in case, accents, width or white space share it."""
+    return " ".join(unit.text for unit in units(text))
+
+
+def key_id(name: str) -> int:
+    """A number below 2^62 that identifies a key of this name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()) >> 2
 
 
 class KeyIndex:
-    """A set of trained keys in compressed token ids.
+    """A set of keys with the token ids that stand for each, however a text writes it.
 
     Args:
-        keys: sequences of compressed ids; only the last `size` ids of each count.
-        size: N, the longest n-gram.
+        tokens: key name (see `key_name`) -> token ids.
     """
 
-    def __init__(self, keys: Iterable[Sequence[int]], size: int) -> None:
-        self.size = size
-        self._cut: dict[tuple[int, ...], bool] = {}  # tail -> whether it is the end of a longer key
-        self._add(keys)
-
-    def _add(self, keys: Iterable[Sequence[int]]) -> None:
-        for key in keys:
-            tail = tuple(int(token) for token in key[-self.size :])
-            self._cut[tail] = self._cut.get(tail, False) or len(key) > self.size
+    def __init__(self, tokens: Mapping[str, tuple[int, ...]] | None = None) -> None:
+        self.tokens = dict(tokens or {})
+        lengths: dict[str, set[int]] = {}  # in units, by the last unit
+        for name in self.tokens:
+            parts = name.split(" ")
+            lengths.setdefault(parts[-1], set()).add(len(parts))
+        self._lengths = {last: sorted(found, reverse=True) for last, found in lengths.items()}
 
     @classmethod
-    def from_array(cls, array: NDArray[np.int64]) -> KeyIndex:
+    def from_array(cls, array: NDArray[np.uint8]) -> KeyIndex:
         """Rebuild an index from the array of `to_array`."""
-        index = cls((), array.shape[1] - 1)
-        index._cut = {tuple(row[1:][row[1:] != ABSENT].tolist()): bool(row[0]) for row in array}
-        return index
+        return cls({name: tuple(ids) for name, ids in json.loads(array.tobytes() or b"{}").items()})
 
-    def to_array(self) -> NDArray[np.int64]:
-        """int64 [keys, 1 + N], sorted: whether the key was cut, and its tail, padded with `ABSENT` on the right."""
-        rows = [[cut, *tail, *[ABSENT] * (self.size - len(tail))] for tail, cut in sorted(self._cut.items())]
-        return np.array(rows, dtype=np.int64).reshape(len(rows), 1 + self.size)
+    def to_array(self) -> NDArray[np.uint8]:
+        """uint8 [bytes]: JSON of the keys, sorted."""
+        return np.frombuffer(json.dumps(dict(sorted(self.tokens.items()))).encode(), np.uint8)
 
-    def with_keys(self, keys: Iterable[Sequence[int]]) -> KeyIndex:
-        """Return an index with these keys added."""
-        index = self.without(())
-        index._add(keys)
-        return index
+    def with_key(self, name: str, ids: tuple[int, ...]) -> KeyIndex:
+        """Return an index with this key added."""
+        return KeyIndex({**self.tokens, name: ids})
 
-    def without(self, keys: Iterable[Sequence[int]]) -> KeyIndex:
-        """Return an index without the tails of these keys."""
-        removed = {tuple(key[-self.size :]) for key in keys}
-        index = KeyIndex((), self.size)
-        index._cut = {tail: cut for tail, cut in self._cut.items() if tail not in removed}
-        return index
+    def without(self, names: Iterable[str]) -> KeyIndex:
+        """Return an index without these keys."""
+        removed = set(names)
+        return KeyIndex({name: ids for name, ids in self.tokens.items() if name not in removed})
 
-    def __contains__(self, key: Sequence[int]) -> bool:
-        return tuple(key[-self.size :]) in self._cut
+    def __contains__(self, name: str) -> bool:
+        return name in self.tokens
 
-    def find(self, content: Sequence[int], continues_word: Sequence[bool]) -> tuple[int, int] | None:
-        """Range (start, end) of the longest key in `content`, end excluded; None if there is no key.
-
-        The last of equally long keys wins. Of a key longer than N tokens, only the last N tokens count.
-
-        Args:
-            content: compressed token ids.
-            continues_word: whether each token continues the word of the token before it. A key never ends within a
-                word. It never starts within a word either, unless only its tail is stored.
-        """
-        found: tuple[int, int] | None = None
-        for end in range(1, len(content) + 1):
-            if end < len(content) and continues_word[end]:
-                continue
-            shortest = found[1] - found[0] if found else 1
-            for length in range(min(self.size, end), shortest - 1, -1):
-                cut = self._cut.get(tuple(content[end - length : end]))
-                if cut or (cut is not None and not continues_word[end - length]):
-                    found = (end - length, end)
+    def find(self, text: str) -> Found | None:
+        """The longest key in a text, counted in units; the last of equally long ones; None if there is no key."""
+        split = units(text)
+        found: Found | None = None
+        longest = 1
+        for end, last in enumerate(split, 1):
+            for length in self._lengths.get(last.text, ()):
+                if length < longest:
                     break
+                if length <= end:
+                    name = " ".join(unit.text for unit in split[end - length : end])
+                    if name in self.tokens:
+                        found, longest = Found(split[end - length].start, last.end, name), length
+                        break
         return found

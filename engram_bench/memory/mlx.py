@@ -43,9 +43,9 @@ class EngramLayer(nn.Module):  # type: ignore[misc]
         self, config: EngramConfig, layer: int, hasher: NgramHasher, row_ids: Int64Array, hidden_size: int
     ) -> None:
         super().__init__()
-        columns = len(config.orders) * config.heads
+        columns = config.hashes * config.heads
         self.layer, self.hasher, self.row_ids = layer, hasher, row_ids
-        self.orders, self.order_dropout = len(config.orders), config.order_dropout
+        self.hashes, self.order_dropout = config.hashes, config.order_dropout
         self.table = mx.zeros((1 + len(row_ids), config.width))  # row 0: for n-grams without a row
         self.key = nn.Linear(columns * config.width, hidden_size, bias=False)
         self.value = nn.Linear(columns * config.width, hidden_size, bias=False)
@@ -87,8 +87,8 @@ class EngramLayer(nn.Module):  # type: ignore[misc]
 
     def _kept(self, shape: tuple[int, ...]) -> mx.array:
         """Dropout mask, bool [..., columns, 1]: drops whole orders of a token, so that none becomes indispensable."""
-        kept = mx.random.uniform(shape=(*shape[:-2], self.orders, 1)) >= self.order_dropout
-        return mx.repeat(kept, shape[-2] // self.orders, axis=-2)
+        kept = mx.random.uniform(shape=(*shape[:-2], self.hashes, 1)) >= self.order_dropout
+        return mx.repeat(kept, shape[-2] // self.hashes, axis=-2)
 
 
 class UnigramLayer(nn.Module):  # type: ignore[misc]

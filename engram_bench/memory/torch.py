@@ -67,9 +67,9 @@ class EngramLayer(nn.Module):
         self, config: EngramConfig, layer: int, hasher: NgramHasher, row_ids: Int64Array, hidden_size: int
     ) -> None:
         super().__init__()
-        columns = len(config.orders) * config.heads
+        columns = config.hashes * config.heads
         self.layer, self.hasher = layer, hasher
-        self.orders, self.order_dropout = len(config.orders), config.order_dropout
+        self.hashes, self.order_dropout = config.hashes, config.order_dropout
         self.row_ids = row_ids
         self.table = nn.Parameter(torch.zeros(1 + len(row_ids), config.width))
         self.key = nn.Linear(columns * config.width, hidden_size, bias=False)
@@ -105,7 +105,7 @@ class EngramLayer(nn.Module):
 
         Args:
             ids: [batch, tokens] token ids.
-            windows: [batch, tokens, N], see `prompts.ngram_windows`.
+            windows: [batch, tokens, N + 1], see `prompts.ngram_windows`.
 
         Returns:
             int64 [batch, tokens, columns], see `addresses.slots`; of size 0 if no row is found at all.
@@ -138,8 +138,8 @@ class EngramLayer(nn.Module):
 
     def _kept(self, slots: Tensor) -> Tensor:
         """Dropout mask, bool [..., columns]: drops whole orders of a token, so that none becomes indispensable."""
-        kept = torch.rand((*slots.shape[:-1], self.orders), device=slots.device) >= self.order_dropout
-        return kept.repeat_interleave(slots.shape[-1] // self.orders, dim=-1)
+        kept = torch.rand((*slots.shape[:-1], self.hashes), device=slots.device) >= self.order_dropout
+        return kept.repeat_interleave(slots.shape[-1] // self.hashes, dim=-1)
 
     def _scored(self, e: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Score [batch, tokens, 1] and value [batch, tokens, d], float32."""

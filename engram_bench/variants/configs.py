@@ -8,17 +8,30 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How an adapter is trained: AdamW, linear warm-up over 5% of the steps, linear decay to zero."""
+    """How an adapter is trained: AdamW, a linear warm-up, linear decay to zero.
+
+    With `steps`, training ends when the answers are learned (see `backends.training.run`): after the least number of
+    steps at the earliest; at the latest after the most steps, or after all `epochs` where these need more. So one
+    recipe fits few facts and many. Without `steps`, training makes all `epochs`.
+    """
 
     epochs: int
     batch_size: int
     lr: float
+    steps: Sequence[int] = ()  # the least and the most
     table_lr: float = 0.0  # for memory tables; a row is updated rarely, so each update must be large
     beta2: float = 0.99
     clip: float = 0.0  # maximum gradient norm; 0: no clipping
 
     def __post_init__(self) -> None:
         _at_least_one(self, "epochs", "batch_size")
+        if self.steps and not (len(self.steps) == 2 and 1 <= self.steps[0] <= self.steps[1]):
+            raise ValueError(f"steps is {list(self.steps)}; give the least and the most, such as [20, 300]")
+
+    def budget(self, per_epoch: int) -> tuple[int, int]:
+        """The least and the most steps, for data of `per_epoch` steps an epoch."""
+        least, most = self.steps or (self.epochs * per_epoch, 1)
+        return least, max(most, self.epochs * per_epoch)
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,9 @@ class EngramConfig(Config):
     rows: int  # minimum rows per table, one table per layer, order and head; 1: exactly one row
     width: int  # numbers per row
     order_dropout: float = 0.0  # share of (token, order) pairs that a training step drops; beyond the paper
-    span: str = "key"  # what the memory reads: "text", all user text; "key", a trained key in it (beyond the paper)
+    # What the memory reads: "text", all user text; or "key", a trained key in it. A key is beyond the paper. It is also
+    # hashed as a whole, so that keys that end alike are told apart.
+    span: str = "key"
     hash_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -86,6 +101,16 @@ class EngramConfig(Config):
         """Numbers of the layers; places need `for_depth` first."""
         assert all(isinstance(layer, int) for layer in self.layers), "places are shares of a depth; use for_depth"
         return [int(layer) for layer in self.layers]
+
+    @property
+    def keyed(self) -> bool:
+        """Whether it looks for a trained key, and hashes it as a whole."""
+        return self.span == "key"
+
+    @property
+    def hashes(self) -> int:
+        """Hashes per head and token: one for each order, and one for the whole key."""
+        return len(self.orders) + self.keyed
 
     @property
     def acts_on_text(self) -> bool:

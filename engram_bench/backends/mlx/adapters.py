@@ -25,7 +25,7 @@ from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.memory.addresses import Addresses, Spans, damaged, placed
 from engram_bench.memory.mlx import EngramLayer, MemoryLayer, UnigramLayer, injected
-from engram_bench.prompts import Pair, Prompt, PromptEncoder
+from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span
 from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfig
 
 LORA_WEIGHTS, LORA_CONFIG = "adapters.safetensors", "adapter_config.json"  # the names mlx-lm looks for
@@ -151,7 +151,7 @@ class EngramAdapter:
     def memories(self) -> Sequence[MemoryLayer]:
         return list(self.layers.values())
 
-    def span(self, prompt: Prompt) -> tuple[int, int] | None:
+    def span(self, prompt: Prompt) -> Span | None:
         return self._span(prompt)
 
     def found(self, prompt: Prompt) -> list[list[int]] | None:

@@ -25,12 +25,12 @@ from engram_bench.backends.mlx.adapters import MlxAdapter
 from engram_bench.backends.mlx.decoding import Caches
 from engram_bench.errors import UsageError
 from engram_bench.memory.mlx import injected
-from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, shared_prefix
+from engram_bench.prompts import Prompt, PromptEncoder, blank_windows, shared_prefix
 
 
 @dataclass
 class Rows:
-    """The part of a batch after the shared prefix: [rows, tokens] arrays, right-padded; windows [rows, tokens, N]."""
+    """The part of a batch after the shared prefix: right-padded [rows, tokens]; windows [rows, tokens, N + 1]."""
 
     ids: NDArray[np.int64]
     mask: NDArray[np.bool_]
@@ -93,7 +93,7 @@ class Network:
         lengths = np.array([len(p.ids) + len(answer) - prefix for p, answer in pairs])
         mask = np.arange(lengths.max())[None] < lengths[:, None]
         ids = np.full(mask.shape, self.encoder.eos_id, dtype=np.int64)
-        seen = np.full((*mask.shape, ngram_size(self._adapter)), ABSENT, dtype=np.int64)
+        seen = np.stack([blank_windows(mask.shape[1], ngram_size(self._adapter))] * len(mask))
         for row, ((prompt, answer), length) in enumerate(zip(pairs, lengths, strict=True)):
             ids[row, :length] = (*prompt.ids[prefix:], *answer)
             seen[row, :length] = windows(self._adapter, prompt, answer, self.encoder.eos_id)[prefix:]
@@ -108,7 +108,7 @@ class Network:
         caches: Caches = make_prompt_cache(self.model)
         if prefix:
             ids = np.array([prompt.ids[:prefix]])
-            self._set_slots(ids, np.full((1, prefix, ngram_size(self._adapter)), ABSENT))
+            self._set_slots(ids, blank_windows(prefix, ngram_size(self._adapter))[None])
             self.model(mx.array(ids), cache=caches)
         return caches
 
@@ -137,7 +137,7 @@ class Network:
 
         Args:
             ids: [rows, tokens].
-            windows: [rows, tokens, N].
+            windows: [rows, tokens, N + 1].
             caches: of the previous tokens.
             at: the positions to return logits for, [rows, tokens].
 

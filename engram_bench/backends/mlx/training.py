@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mlx.core as mx
+import numpy as np
 from mlx import nn
 from mlx.optimizers import Adam, MultiOptimizer, clip_grad_norm
 
 from engram_bench.backends.base import Progress, Training
 from engram_bench.backends.mlx.adapters import MlxAdapter
 from engram_bench.backends.mlx.network import Network
-from engram_bench.backends.training import run
+from engram_bench.backends.training import Hits, run
 from engram_bench.prompts import Pair, shared_prefix
 from engram_bench.variants.configs import TrainingConfig
 
@@ -23,7 +24,7 @@ def train(
 
     Args:
         model: the backend, with `adapter` attached.
-        config: epochs, batch size, learning rates.
+        config: steps, batch size, learning rates.
         pairs: prompts and answers, end-of-text included.
         seed: drives the order of the examples.
         progress: called after every step.
@@ -34,23 +35,24 @@ def train(
     prefix = shared_prefix([prompt for prompt, _ in pairs])
     fixed = None if adapter.acts_on_template else model.prefix_state(pairs[0][0], prefix)
 
-    def loss(batch: Sequence[Pair]) -> mx.array:
+    def loss(batch: Sequence[Pair]) -> tuple[mx.array, mx.array]:
         # Computed here, so that gradients also flow through the tokens that all prompts share.
         state = fixed if fixed is not None else model.prefix_state(batch[0][0], prefix)
         logits, tokens = model.answer_logits(batch, state, prefix)
-        return nn.losses.cross_entropy(logits.astype(mx.float32), tokens, reduction="mean")
+        hits = logits.argmax(-1) == tokens
+        return nn.losses.cross_entropy(logits.astype(mx.float32), tokens, reduction="mean"), hits
 
     loss_and_gradients = nn.value_and_grad(adapter.trained, loss)
 
-    def step(batch: Sequence[Pair], factor: float) -> tuple[float, int]:
+    def step(batch: Sequence[Pair], factor: float) -> tuple[float, Hits]:
         for part, rate in zip(optimizers, rates, strict=True):
             part.learning_rate = rate * factor
-        value, gradients = loss_and_gradients(batch)
+        (value, hits), gradients = loss_and_gradients(batch)
         if config.clip:
             gradients, _ = clip_grad_norm(gradients, config.clip)
         optimizer.update(adapter.trained, gradients)
         mx.eval(adapter.trained.trainable_parameters(), optimizer.state)
-        return float(value.item()), sum(len(answer) for _, answer in batch)
+        return float(value.item()), np.array(hits)
 
     adapter.train(True)
     training = run(step, config, pairs, seed, progress)

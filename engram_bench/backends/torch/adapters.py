@@ -21,7 +21,7 @@ from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.memory.addresses import Addresses, Spans, damaged, placed
 from engram_bench.memory.torch import EngramLayer, MemoryLayer, UnigramLayer, decoder_layers, injected, low_precision
-from engram_bench.prompts import Pair, Prompt, PromptEncoder
+from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span
 from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfig
 
 
@@ -186,7 +186,7 @@ class EngramAdapter:
             {"params": [p for name, p in named if name != "table"], "tables": False},
         ]
 
-    def span(self, prompt: Prompt) -> tuple[int, int] | None:
+    def span(self, prompt: Prompt) -> Span | None:
         return self._span(prompt)
 
     def found(self, prompt: Prompt) -> list[list[int]] | None:

@@ -23,7 +23,7 @@ class Decoding:
         cache: keys and values of the prompts without their last tokens.
         mask: which of these positions hold tokens, [rows, tokens].
         last: last token of each prompt, [rows].
-        windows: n-gram windows of these last tokens, [rows, N].
+        windows: n-gram windows of these last tokens, [rows, N + 1].
     """
 
     logits: Tensor

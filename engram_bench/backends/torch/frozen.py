@@ -32,7 +32,7 @@ class Kept(NamedTuple):
         states: keys and values in the upper layers, of the tokens before the first one that the memory acts on:
             [layers, 2, heads, tokens, size].
         hidden: input of the first upper layer at the remaining tokens, [tokens, d].
-        windows: n-gram windows of the remaining tokens, int64 [tokens, N].
+        windows: n-gram windows of the remaining tokens, int64 [tokens, N + 1].
     """
 
     states: Tensor

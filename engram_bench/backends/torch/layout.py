@@ -16,7 +16,7 @@ NOWHERE = np.zeros((1, 1), dtype=bool)  # `places` that select no position in a 
 
 @dataclass
 class Rows:
-    """The part of a batch after the shared prefix: [rows, tokens] arrays, left-padded; windows [rows, tokens, N]."""
+    """The part of a batch after the shared prefix: left-padded [rows, tokens]; windows [rows, tokens, N + 1]."""
 
     ids: NDArray[np.int64]
     mask: NDArray[np.int64]
@@ -24,7 +24,7 @@ class Rows:
 
 
 def padded(texts: Sequence[Sequence[int]], windows: Sequence[NDArray[np.int64]], pad_id: int) -> Rows:
-    """Left-pad token ids and their n-gram windows [tokens, N] into rows."""
+    """Left-pad token ids and their n-gram windows [tokens, N + 1] into rows."""
     mask = ends([len(text) for text in texts])
     ids = np.full(mask.shape, pad_id, dtype=np.int64)
     seen = np.full((*mask.shape, windows[0].shape[1]), ABSENT, dtype=np.int64)

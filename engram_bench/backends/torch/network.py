@@ -26,7 +26,7 @@ from engram_bench.backends.torch.cache import OwnLayer
 from engram_bench.backends.torch.device import make_repeatable, pick_dtype, uploaded
 from engram_bench.backends.torch.layout import NOWHERE, Rows, answer_places, padded
 from engram_bench.errors import UsageError
-from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, shared_prefix
+from engram_bench.prompts import Prompt, PromptEncoder, blank_windows, shared_prefix
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # supported layer types, if a model lists them
 
@@ -109,7 +109,7 @@ class Network:
         if prefix == 0:
             return []
         ids = np.array([prompt.ids[:prefix]])
-        (input_ids,) = self._uploaded(ids, np.full((1, prefix, ngram_size(self._adapter)), ABSENT))
+        (input_ids,) = self._uploaded(ids, blank_windows(prefix, ngram_size(self._adapter))[None])
         cache = DynamicCache()
         self._logits(NOWHERE, input_ids=input_ids, past_key_values=cache, logits_to_keep=1)
         return [(layer.keys, layer.values) for layer in cache.layers]
@@ -171,7 +171,7 @@ class Network:
             ids, positions: [rows, tokens].
             mask: which positions hold tokens, [rows, all tokens], or which tokens each new one sees, [rows, tokens, all
                 tokens].
-            windows: [rows, tokens, N].
+            windows: [rows, tokens, N + 1].
             cache: of the previous tokens; the new ones are added.
             keep: number of last positions to return logits for; 0: all.
             places: selects some of these positions, [rows, keep]; `NOWHERE` if only the cache is wanted.

@@ -114,7 +114,7 @@ def read(model: Network, texts: Texts, windows: Windows, state: Prefix, prefix: 
     Args:
         model: the backend.
         texts: token ids.
-        windows: n-gram windows of each text's tokens, int64 [tokens, N].
+        windows: n-gram windows of each text's tokens, int64 [tokens, N + 1].
         state: keys and values of the shared prefix.
         prefix: number of tokens in the shared prefix.
     """

@@ -42,7 +42,7 @@ def trees(prompts: Sequence[Sequence[int]], windows: Sequence[NDArray[np.int64]]
 
     Args:
         prompts: token ids, none empty.
-        windows: n-gram windows of each prompt's tokens, int64 [tokens, N].
+        windows: n-gram windows of each prompt's tokens, int64 [tokens, N + 1].
         most: maximum number of tokens per tree.
     """
     left = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))  # sorted neighbours share the most tokens

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
@@ -19,7 +20,7 @@ from engram_bench.backends.base import Progress, Training
 from engram_bench.backends.torch.adapters import TorchAdapter
 from engram_bench.backends.torch.frozen import FrozenParts
 from engram_bench.backends.torch.network import Network
-from engram_bench.backends.training import run
+from engram_bench.backends.training import Hits, run
 from engram_bench.prompts import Pair
 from engram_bench.variants.configs import TrainingConfig
 
@@ -33,7 +34,7 @@ def train(
 
     Args:
         model: the backend, with `adapter` attached.
-        config: epochs, batch size, learning rates.
+        config: steps, batch size, learning rates.
         pairs: prompts and answers, end-of-text included.
         seed: drives the order of the examples.
         progress: called after every step.
@@ -49,11 +50,11 @@ def train(
             state = model.prefix_state(pairs[0][0], prefix)
         frozen = FrozenParts(model, adapter.first_layer, adapter.acts_on_text, state, prefix, pairs)
 
-    def step(batch: Sequence[Pair], factor: float) -> tuple[float, int]:
+    def step(batch: Sequence[Pair], factor: float) -> tuple[float, Hits]:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         optimizer.zero_grad()
-        total, count = 0.0, sum(len(answer) for _, answer in batch)
+        total, count, hits = 0.0, sum(len(answer) for _, answer in batch), []
         for part in [batch] if frozen else _parts(batch, prefix):
             if frozen:
                 logits, tokens = frozen.answer_logits(part)
@@ -62,10 +63,11 @@ def train(
             loss = cross_entropy(logits.float(), tokens, reduction="sum") / count
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
+            hits.append((logits.detach().argmax(-1) == tokens).cpu().numpy())
         if config.clip:
             torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], config.clip)
         optimizer.step()
-        return total, count
+        return total, np.concatenate(hits)
 
     adapter.train(True)
     training = run(step, config, pairs, seed, progress)

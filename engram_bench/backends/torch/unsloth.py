@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from engram_bench.backends.base import Progress, Training
-from engram_bench.backends.training import run
+from engram_bench.backends.training import Hits, run
 from engram_bench.errors import UsageError
 from engram_bench.prompts import Pair, Prompt
 from engram_bench.variants import Variant
@@ -93,6 +93,7 @@ def train(
     package = str(Path(__file__).parents[3])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     environ = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}
+    environ["UNSLOTH_RETURN_LOGITS"] = "1"  # it computes the loss without them otherwise
     with tempfile.TemporaryDirectory() as scratch:  # Unsloth puts compiled files into the current folder
         log = Path(scratch) / "log.txt"
         (Path(scratch) / JOB).write_text(json.dumps(job), encoding="utf-8")
@@ -187,18 +188,19 @@ def fit(model: Any, job: Job, progress: Progress) -> Training:
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0, betas=(0.9, config.beta2), fused=True)
     device, dtype = parameters[0].device, getattr(torch, job["dtype"])
 
-    def step(batch: Sequence[Pair], factor: float) -> tuple[float, int]:
+    def step(batch: Sequence[Pair], factor: float) -> tuple[float, Hits]:
         for group in optimizer.param_groups:
             group["lr"] = config.lr * factor
         ids, labels = (torch.tensor(rows, device=device) for rows in _rows(batch))
         with low_precision(device, dtype):
-            loss = model(input_ids=ids, labels=labels).loss
+            output = model(input_ids=ids, labels=labels)
         optimizer.zero_grad()
-        loss.backward()
+        output.loss.backward()
         if config.clip:
             torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         optimizer.step()
-        return loss.item(), sum(len(answer) for _, answer in batch)
+        right = output.logits[:, :-1].detach().argmax(-1) == labels[:, 1:]
+        return output.loss.item(), right[labels[:, 1:] != NO_LABEL].cpu().numpy()
 
     model.train()
     return run(step, config, pairs, job["seed"], progress)
