@@ -98,6 +98,7 @@ def what_was_run(report: Report, show: Show) -> Section:
         ("commit", run["git_commit"] or "not a git checkout"),
         ("model", f"{show(model['id'])}, {model['parameters']:,} parameters, {show(model['source'])}"),
         ("weights", f"SHA-256 {model['sha256'][:16]}"),
+        *([("prompt", show(model["prompt"]))] if "prompt" in model else []),
         ("backend", f"{backend['name']} on {backend['device']}, {backend['dtype']} ({show(backend['dtype_reason'])})"),
         ("batch", f"{backend['batch_size']} rows, at most {backend['max_new_tokens']} new tokens"),
         ("speed", ", ".join(f"{show(name)} {rate:.0f}" for name, rate in run["tokens_s"].items()) + " new tokens/s"),

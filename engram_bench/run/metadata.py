@@ -38,6 +38,7 @@ def meta(backend: Backend, model: Model, patterns: PatternSet, max_new_tokens: i
             "revision": model.revision,
             "sha256": model.sha256,
             "parameters": backend.parameters,
+            "prompt": backend.encoder.describe(),
             "prompt_sha256": prompt_sha256(backend.encoder),
         },
         "dataset": {
