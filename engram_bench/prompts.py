@@ -1,4 +1,4 @@
-"""Text to token ids: the model's own chat template, and a mask of the content tokens (the user's own text).
+"""Text to token ids: the model's chat template or a separator, and a mask of the content tokens (the user's own text).
 
 The template makes up most of a short prompt and is the same for every prompt. So prompts share their leading tokens
 (`shared_prefix`), and the memory reads only content tokens and the answer (`ngram_windows`).
@@ -6,9 +6,12 @@ The template makes up most of a short prompt and is the same for every prompt. S
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import secrets
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +21,7 @@ from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
 
 _MARK = "\u2063content\u2063"  # placeholder for the user's text, to split the rendered template
+SEPARATOR = "\nAnswer:\n"  # follows the user's text if the tokenizer has no chat template
 ABSENT = -1  # in an n-gram window: no token here
 # Prepended to a chat template that prints the date: the date is fixed, so that prompts do not change from day to day.
 TODAY = "{% macro strftime_now(format) %}01 Jan 2026{% endmacro %}"
@@ -69,10 +73,15 @@ Pair = tuple[Prompt, tuple[int, ...]]  # a prompt and its answer's token ids, en
 
 
 class PromptEncoder:
-    """Renders user text with the tokenizer's chat template, or unchanged if the tokenizer has none.
+    """Renders user text with the tokenizer's chat template, or puts `SEPARATOR` after it if there is no template.
+
+    Special tokens come from the template alone: a text that names one, such as ``<|im_end|>``, is read as plain text.
 
     Args:
         tokenizer: a fast transformers tokenizer.
+
+    Attributes:
+        has_template: whether a chat template, rather than `SEPARATOR`, ends the user's turn.
 
     Raises:
         UsageError: the tokenizer has no end-of-text token, or its template does not contain the user's text once.
@@ -83,11 +92,16 @@ class PromptEncoder:
         if tokenizer.eos_token_id is None:
             raise UsageError("the model's tokenizer has no end-of-text token to end an answer; choose another model")
         self.eos_id: int = tokenizer.eos_token_id
-        rendered = self._render(_MARK) if getattr(tokenizer, "chat_template", None) else _MARK
+        template = bool(getattr(tokenizer, "chat_template", None))
+        rendered = self._render(_MARK) if template else _MARK
         if rendered.count(_MARK) != 1:
             raise UsageError("the model's chat template must contain the user's text once; choose another model")
-        self._before, self._after = rendered.split(_MARK)
-        self.has_template = bool(self._after)
+        self.has_template = not rendered.endswith(_MARK)
+        # A tokenizer without a template puts its start token before a text by itself.
+        self._start = () if template else _start_ids(tokenizer)
+        self._tokens = _SplitTokenizer(tokenizer, rendered)
+        self._before, self._after = map(self._tokens.sealed, rendered.split(_MARK))
+        self._after = self._after or SEPARATOR
         self._header = self._user_header() if self.has_template else ""
 
     def _render(self, *turns: str) -> str:
@@ -105,14 +119,22 @@ class PromptEncoder:
         """The template text before every user turn: the common ending of the texts before a first and a later turn."""
         before = self._before
         try:
-            later = self._render("1", "2", _MARK).partition(_MARK)[0]
+            later = self._tokens.sealed(self._render("1", "2", _MARK).partition(_MARK)[0])
         except Exception:  # a template may raise any exception to refuse a second turn
             later = before
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before[::-1], later[::-1], strict=False)))
-        return before[len(before) - same :].rpartition(self.tokenizer.eos_token)[2] or before
+        return before[len(before) - same :].rpartition(self._tokens.sealed(self.tokenizer.eos_token))[2] or before
+
+    def describe(self) -> str:
+        """How the user's text becomes a prompt, for the report."""
+        return "the model's chat template" if self.has_template else f"the text and {SEPARATOR!r} (no chat template)"
 
     def prompt(self, text: str, key: tuple[int, int] | None = None) -> Prompt:
-        """Encode one user message with the template's generation prompt; `key` is a character span of `text`."""
+        """Encode one user message with the template's generation prompt; `key` is a character span of `text`.
+
+        Raises:
+            UsageError: the tokenizer cannot split a special token that the text names.
+        """
         start = len(self._before)
         return self._read(self._before + text + self._after, start, start + len(text), key)
 
@@ -123,27 +145,47 @@ class PromptEncoder:
             The prompt and the answer's tokens so far. None if the ids do not follow the template, or if the tokenizer
             would split the prompt's text into other tokens.
         """
-        text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        text = self._tokens.decode(ids[len(self._start) :])
         end = text.rfind(self._after)
-        start = text.rfind(self._header, 0, max(end, 0)) + len(self._header)
+        start = text.rfind(self._header, 0, max(end, 0)) + len(self._header) if self._header else 0
         if end < 0 or start < len(self._header):
             return None
-        prompt = self._read(text[:end] + self._after, start, end)
+        try:
+            prompt = self._read(text[:end] + self._after, start, end)
+        except UsageError:
+            return None
         count = len(prompt.ids)
         return (prompt, tuple(ids[count:])) if prompt.ids == tuple(ids[:count]) else None
 
     def _read(self, whole: str, start: int, end: int, key: tuple[int, int] | None = None) -> Prompt:
-        """Encode a rendered text; its characters from `start` to `end` are the user's own text."""
-        encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        """Encode a sealed text; its characters from `start` to `end` are the user's own text."""
+        ids, places = self._tokens.encode(whole)
         text = whole[start:end]
-        content = tuple(a < end and b > start for a, b in encoded["offset_mapping"])
-        own = (place for place, mine in zip(encoded["offset_mapping"], content, strict=True) if mine)
-        places = tuple((max(0, a - start), b - start) for a, b in own)
-        return Prompt(tuple(encoded["input_ids"]), content, text, places, key)
+        content = tuple(a < end and b > start for a, b in places)
+        own = (place for place, mine in zip(places, content, strict=True) if mine)
+        own_places = tuple((max(0, a - start), b - start) for a, b in own)
+        return Prompt((*self._start, *ids), (False,) * len(self._start) + content, text, own_places, key)
 
     def answer(self, text: str) -> tuple[int, ...]:
-        """Encode a right answer with its end-of-text token, so that the model learns to stop."""
-        return (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id)
+        """Encode a right answer with its end-of-text token, so that the model learns to stop.
+
+        Raises:
+            UsageError: the tokenizer cannot split a special token that the text names.
+        """
+        return (*self._tokens.encode(text)[0], self.eos_id)
+
+    def ending(self, text: str, stop_ids: Collection[int]) -> str | None:
+        """What in an answer's text ends the answer or the user's turn: one of `stop_ids`, or a token of the template.
+
+        Returns:
+            The token's text; None if there is none, so that the model can give this answer.
+        """
+        if self._after in text:
+            return self._after
+        turn = self._tokens.special_ids(self._header + self._after) - {self.tokenizer.bos_token_id}
+        named = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        found = next((i for i in (*named, *self.answer(text)[:-1]) if i in turn or i in stop_ids), None)
+        return None if found is None else str(self.tokenizer.decode([found], skip_special_tokens=False))
 
     def pair(self, example: Example) -> Pair:
         """Encode a training example."""
@@ -155,6 +197,73 @@ class PromptEncoder:
         if self.eos_id in ids:
             ids = ids[: ids.index(self.eos_id)]
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
+
+class _SplitTokenizer:
+    """A copy of a tokenizer that splits special tokens named in a text, and reads those of the template.
+
+    The copy knows each special token by a second name, which no text contains: it has a random part. `sealed` puts
+    these names into the template's text. Apart from special tokens, all texts get the same ids as before.
+
+    Args:
+        tokenizer: a fast transformers tokenizer.
+        template: rendered text; the added tokens in it, other than white space, count as special.
+    """
+
+    def __init__(self, tokenizer: Any, template: str) -> None:
+        from tokenizers import AddedToken, Tokenizer  # a part of transformers, which a core installation lacks
+
+        self._copy: Any = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._copy.no_truncation()
+        self._copy.no_padding()
+        added = self._copy.get_added_tokens_decoder()
+        special = {i: t for i, t in added.items() if t.special or (t.content.strip() and t.content in template)}
+        self._copy.add_special_tokens([token.content for token in special.values()])
+        self._copy.encode_special_tokens = True  # splits them
+        run = secrets.token_hex(8)
+        names = {i: f"<{run}-{i}>" for i in special}
+        alike = ("single_word", "lstrip", "rstrip", "normalized")
+        for i, token in special.items():
+            options = {name: getattr(token, name) for name in alike}
+            self._copy.add_tokens([AddedToken(names[i], special=False, **options)])
+        self._unknown_id = tokenizer.unk_token_id  # it stands for characters outside the vocabulary
+        self._sealed_id = {i: self._copy.token_to_id(name) for i, name in names.items()}
+        self._id = {sealed: i for i, sealed in self._sealed_id.items()}
+        self._names = {token.content: names[i] for i, token in special.items()}
+        longest_first = sorted(self._names, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    def sealed(self, text: str) -> str:
+        """A text of the template with its special tokens by their second names."""
+        return self._special.sub(lambda found: self._names[found[0]], text)
+
+    def special_ids(self, sealed: str) -> set[int]:
+        """The special tokens of a sealed text."""
+        return {self._id[i] for i in self._copy.encode(sealed, add_special_tokens=False).ids if i in self._id}
+
+    def encode(self, sealed: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids, and the range [start, end) of each token's characters.
+
+        Raises:
+            UsageError: the tokenizer's own vocabulary has a special token that the text names.
+        """
+        encoded = self._copy.encode(sealed, add_special_tokens=False)
+        for i in encoded.ids:
+            if i in self._sealed_id and i != self._unknown_id:
+                name = self._copy.id_to_token(i)
+                raise UsageError(f"the model's tokenizer cannot read {name!r} as plain text; remove it from the text")
+        return [self._id.get(i, i) for i in encoded.ids], encoded.offsets
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The sealed text of token ids."""
+        return str(self._copy.decode([self._sealed_id.get(i, i) for i in ids], skip_special_tokens=False))
+
+
+def _start_ids(tokenizer: Any) -> tuple[int, ...]:
+    """The special tokens that a tokenizer puts before every text by itself."""
+    encoded = tokenizer("x", return_special_tokens_mask=True)
+    pairs = zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+    return tuple(i for i, _ in takewhile(itemgetter(1), pairs))
 
 
 def shared_prefix(prompts: Sequence[Prompt]) -> int:

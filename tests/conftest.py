@@ -103,12 +103,12 @@ def make_tokenizer(chat: bool = True, size: int = 400) -> Any:
     return fast
 
 
-def make_checkpoint(folder: Path, architecture: str = "Llama", **more: Any) -> Path:
-    """A random float32 model of three layers, saved with a tokenizer; `more` for its config."""
+def make_checkpoint(folder: Path, architecture: str = "Llama", *, chat: bool = True, **more: Any) -> Path:
+    """A random float32 model of three layers, saved with a tokenizer, with or without `chat`; `more` for its config."""
     import transformers
 
     torch = pytest.importorskip("torch")
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(chat)
     shape = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,

@@ -15,7 +15,7 @@ from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import slots
-from engram_bench.prompts import shared_prefix
+from engram_bench.prompts import Prompt, shared_prefix
 from tests.conftest import ENGRAM, LORA, UNIGRAM, in_float32, make_checkpoint, make_tokenizer, quiet
 
 KINDS = {"engram": ENGRAM, "lora": LORA, "unigram": UNIGRAM}
@@ -269,12 +269,9 @@ def test_recurring_prompts_are_read_once_by_all_who_leave_them_alone_and_answere
     handle.remove()
 
 
-def test_prompts_of_a_single_token_are_answered_beside_longer_ones(tmp_path):
-    folder = make_checkpoint(tmp_path)
-    make_tokenizer(chat=False).save_pretrained(folder)
-    (folder / "chat_template.jinja").unlink(missing_ok=True)
-    model = in_float32(folder)
-    prompts = [model.encoder.prompt(text) for text in ("x", "What is stored?", "y", "Look up KEY:abc")]
+def test_prompts_of_a_single_token_are_answered_beside_longer_ones(model):
+    texts = [model.encoder.tokenizer(text)["input_ids"] for text in ("x", "What is stored?", "y", "Look up KEY:abc")]
+    prompts = [Prompt(tuple(ids), (True,) * len(ids)) for ids in texts]
     assert len(prompts[0].ids) == 1
     alone = [model.generate([prompt], 6)[0] for prompt in prompts]
     assert model.generate(prompts, 6) == alone

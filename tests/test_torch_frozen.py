@@ -12,15 +12,18 @@ from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.frozen import FrozenParts
 from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
 
+MODELS = ["Llama", "Qwen2", "Phi", "Gemma", "Mistral", "as on an accelerator"]
 
-@pytest.fixture(params=["Llama", "Qwen2", "Phi", "Gemma", "Mistral", "as on an accelerator"])
+
+@pytest.fixture(params=[*MODELS, "Llama, base", "Mistral, base", "as on an accelerator, base"])
 def model(request, tmp_path):
-    accelerated = request.param == "as on an accelerator"
-    own = in_float32(make_checkpoint(tmp_path, "Llama" if accelerated else request.param))
+    name, _, base = request.param.partition(", ")
+    accelerated = name == "as on an accelerator"
+    own = in_float32(make_checkpoint(tmp_path, "Llama" if accelerated else name, chat=not base))
     if accelerated:
         own.holds_shared_apart = False
         own.model.set_attn_implementation(torch_attention.MASKED)
-    if request.param == "Mistral":
+    if name == "Mistral":
         own.model.config.sliding_window = 4
     return own
 

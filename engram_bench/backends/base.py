@@ -207,6 +207,7 @@ class Backend(Protocol):
         dtype_reason: why this dtype was chosen, for the header line.
         batch_size: maximum number of answers decoded together.
         encoder: the model's tokenizer and template.
+        stop_ids: tokens that end an answer, end-of-text among them.
         parameters: number of backbone parameters.
         depth: number of transformer layers.
         lora_engine: the library that trains a LoRA.
@@ -219,6 +220,7 @@ class Backend(Protocol):
     dtype_reason: str
     batch_size: int
     encoder: PromptEncoder
+    stop_ids: set[int]
     parameters: int
     depth: int
     lora_engine: str

@@ -6,7 +6,8 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 SPLITS = ("seen", "rephrased", "heldout")
 HELDOUT_SHARE = 0.2
@@ -17,12 +18,16 @@ REPHRASED = ("Continue: {input}", "Answer this: {input}", "Given {input}, what i
 
 @dataclass(frozen=True)
 class Item:
-    """A pattern: an input and its one right answer, `output`. `id` depends only on category and input."""
+    """A pattern: an input and its one right answer, `output`. `id` depends only on category and input.
+
+    `place` is where it was read, "file:line", for messages; it decides nothing and enters no fingerprint.
+    """
 
     id: str
     category: str
     input: str
     output: str
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,11 @@ class PatternSet:
     @property
     def sha256(self) -> str:
         """Fingerprint of everything that decides what is trained and asked: items, outputs, phrasings."""
-        content = json.dumps([asdict(c) for c in self.categories.values()], ensure_ascii=False, sort_keys=True)
+        content = json.dumps(
+            [asdict(c, dict_factory=_without_place) for c in self.categories.values()],
+            ensure_ascii=False,
+            sort_keys=True,
+        )
         return hashlib.sha256(content.encode()).hexdigest()
 
     def training_examples(self) -> list[Example]:
@@ -140,6 +149,10 @@ class PatternSet:
         """The set without categories of the full profile, or the whole set if it contains no others."""
         kept = {name: c for name, c in self.categories.items() if not c.profile}
         return PatternSet(kept) if kept else self
+
+
+def _without_place(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in fields if name != "place"}
 
 
 def _sample(category: Category, size: int, seed: int) -> Category:

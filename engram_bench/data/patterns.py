@@ -41,22 +41,21 @@ def load(path: Path) -> PatternSet:
     if not files:
         raise UsageError(f"{path}: no pattern file in this folder; add a *.yaml file with name and examples")
     problems: list[str] = []
-    places: dict[str, str] = {}
     categories: dict[str, Category] = {}
     for file in files:
-        for category in _File(file, problems, places).read():
+        for category in _File(file, problems).read():
             if category.name in categories:
-                there = places[categories[category.name].items[0].id]
+                there = categories[category.name].items[0].place
                 problems.append(f"{file}: category {category.name!r} is also in {there}; merge the two files")
             categories[category.name] = category
-    problems += _repeated_across_categories(categories.values(), places)
+    problems += _repeated_across_categories(categories.values())
     found = PatternSet(categories)
     if problems := problems or leaks(found):
         raise UsageError("\n".join(problems))
     return found
 
 
-def _repeated_across_categories(categories: Iterable[Category], places: dict[str, str]) -> list[str]:
+def _repeated_across_categories(categories: Iterable[Category]) -> list[str]:
     """Report inputs that occur in two categories: such an input may be held out in one and trained in the other."""
     first: dict[str, Item] = {}
     found = []
@@ -65,7 +64,7 @@ def _repeated_across_categories(categories: Iterable[Category], places: dict[str
             other = first.setdefault(plain(item.input), item)
             if other.category != category.name:
                 found.append(
-                    f"{places[item.id]}: input {item.input!r} is in {other.category!r} ({places[other.id]}) "
+                    f"{item.place}: input {item.input!r} is in {other.category!r} ({other.place}) "
                     f"and in {category.name!r}; keep only one"
                 )
     return found
@@ -73,11 +72,10 @@ def _repeated_across_categories(categories: Iterable[Category], places: dict[str
 
 @dataclass
 class _File:
-    """Reads one file. It appends errors to `problems` and stores each item's "file:line" in `places`, by item id."""
+    """Reads one file and appends its errors to `problems`."""
 
     path: Path
     problems: list[str]
-    places: dict[str, str]
 
     def read(self) -> list[Category]:
         try:
@@ -203,10 +201,9 @@ class _File:
                 continue
             twin = items.setdefault(item.category, {}).setdefault(plain(item.input), item)
             if twin is not item:
-                line = self.places[twin.id].rsplit(":", 1)[1]
+                line = twin.place.rsplit(":", 1)[1]
                 difference = "" if twin.output == item.output else f" with another output ({twin.output!r})"
                 self._add_problem(node, f"input {item.input!r} is already on line {line}{difference}; keep only one")
-            self.places.setdefault(item.id, f"{self.path}:{_line(node)}")
         for category, members in items.items():
             if len(members) < 2 and len(self.problems) == before:
                 self._add_problem(root, f"category {category!r} has one example; add another, so that it can be split")
@@ -222,7 +219,7 @@ class _File:
         category = self._name(fields, "category") if "category" in fields else name
         if text is None or output is None or category is None:
             return None
-        return Item(item_id(category, text), category, text, output)
+        return Item(item_id(category, text), category, text, output, f"{self.path}:{_line(node)}")
 
 
 def _line(node: yaml.Node | None) -> int:

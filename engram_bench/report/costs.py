@@ -87,6 +87,7 @@ def size(count: int) -> str:
 def what_was_run(report: Report, show: Show) -> Section:
     """Model, device, data and command of the run."""
     run, backend, model, data = (report[key] for key in ("run", "backend", "model", "dataset"))
+    count = data.get("keys_alike", 0)
     evaluation, seeds = sum(run["evaluation_s"].values()), ", ".join(map(str, run["seeds"]))
     rows = [
         (
@@ -98,11 +99,13 @@ def what_was_run(report: Report, show: Show) -> Section:
         ("commit", run["git_commit"] or "not a git checkout"),
         ("model", f"{show(model['id'])}, {model['parameters']:,} parameters, {show(model['source'])}"),
         ("weights", f"SHA-256 {model['sha256'][:16]}"),
+        *([("prompt", show(model["prompt"]))] if "prompt" in model else []),
         ("backend", f"{backend['name']} on {backend['device']}, {backend['dtype']} ({show(backend['dtype_reason'])})"),
         ("batch", f"{backend['batch_size']} rows, at most {backend['max_new_tokens']} new tokens"),
         ("speed", ", ".join(f"{show(name)} {rate:.0f}" for name, rate in run["tokens_s"].items()) + " new tokens/s"),
         ("memory", f"{run['peak_memory_mb']:,} MiB at peak"),
         ("data", f"{data['items']} items in {len(data['categories'])} categories, SHA-256 {data['sha256'][:16]}"),
+        *([("keys", f"{count} sets of inputs that a keyed memory cannot tell apart")] if count else []),
         ("versions", ", ".join(f"{name} {version}" for name, version in backend["versions"].items())),
     ]
     return Section("What was run", headers=("", ""), rows=rows)

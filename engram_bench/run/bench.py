@@ -22,6 +22,7 @@ from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.options import Settings
 from engram_bench.records import SAMPLES, CellKey, Record, Sample
 from engram_bench.run import evaluate, metadata, speed
+from engram_bench.run.checks import alike, faults
 from engram_bench.run.evaluate import Question
 from engram_bench.run.exact_lookup import ExactLookup
 from engram_bench.run.recorder import Recorder
@@ -76,6 +77,11 @@ class Bench:
                     variant.config.check(self.backend.depth)
             except ValueError as error:
                 raise UsageError(f"variant {variant.name}: {error}") from error
+        if lines := faults(settings.patterns, self.backend.encoder, self.backend.stop_ids):
+            raise UsageError("\n".join(lines))
+        if any(isinstance(variant.config, EngramConfig) and variant.config.keyed for variant in settings.variants):
+            for line in alike(settings.patterns):
+                progress(line, 0, 0)
         categories = settings.patterns.categories.values()
         longest = max(len(self.backend.encoder.answer(item.output)) for c in categories for item in c.items)
         self.max_new_tokens = min(longest + ANSWER_MARGIN, settings.plan.max_new_tokens or sys.maxsize)

@@ -11,6 +11,7 @@ from engram_bench.backends.base import Backend
 from engram_bench.data.items import PatternSet
 from engram_bench.prompts import PromptEncoder
 from engram_bench.records import Record
+from engram_bench.run.checks import alike
 from engram_bench.store.adapters import Trained
 from engram_bench.store.models import Model
 from engram_bench.variants import Variant
@@ -38,12 +39,14 @@ def meta(backend: Backend, model: Model, patterns: PatternSet, max_new_tokens: i
             "revision": model.revision,
             "sha256": model.sha256,
             "parameters": backend.parameters,
+            "prompt": backend.encoder.describe(),
             "prompt_sha256": prompt_sha256(backend.encoder),
         },
         "dataset": {
             "sha256": patterns.sha256,
             "items": sum(len(c.items) for c in patterns.categories.values()),
             "training_examples": len(patterns.training_examples()),
+            "keys_alike": len(alike(patterns)),
             "categories": {
                 name: {"items": len(c.items), "group": c.group, "source": c.source}
                 for name, c in patterns.categories.items()

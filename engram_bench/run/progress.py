@@ -19,6 +19,8 @@ BAR_WIDTH = 30
 class Reporter:
     """Shows ``(what, done, total)`` calls; the part of `what` before ": " names the step that is timed.
 
+    A call with a total of 0 is a note, shown as a line of its own.
+
     Draws on each call, without rich's live display: that one writes from a thread, whose output pytest captures.
 
     Args:
@@ -32,6 +34,9 @@ class Reporter:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if self._stream is None:
+            return
+        if not total:
+            self._stream.write(f"  {what}\n")
             return
         now = time.monotonic()
         step, terminal = what.partition(": ")[0], self._stream.isatty()

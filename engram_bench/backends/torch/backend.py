@@ -58,7 +58,6 @@ class TorchModel(Network):
         self._folder = folder
         self.lora_engine, self.lora_engine_reason = lora_engine
         self.batch_size = BATCH_SIZE_CPU if device == "cpu" else BATCH_SIZE
-        self.stop_ids = decoding.stop_ids(self.encoder.eos_id, self.model.generation_config.eos_token_id)
         self.depth = len(decoder_layers(self.model))
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self._known_prompts: KnownPrompts | None = None  # set only while `generate` may reuse prompts

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache
 
 from engram_bench.backends.base import Adapter, Text, ngram_size, windows
+from engram_bench.backends.decoding import stop_ids
 from engram_bench.backends.torch import attention
 from engram_bench.backends.torch.adapters import TorchAdapter
 from engram_bench.backends.torch.cache import OwnLayer
@@ -62,6 +63,7 @@ class Network:
         elif ours and model.config._attn_implementation == "sdpa":
             model.set_attn_implementation(attention.MASKED)
         self.model = model.to(device).eval().requires_grad_(False)
+        self.stop_ids = stop_ids(self.encoder.eos_id, self.model.generation_config.eos_token_id)
         self._wanted: Tensor | None = None
         self.model.get_output_embeddings().register_forward_pre_hook(self._before_head)
         self._adapter: TorchAdapter | None = None

@@ -22,6 +22,7 @@ from engram_bench.backends.base import Written
 from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.frozen import FrozenParts
 from engram_bench.backends.torch.network import Network
+from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import fact_pairs
 from engram_bench.memory.hashing import Int64Array
 from engram_bench.memory.torch import EngramLayer
@@ -50,10 +51,14 @@ class WritableMemory:
     def write(self, key: str, value: str) -> Written:
         """Store `value` under `key`; see `Addresses.with_fact` for the errors it raises.
 
+        It also raises UsageError for a value that contains what ends an answer or a turn of the model.
+
         Stops after `MOST_STEPS` at the latest. The answer is certain if `Written.log_odds` exceeds `ENOUGH`.
         """
         started = time.perf_counter()
         model, adapter = self._model, self.adapter
+        if (ending := model.encoder.ending(value, model.stop_ids)) is not None:
+            raise UsageError(f"{value!r} contains {ending!r}, which ends this model's answer or turn; change the value")
         addresses = adapter.addresses.with_fact(key, value, model.encoder)
         pairs, memory = fact_pairs(key, value, model.encoder), adapter.layers[addresses.last]
         touched = addresses.touched(pairs)[addresses.last]
