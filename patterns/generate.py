@@ -1,8 +1,9 @@
 """Rebuild the derived files byte for byte: ``python patterns/generate.py``, in an environment with the package.
 
-This writes the families in `FAMILIES`, the routing prompts that ask for an item, and `SHA256`. `SHA256` is the
-fingerprint of the shipped patterns: a run compares it with its own data to decide whether the project's targets and
-snapshots apply. All other pattern files, and the tables and rules in the modules beside this one, are written by hand.
+This writes the families in `FAMILIES`, the invented world (world.py), the routing prompts that ask for an item, and
+`SHA256`. `SHA256` is the fingerprint of the shipped patterns: a run compares it with its own data to decide whether the
+project's targets and snapshots apply. All other pattern files, and the tables, rules and wordings in the files beside
+this one, are written by hand.
 Derivation uses only the standard library, and only tables that are the same in every Python version.
 """
 
@@ -19,6 +20,7 @@ import error_fixes
 import formats
 import tables
 import units
+import world
 
 if TYPE_CHECKING:
     from engram_bench.data.items import PatternSet
@@ -180,8 +182,9 @@ def quoted(text: str) -> str:
 
 
 def derived() -> dict[str, str]:
-    """File name -> text of every derived pattern file."""
-    return {f"{name}.yaml": render(name, family) for name, family in FAMILIES.items()}
+    """Path below this folder -> text of every derived pattern file."""
+    families = {f"{name}.yaml": render(name, family) for name, family in FAMILIES.items()}
+    return families | {"world/world.yaml": world.render()}
 
 
 def routing(data: PatternSet) -> str:
