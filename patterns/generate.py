@@ -218,7 +218,6 @@ def mapping(fields: Mapping[str, str]) -> str:
     return "{" + ", ".join(f"{field}: {quoted(text)}" for field, text in fields.items()) + "}"
 
 
-
 def quoted(text: str) -> str:
     """Quote as a JSON string, which is also a YAML string."""
     return json.dumps(text, ensure_ascii=False)
