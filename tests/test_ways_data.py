@@ -35,7 +35,13 @@ def placeholders(text):
 
 def held(text, inputs=INPUTS):
     """Inputs of items that stand in `text`, whatever the case and the white space."""
-    return [key for folded, key in inputs.items() if folded in plain(text)]
+    whole = plain(text)
+    return [key for folded, key in inputs.items() if folded in whole]
+
+
+def as_words(answer, text):
+    """Whether an answer stands in a text to the letter, as whole words."""
+    return re.search(rf"(?<!\w)(?:{re.escape(answer)})(?!\w)", text) is not None
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -61,6 +67,20 @@ def test_plain_words_name_one_item_of_their_category():
     for name in LOOKUPS:
         names = [plain(example["name"]) for example in FILES[name]["examples"]]
         assert len(set(names)) == len(names), name
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_core_items_are_each_asked_in_other_words(name):
+    """One paraphrase for each item, unlike all others; it holds no key, and does not give its answer away."""
+    examples = FILES[name]["examples"]
+    asked = [text for example in examples for text in example["paraphrased"]]
+    assert len(examples) >= 200
+    assert all(len(example["paraphrased"]) == 1 for example in examples)
+    assert len(set(map(plain, asked))) == len(asked)
+    assert [(text, held(text)) for text in asked if held(text)] == []
+    assert [text for text in asked if placeholders(text)] == []
+    given = [(e["output"], e["paraphrased"]) for e in examples if as_words(e["output"], e["paraphrased"][0])]
+    assert given == []
 
 
 @pytest.mark.parametrize("name", FILES)
