@@ -10,7 +10,11 @@ import pytest
 import yaml
 
 from engram_bench import shipped
-from engram_bench.data.leaks import plain
+
+
+def plain(text):
+    return " ".join(text.casefold().split())
+
 
 FILES = {
     file.stem: yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CBaseLoader)
