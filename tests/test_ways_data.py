@@ -87,6 +87,12 @@ def test_core_items_are_each_asked_in_other_words(name):
     assert given == []
 
 
+@pytest.mark.parametrize("name", ["error_fixes", "formats"])
+def test_paraphrases_beside_a_derived_file_are_for_its_items(name):
+    asked = yaml.load((shipped.PATTERNS / "ways" / f"{name}.yaml").read_text(encoding="utf-8"), Loader=yaml.CBaseLoader)
+    assert asked["paraphrased"].keys() == {example["input"] for example in FILES[name]["examples"]}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_placeholders_are_those_of_the_way(name):
     keys = {"input", "name"} if name in LOOKUPS else {"input"}
