@@ -2,9 +2,9 @@
 
 This writes the families in `FAMILIES`, the invented world (world.py), the routing prompts that ask for an item, and
 `SHA256`. `SHA256` is the fingerprint of the shipped patterns: a run compares it with its own data to decide whether the
-project's targets and snapshots apply. All other pattern files, and the tables, rules and wordings in the files beside
-this one, are written by hand.
-Derivation uses only the standard library, and only tables that are the same in every Python version.
+project's targets and snapshots apply. All other pattern files, the tables, rules and wordings in the files beside this
+one, and the questions in `ways/` that derived files take up, are written by hand.
+Derivation uses only YAML and the standard library, and only tables that are the same in every Python version.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import formats
 import tables
 import units
 import world
+import yaml
 
 if TYPE_CHECKING:
     from engram_bench.data.items import PatternSet
@@ -73,6 +74,10 @@ def synthetic(pairs: int = PAIRS, seed: int = SEED) -> Pairs:
     return list(keys.items())
 
 
+def after_colon(key: str) -> str:
+    return key.split(":", 1)[1]
+
+
 @dataclass(frozen=True)
 class Family:
     """The content of a derived pattern file."""
@@ -83,6 +88,7 @@ class Family:
     group: str = "lookups"
     phrasings: tuple[tuple[str, ...], tuple[str, ...]] = LOOKUP
     profile: str = ""
+    plain_words: Callable[[str], str] | None = None  # from an input to what a person would call it
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -133,36 +139,49 @@ FAMILIES: Mapping[str, Family] = {
         "synthetic",
     ),
     "element_name": Family(
-        "Chemical symbols and the element they stand for.", "IUPAC periodic table of the elements", tables.element_names
+        "Chemical symbols and the element they stand for.",
+        "IUPAC periodic table of the elements",
+        tables.element_names,
+        plain_words=after_colon,
     ),
     "element_number": Family(
-        "Chemical elements and their atomic number.", "IUPAC periodic table of the elements", tables.element_numbers
+        "Chemical elements and their atomic number.",
+        "IUPAC periodic table of the elements",
+        tables.element_numbers,
+        plain_words=after_colon,
     ),
     "http_status": Family(
         "HTTP status codes and their reason phrase.",
         "http.HTTPStatus of the Python standard library; renamed phrases as in RFC 9110",
         tables.http_statuses,
+        plain_words=after_colon,
     ),
     "unit_conversion": Family(
-        "How many of one unit make another.", "NIST Special Publication 811, IEC 80000-13", units.conversions
+        "How many of one unit make another.",
+        "NIST Special Publication 811, IEC 80000-13",
+        units.conversions,
+        plain_words=units.plain_words,
     ),
     "metric_prefix": Family(
         "Prefixes of units and the power they stand for.",
         "SI Brochure, 9th edition (version 2.01, 2022); IEC 80000-13",
         tables.prefixes,
         profile="full",
+        plain_words=after_colon,
     ),
     "unicode_name": Family(
         "Code points and the name of the character.",
         "Unicode Character Database, by unicodedata of the Python standard library",
         tables.unicode_names,
         profile="full",
+        plain_words=after_colon,
     ),
 }
 
 
 def render(name: str, family: Family) -> str:
     """The text of a derived pattern file."""
+    asked = yaml.load((HERE / "ways" / f"{name}.yaml").read_text(encoding="utf-8"), Loader=yaml.CBaseLoader)
     head = {"name": name, "description": f"{family.description} Derived by generate.py, not edited by hand."}
     head |= {"version": "2.0", "group": family.group, "source": family.source, "license": "MIT"}
     if family.profile:
@@ -171,9 +190,33 @@ def render(name: str, family: Family) -> str:
     lines.append("phrasings:")
     for kind, phrasings in zip(("trained", "rephrased"), family.phrasings, strict=True):
         lines += [f"  {kind}:", *(f"    - {quoted(phrasing)}" for phrasing in phrasings)]
+    lines += ways(asked["ways"])
     lines.append("examples:")
-    lines += [f"  - {{input: {quoted(key)}, output: {quoted(value)}}}" for key, value in family.pairs()]
+    for key, value in family.pairs():
+        named = family.plain_words(key) if family.plain_words else None
+        lines.append(example(key, value, named, asked.get("paraphrased", {}).get(key)))
     return "\n".join(lines) + "\n"
+
+
+def ways(lists: Mapping[str, list[str | Mapping[str, str]]]) -> list[str]:
+    """The lines of the field `ways`: for each way of asking its sentences, or pairs of a prompt and its answer."""
+    lines = ["ways:"]
+    for way, entries in lists.items():
+        lines.append(f"  {way}:")
+        lines += [f"    - {quoted(entry) if isinstance(entry, str) else mapping(entry)}" for entry in entries]
+    return lines
+
+
+def example(key: str, value: str, named: str | None = None, paraphrased: str | None = None) -> str:
+    """One entry of `examples`; a paraphrase stands on a line of its own."""
+    entry = mapping({"input": key} | ({"name": named} if named else {}) | {"output": value})
+    if paraphrased is None:
+        return f"  - {entry}"
+    return f"  - {entry[:-1]},\n     paraphrased: [{quoted(paraphrased)}]}}"
+
+
+def mapping(fields: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{field}: {quoted(text)}" for field, text in fields.items()) + "}"
 
 
 def quoted(text: str) -> str:

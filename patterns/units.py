@@ -29,6 +29,10 @@ AMOUNTS = """
 8 m cm|15 minute s|3 mile km|20 knot km/h|100 mph km/h|50 km2 hectare|4 yard foot|30 cm mm|6 kcal kJ|8 pound kg|
 2 tonne kg|3 US_gallon litre|25 bar Pa|11 stone kg|40 hour s|13 acre m2|16 ounce g
 """
+PLURALS = {"foot": "feet", "inch": "inches"} | {
+    unit: unit + "s"
+    for unit in "hour|week|day|byte|litre|minute|mile|knot|yard|pound|tonne|acre|ounce|US gallon".split("|")
+}
 
 
 def number(value: Decimal) -> str:
@@ -49,6 +53,13 @@ def conversions() -> list[tuple[str, str]]:
     return [
         (f"CONVERT:{n} {a} to {b}".replace("_", " "), f"{number(Decimal(n) * factors[a, b])} {b}") for n, a, b in asked
     ]
+
+
+def plain_words(key: str) -> str:
+    """Say "CONVERT:6 foot to inch" as a person would: "6 feet in inch"; the answer's unit keeps its spelling."""
+    left, target = key.removeprefix("CONVERT:").split(" to ")
+    amount, unit = left.split(" ", 1)
+    return f"{amount} {unit if amount == '1' else PLURALS.get(unit, unit)} in {target}"
 
 
 def _rows(table: str) -> list[str]:

@@ -84,7 +84,7 @@ def test_derived_files_are_what_the_generator_makes(generate):
     assert (FOLDER / "SHA256").read_text().strip() == SHIPPED.sha256
 
 
-@pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+@pytest.mark.parametrize("file", FILES, ids=[file.relative_to(FOLDER).as_posix() for file in FILES])
 def test_every_file_names_its_source_and_licence(file):
     fields = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CBaseLoader)
     assert fields["name"] == file.stem

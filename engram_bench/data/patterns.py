@@ -21,8 +21,8 @@ from engram_bench.data.leaks import leaks, plain
 from engram_bench.errors import UsageError
 
 NEEDED = {"name", "examples"}
-FILE_FIELDS = NEEDED | {"description", "version", "group", "source", "license", "phrasings", "profile"}
-EXAMPLE_FIELDS = {"input", "output", "category"}
+FILE_FIELDS = NEEDED | {"description", "version", "group", "source", "license", "phrasings", "profile", "ways"}
+EXAMPLE_FIELDS = {"input", "output", "category", "name", "paraphrased"}  # these two and `ways` are not read yet
 LONGEST = {"input": 1000, "output": 500}  # characters; a cell decodes as many tokens as its longest right answer has
 LONGEST_TEXT = 1000  # characters of any other field
 DEEPEST = 20  # nesting levels
