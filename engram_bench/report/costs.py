@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from engram_bench.records import Report
 from engram_bench.report.text import Section, Show
+
+MOST_LOSSES = 6  # in a cell of the table
 
 
 def training(report: Report, show: Show) -> Section:
@@ -21,8 +26,9 @@ def training(report: Report, show: Show) -> Section:
                 f"{v['trainable_parameters']:,}",
                 str(t["examples"]),
                 str(t["epochs"]),
+                _steps(t),
                 f"{t['seconds']:.0f} s" + (f" in {t['backend']}" if elsewhere else "") + " (cached)" * v["cached"],
-                " → ".join(f"{loss:.3f}" for loss in t["losses"]),
+                " → ".join(f"{loss:.3f}" for loss in _thinned(t["losses"])),
                 f"{t['validation_loss']:.3f}" if t.get("validation_loss") is not None else "",
                 v["adapter_sha256"][:12],
             )
@@ -30,14 +36,28 @@ def training(report: Report, show: Show) -> Section:
     return Section(
         "Training",
         headers=(
-            *("variant", "what it is", "parameters", "examples", "epochs"),
+            *("variant", "what it is", "parameters", "examples", "epochs", "steps"),
             *("training time", "loss by epoch", "validation", "SHA-256"),
         ),
         rows=rows,
-        note="Loss is the mean over answer tokens, in nats. Validation loss is measured on trained items, each in a "
+        note="Training ends when the answers are learned, if the variant sets a least and a most number of steps. "
+        "Loss is the mean over answer tokens, in nats. Validation loss is measured on trained items, each in a "
         "phrasing that is never trained and that its own questions do not use. A memory's parameters include only the "
         "table rows that training touches.",
     )
+
+
+def _steps(train: Mapping[str, Any]) -> str:
+    """Optimizer steps, and why there were no more."""
+    if not train.get("steps"):
+        return ""
+    return f"{train['steps']}, {'learned' if train['ended_early'] else 'all'}"
+
+
+def _thinned(losses: Sequence[float]) -> Sequence[float]:
+    """At most `MOST_LOSSES` of the losses, the first and the last among them."""
+    count = min(len(losses), MOST_LOSSES)
+    return [losses[round(i * (len(losses) - 1) / max(1, count - 1))] for i in range(count)]
 
 
 def speed(report: Report, show: Show) -> Section:
