@@ -10,7 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -94,16 +94,25 @@ class Stage:
 
     bench: Bench
     backends: dict[str, Backend] = field(default_factory=dict)
+    _on: bool = False
 
     @contextmanager
     def attached(self) -> Iterator[dict[str, Backend]]:
-        """Attach each variant's adapter to its model and yield the models by variant; the first call loads them."""
+        """Attach each variant's adapter to its model and yield the models by variant; the first call loads them.
+
+        Inside such a context, further calls cost nothing.
+        """
+        if self._on:
+            yield self.backends
+            return
         for name in VARIANTS:
             if name not in self.backends:
-                self.backends[name] = self.bench.load_model()
+                self.backends[name] = self.bench.load_model() if self.backends else self.bench.backend
         with ExitStack() as stack:
             for name, backend in self.backends.items():
                 stack.enter_context(backend.attached(self.bench.adapter(name)))
+            self._on = True
+            stack.callback(setattr, self, "_on", False)
             yield self.backends
 
 
@@ -112,12 +121,13 @@ def show(stage: Stage, console: Console, shown: Sequence[Scene], pause: Callable
     console.print(Panel(Text(ABOUT, justify="center"), title="[bold]engram-bench", padding=(1, 2)))
     right = dict.fromkeys(VARIANTS, 0)
     takes: dict[str, list[Take]] = {name: [] for name in VARIANTS}
-    for number, scene in enumerate(shown, 1):
-        pause()
-        console.print(Rule(f"{number}/{len(shown)}  {scene.title}"))
-        for name, take in play(stage, console, scene).items():
-            takes[name].append(take)
-            right[name] += scene.item is not None and metrics.exact(take.text, scene.item.output)
+    with stage.attached() if shown else nullcontext():
+        for number, scene in enumerate(shown, 1):
+            pause()
+            console.print(Rule(f"{number}/{len(shown)}  {scene.title}"))
+            for name, take in play(stage, console, scene).items():
+                takes[name].append(take)
+                right[name] += scene.item is not None and metrics.exact(take.text, scene.item.output)
     pause()
     console.print(Rule("Summary"))
     console.print(_summary(takes, right, sum(scene.item is not None for scene in shown)))
@@ -216,15 +226,16 @@ def _summary(takes: dict[str, list[Take]], right: dict[str, int], asked: int) ->
 def interact(stage: Stage, console: Console) -> None:
     """Answer every prompt that the user types with all variants, until Ctrl-C or an empty line."""
     console.print(Text("Type a prompt; an empty line or Ctrl-C ends the demo.", style="dim"))
-    while True:
-        try:
-            text = console.input("[bold]> ").strip()
-            if not text:
+    with stage.attached():
+        while True:
+            try:
+                text = console.input("[bold]> ").strip()
+                if not text:
+                    return
+                play(stage, console, Scene("", text, None))
+            except (KeyboardInterrupt, EOFError):
+                console.print()
                 return
-            play(stage, console, Scene("", text, None))
-        except (KeyboardInterrupt, EOFError):
-            console.print()
-            return
 
 
 @contextmanager
