@@ -86,6 +86,13 @@ def test_facts_are_written_into_the_memory_of_a_base_model(examples, tmp_path, c
     assert f"contains {SEPARATOR!r}, which ends this model's answer or turn; change the value" in line
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_all_stop_tokens_of_the_generation_config_end_an_answer(backend, tmp_path):
+    folder = make_checkpoint(tmp_path, chat=False)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 7]}))
+    assert load(folder, backend).stop_ids == {1, 7}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_whole_run_measures_every_variant_of_a_base_model(backend, tmp_path):
