@@ -27,6 +27,7 @@ class Profile:
     sampled_items: int | None  # items per category that get sampled answers; None: all seen items
     variants: str
     epochs: Mapping[str, int] = field(default_factory=dict)  # by kind of adapter, exactly; default: the variant's own
+    asked_items: int | None = None  # questions per category in ways other than seen, rephrased and heldout; None: all
     max_new_tokens: int | None = None  # None: enough for the longest canonical answer
     control_prompts: int | None = None  # prompts per kind, for collateral; None: all
     asserted: bool = True  # a missed threshold fails the run; if False, it is only reported
@@ -34,7 +35,7 @@ class Profile:
 
 
 # Two CPU cores train the default profile in minutes. The full profile uses all items of all categories.
-DEFAULT_SIZES = {"core": 50, "lookups": 28, "synthetic": 125}
+DEFAULT_SIZES = {"core": 50, "lookups": 28, "synthetic": 125, "world": 96}
 PROFILES = {
     # Shows that everything runs, in minutes even with MLX and no GPU: few answers, none sampled, one epoch of LoRA, 20
     # epochs of a small memory.
@@ -44,14 +45,17 @@ PROFILES = {
         None,
         "baseline,lora,engram,engram-routed,engram-shuffled",
         epochs={"lora": 1, "engram": 20},
+        asked_items=1,
         max_new_tokens=8,
         control_prompts=1,
         asserted=False,
         borrows=True,
     ),
-    "quick": Profile(15, 3, None, "baseline,lora,engram,engram-shuffled", control_prompts=8),
-    "default": Profile(DEFAULT_SIZES, 3, 10, "baseline,lora,engram,engram-unigram,engram-shuffled", control_prompts=8),
-    "full": Profile(None, 10, None, ",".join(variants.BUILT_IN)),
+    "quick": Profile(15, 3, None, "baseline,lora,engram,engram-shuffled", asked_items=6, control_prompts=8),
+    "default": Profile(
+        DEFAULT_SIZES, 3, 10, "baseline,lora,engram,engram-unigram,engram-shuffled", asked_items=12, control_prompts=8
+    ),
+    "full": Profile({"world": 800}, 10, None, ",".join(variants.BUILT_IN)),
 }
 
 
@@ -187,7 +191,9 @@ def _shortened(variant: Variant, profile: Profile) -> Variant:
 def chosen_items(every: PatternSet, profile: str, seed: int = 0) -> PatternSet:
     """The items a profile uses, drawn by seed; see `PatternSet.sample`."""
     sizes = PROFILES[profile].sizes
-    return every if sizes is None else every.without_extra().sample(sizes, seed)
+    if sizes is None:
+        return every
+    return (every if profile == "full" else every.without_extra()).sample(sizes, seed)
 
 
 def _shipped_sha256() -> str:

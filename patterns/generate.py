@@ -227,7 +227,7 @@ def quoted(text: str) -> str:
 def derived() -> dict[str, str]:
     """Path below this folder -> text of every derived pattern file."""
     families = {f"{name}.yaml": render(name, family) for name, family in FAMILIES.items()}
-    return families | {"world/world.yaml": world.render()}
+    return families | {"world.yaml": world.render()}
 
 
 def routing(data: PatternSet) -> str:
@@ -236,6 +236,8 @@ def routing(data: PatternSet) -> str:
     lines = ["name: routing_positive", f"description: {quoted(about)}", 'version: "2.0"']
     lines += ['source: "the pattern files"', "license: MIT", "prompts:"]
     for name, category in data.categories.items():
+        if category.group == "world":  # it is asked in no phrasing of these writers
+            continue
         lines.append(f"  {name}:")
         prompts: dict[str, str] = {}  # prompt -> input; drops duplicate prompts
         for writer, otherwise in OTHERWISE.items():

@@ -247,6 +247,7 @@ def render() -> str:
     """The text of the derived file."""
     written = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     lines = [f"{field}: {quoted(value)}" for field, value in HEAD.items()]
+    lines += ["phrasings:", *block(written["phrasings"], "  ")]
     lines += ["placeholders:", *block(written["placeholders"], "  "), "relations:"]
     for relation, fields in written["relations"].items():
         lines += [f"  {relation}:", *block(fields, "    ")]

@@ -2,18 +2,10 @@
 
 import pytest
 
-from engram_bench.data import prompt_sets
 from engram_bench.run.bench import Bench
 from engram_bench.variants.configs import EngramConfig
 
 
-@pytest.fixture
-def recorded_mentions(bench: Bench, variant: str, control_prompts: list[str]) -> None:
-    """Record how often a variant recites a stored value when a prompt only names its key; never asserted."""
-    bench.recited(variant, prompt_sets.mentions(bench.settings.patterns, len(control_prompts)))
-
-
-@pytest.mark.usefixtures("recorded_mentions")
 def test_unrelated_text(bench: Bench, variant: str, control_prompts: list[str]) -> None:
     """Recorded for the report. A memory with `span: key` changes nothing, bit for bit; all other adapters change it."""
     found = bench.collateral(variant, control_prompts)

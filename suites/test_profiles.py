@@ -6,21 +6,28 @@ from tabulate import tabulate
 
 from engram_bench import shipped, stats
 from engram_bench.data import patterns
-from engram_bench.data.items import SPLITS
+from engram_bench.data.questions import questions
+from engram_bench.data.ways import WAYS
 from engram_bench.options import PROFILES, chosen_items
 
 
 @pytest.mark.usefixtures("shipped_patterns")
 def test_items_and_detectable_differences(snapshot: SnapshotAssertion) -> None:
-    """Each entry: number of items, and minimum detectable difference in points of a paired test (80% power)."""
+    """Each entry: number of questions, and minimum detectable difference in points of a paired test (80% power)."""
     every = patterns.load(shipped.PATTERNS)
     asked = {profile: chosen_items(every, profile).categories for profile in PROFILES}
     rows = [
-        [name, split, *(size(len(chosen[name].split(split))) if name in chosen else "" for chosen in asked.values())]
+        [name, way, *(size(len(found)) if found else "" for found in by_profile)]
         for name in every.categories
-        for split in SPLITS
+        for way in WAYS
+        if any(
+            by_profile := [
+                questions(chosen[name], way, PROFILES[profile].asked_items) if name in chosen else []
+                for profile, chosen in asked.items()
+            ]
+        )
     ]
-    assert tabulate(rows, headers=["category", "split", *asked], tablefmt="github") == snapshot
+    assert tabulate(rows, headers=["category", "way", *asked], tablefmt="github") == snapshot
 
 
 def size(items: int) -> str:

@@ -1,6 +1,7 @@
 """Users' pattern files: parsing, splits, questions, sampling, and the error messages for bad files."""
 
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -34,7 +35,7 @@ def test_no_item_is_both_trained_and_held_out_and_no_phrasing_both_trained_and_a
         assert {i.id for i in category.split("rephrased")} == seen
         assert not set(category.trained) & set(category.rephrased)
         trained = {e.prompt for e in category.training_examples()}
-        asked = {s: {category.question(i, s)[1] for i in category.split(s)} for s in items.SPLITS}
+        asked = {s: {category.question(i, s)[1] for i in category.split(s)} for s in ("seen", "rephrased", "heldout")}
         assert asked["seen"] <= trained
         assert not asked["rephrased"] & trained
         assert not asked["heldout"] & trained
@@ -115,14 +116,23 @@ def test_a_profile_is_stratified_by_seed_and_keeps_every_item_on_its_side(profil
 
 def test_profiles_take_as_many_items_as_they_say():
     sizes = {p: {n: len(c.items) for n, c in chosen_items(SHIPPED, p).categories.items()} for p in PROFILES}
+    of_world = {profile: found.pop("world") for profile, found in sizes.items()}
     assert set(sizes["quick"].values()) == {15}
-    assert sizes["full"] == {n: len(c.items) for n, c in SHIPPED.categories.items()}
+    assert sizes["full"] == {n: len(c.items) for n, c in SHIPPED.categories.items() if n != "world"}
     assert sizes["default"].keys() == sizes["quick"].keys()
     assert all(
         size == options.DEFAULT_SIZES.get(SHIPPED.categories[name].group, 125)
         for name, size in sizes["default"].items()
     )
-    assert len(chosen_items(SHIPPED, "default").training_examples()) == 1242
+    assert 75 <= of_world["default"] <= 100, "whole subjects, so about as many as the profile says"
+
+
+def test_of_triples_whole_subjects_are_drawn_and_those_that_their_values_name():
+    items = chosen_items(SHIPPED, "default").categories["world"].items
+    by_name = Counter(item.names[0] for item in items)
+    assert max(by_name.values()) == 8
+    assert sum(by_name.values()) / len(by_name) > 5
+    assert any(item.output in by_name for item in items)
 
 
 def test_categories_of_a_users_own_are_whole_by_default_and_may_leave_the_smaller_profiles(tmp_path):

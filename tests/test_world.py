@@ -15,7 +15,7 @@ from engram_bench import shipped
 from engram_bench.data import patterns
 
 FOLDER = shipped.PATTERNS
-FILE = FOLDER / "world" / "world.yaml"
+FILE = FOLDER / "world.yaml"
 WORLD = yaml.load(FILE.read_text(encoding="utf-8"), Loader=yaml.CBaseLoader)
 RELATIONS, SUBJECTS, HOPS = WORLD["relations"], WORLD["subjects"], WORLD["hops"]
 WAYS = ("trained", "paraphrased", "mention", "contradicted")

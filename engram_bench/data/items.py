@@ -1,4 +1,4 @@
-"""Items and categories, and how they are split, phrased and sampled. Pure functions; no file access."""
+"""Items and categories: how they are split, phrased for training, and sampled. Pure functions; no file access."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-SPLITS = ("seen", "rephrased", "heldout")
 HELDOUT_SHARE = 0.2
 TRAINED_WAYS = 3  # phrasings per trained item; a category may define more, so that training sees more sentences
 TRAINED = ("{input}", "Complete: {input}", "What belongs to {input} here?")
@@ -17,26 +16,67 @@ REPHRASED = ("Continue: {input}", "Answer this: {input}", "Given {input}, what i
 
 
 @dataclass(frozen=True)
+class Applied:
+    """A question that needs an item's value for something, and its right answer; both are templates.
+
+    `needs`, if set, is the input of another item that must be trained, too: the second hop over two items.
+    """
+
+    prompt: str
+    answer: str
+    needs: str = ""
+
+
+@dataclass(frozen=True)
+class Wordings:
+    """Sentences around the keys of a category, or of one relation in it: templates by way of asking.
+
+    Their placeholders are filled by `questions.questions`. `trained` are further sentences of the rich training.
+    """
+
+    trained: tuple[str, ...] = ()
+    paraphrased: tuple[str, ...] = ()
+    mention: tuple[str, ...] = ()
+    contradicted: tuple[str, ...] = ()
+    applied: tuple[Applied, ...] = ()
+    combined: tuple[str, ...] = ()
+    neighbour: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Item:
     """A pattern: an input and its one right answer, `output`. `id` depends only on category and input.
 
-    `place` is where it was read, "file:line", for messages; it decides nothing and enters no fingerprint.
+    Attributes:
+        names: what the input is called in plain words: a name, then its aliases.
+        relation: which of the category's wordings fit; of a triple, its relation.
+        paraphrased: questions of this item's own for the way `paraphrased`.
+        applied: questions of its own for the way `applied`.
+        place: where it was read, "file:line", for messages; it decides nothing and enters no fingerprint.
     """
 
     id: str
     category: str
     input: str
     output: str
+    names: tuple[str, ...] = ()
+    relation: str = ""
+    paraphrased: tuple[str, ...] = ()
+    applied: tuple[Applied, ...] = ()
     place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A training example; `key` is the (start, end) character span of the item's input in the prompt."""
+    """A training example.
+
+    `key` is the (start, end) character span of the item's input in the prompt; None if the prompt asks in other words
+    or for two items.
+    """
 
     prompt: str
     answer: str
-    key: tuple[int, int]
+    key: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +90,8 @@ class Category:
     rephrased: tuple[str, ...]
     items: tuple[Item, ...]
     profile: str = ""  # "full": smaller profiles skip this category, unless every category is "full"
+    wordings: Mapping[str, Wordings] = field(default_factory=dict)  # by relation; "" without relations
+    frames: tuple[str, ...] = ()  # trained sentences over two keys, {first} and {second}
 
     def heldout_ids(self) -> frozenset[str]:
         """Ids of the items that are never trained: the fifth with the smallest ids, so every run holds out the same."""
@@ -57,7 +99,7 @@ class Category:
         return frozenset(ids[: max(1, round(HELDOUT_SHARE * len(ids)))])
 
     def split(self, name: str) -> tuple[Item, ...]:
-        """The items of split `name`, one of `SPLITS`; `seen` and `rephrased` contain the same items."""
+        """The items asked in the way `name`: those never trained for `heldout`, else the trained ones."""
         heldout = self.heldout_ids()
         return tuple(item for item in self.items if (item.id in heldout) == (name == "heldout"))
 
@@ -158,10 +200,42 @@ def _without_place(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 def _sample(category: Category, size: int, seed: int) -> Category:
     if len(category.items) <= size:
         return category
+    if any(item.relation for item in category.items):
+        return replace(category, items=_whole_subjects(category, size, seed))
     rng = random.Random(f"{seed}:{category.name}")
     heldout = rng.sample(category.split("heldout"), max(1, round(HELDOUT_SHARE * size)))
     chosen = {item.id for item in heldout + rng.sample(category.split("seen"), size - len(heldout))}
     return replace(category, items=tuple(item for item in category.items if item.id in chosen))
+
+
+def _whole_subjects(category: Category, size: int, seed: int) -> tuple[Item, ...]:
+    """Draw about `size` triples: all triples of some subjects, and of the subjects that their values name.
+
+    So the name alone never decides the value, and second hops lead to trained triples. A few triples are left out, so
+    that the share of held-out ones is `HELDOUT_SHARE` and each of them is held out in every run.
+    """
+    of: dict[str, list[Item]] = {}
+    for item in category.items:
+        of.setdefault(item.names[0], []).append(item)
+    names = sorted(of)
+    random.Random(f"{seed}:{category.name}").shuffle(names)
+    chosen: dict[str, None] = {}
+    count = 0
+    while names and count < size:
+        following = [names.pop(0)]
+        while following and count < size:
+            name = following.pop(0)
+            if name not in chosen:
+                chosen[name] = None
+                count += len(of[name])
+                following += [item.output for item in of[name] if item.output in of]
+    found = sorted((item for item in category.items if item.names[0] in chosen), key=lambda item: item.id)
+    never = category.heldout_ids()
+    heldout, seen = ([item for item in found if (item.id in never) == out] for out in (True, False))
+    for_each = (1 - HELDOUT_SHARE) / HELDOUT_SHARE  # trained items for one held-out item
+    count = min(len(heldout), round(len(seen) / for_each))
+    kept = {item.id for item in heldout[:count] + seen[: round(count * for_each)]}
+    return tuple(item for item in category.items if item.id in kept)
 
 
 def item_id(category: str, text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engram_bench import metrics, stats
-from engram_bench.data.items import SPLITS
+from engram_bench.data.ways import WAYS
 from engram_bench.records import BASELINE, GREEDY, REPEAT, CellKey, Record, pooled
 
 SCHEMA_VERSION = 1
@@ -31,7 +31,7 @@ def build(
     order = {v["name"]: i for i, v in enumerate(variants)}
     cells = _by_cell(samples)
     everything = {**cells, **_pooled(cells, meta["dataset"]["categories"])}
-    names = sorted(everything, key=lambda c: (order[c[0]], SPLITS.index(c[2]), c[1]))
+    names = sorted(everything, key=lambda c: (order[c[0]], list(WAYS).index(c[2]), c[1]))
     contrasts, primary = _contrasts(everything, [name for name in names if name[0] != BASELINE], run["samples"])
     return {
         "schema_version": SCHEMA_VERSION,

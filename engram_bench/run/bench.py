@@ -14,16 +14,15 @@ from contextlib import nullcontext
 from dataclasses import asdict, fields
 from functools import partial
 
-from engram_bench import backends, metrics, stats
+from engram_bench import backends, stats
 from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text
-from engram_bench.data.items import Item
+from engram_bench.data.questions import UNTOUCHED, Question, says
 from engram_bench.errors import UsageError
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.options import Settings
-from engram_bench.records import SAMPLES, CellKey, Record, Sample
+from engram_bench.records import BASELINE, GREEDY, SAMPLES, CellKey, Record, Sample
 from engram_bench.run import evaluate, metadata, speed
 from engram_bench.run.checks import alike, faults
-from engram_bench.run.evaluate import Question
 from engram_bench.run.exact_lookup import ExactLookup
 from engram_bench.run.recorder import Recorder
 from engram_bench.run.rundir import RunDir
@@ -146,26 +145,27 @@ class Bench:
         data = self.recorder.once("collateral", variant, prompts, measure)
         return Collateral(**{f.name: data[f.name] for f in fields(Collateral)})
 
-    def recited(self, variant: str, asked: Sequence[tuple[str, Item]]) -> Record:
-        """How often a variant recites a stored value when a prompt names its input but asks for something else.
+    def recited(self, variant: str) -> Record:
+        """How often a variant recites a stored value when a prompt names its key but asks for something else.
 
         Returns:
-            The record. `told` counts answers that start with the stored value when the baseline's does not.
-            `unchanged` counts answers equal to the baseline's, character for character.
+            The record. `told` counts answers that contain the stored value when the baseline's does not. `unchanged`
+            counts answers equal to the baseline's, character for character.
         """
+        categories = [name for name, way in sorted(self.planned) if way == "mention"]
+        asked = evaluate.questions(
+            self.settings.patterns, [(name, "mention") for name in categories], self.settings.plan.asked_items
+        )
+        values = {question.prompt: question.unwanted for question in asked}
 
         def measure() -> Record:
-            texts = self._control_texts([prompt for prompt, _ in asked])
-            with self.backend.attached(self.adapter(variant)):
-                answers = self.backend.generate([prompt for prompt, _ in texts], self.max_new_tokens)
-            recited = unchanged = 0
-            for (_, item), (_, before), after in zip(asked, texts, answers, strict=True):
-                old, new = self.backend.encoder.decode(before), self.backend.encoder.decode(after)
-                recited += metrics.prefix(new, item.output) and not metrics.prefix(old, item.output)
-                unchanged += new == old
-            return {"told": stats.rate(recited, len(asked)), "unchanged": stats.rate(unchanged, len(asked))}
+            told = same = count = 0
+            for sample in (s for name in categories for s in self.samples(variant, name, "mention")):
+                recited = any(says(sample.output, v) and not says(sample.expected, v) for v in values[sample.prompt])
+                told, same, count = told + recited, same + sample.exact, count + 1
+            return {"told": stats.rate(told, count), "unchanged": stats.rate(same, count)}
 
-        return self.recorder.once("mention", variant, [prompt for prompt, _ in asked], measure)
+        return self.recorder.once("mention", variant, list(values), measure)
 
     def speed(self) -> dict[str, Speed]:
         """Speed at batch 1 of each variant, on a prompt of the data; leaves out dictionary and retrieval."""
@@ -212,7 +212,8 @@ class Bench:
 
     def _evaluate(self, variant: Variant, cells: Iterable[CellKey]) -> None:
         """Answer all questions of some cells, with every training seed."""
-        asked = evaluate.questions(self.settings.patterns, ((cell.category, cell.split) for cell in cells))
+        wanted = sorted({(cell.category, cell.split) for cell in cells})
+        asked = evaluate.questions(self.settings.patterns, wanted, self.settings.plan.asked_items)
         seeds = self.settings.seeds if variant.config else self.settings.seeds[:1]
         found: dict[CellKey, list[Sample]] = {cell: [] for cell in cells}
         for seed in seeds:
@@ -244,6 +245,7 @@ class Bench:
                 max_new_tokens=self.max_new_tokens,
                 progress=self._named(variant),
                 kept=kept.keys(),
+                untouched=self._untouched(variant, asked),
                 known={prompt: text for prompt, text in answered.items() if text is not None},
             )
             with self.backend.attached(adapter):
@@ -256,6 +258,14 @@ class Bench:
                     cost = {"seconds": seconds, "peak_memory": self.backend.peak_memory()}
                     self.recorder.add_line({"type": "answered", "variant": variant.name, **cost})
         return [sample for sample in kept.values() if (sample.variant, sample.seed) == (variant.name, seed)]
+
+    def _untouched(self, variant: Variant, asked: Sequence[Question]) -> dict[str, str] | None:
+        """The baseline's answers to questions that they decide, by prompt; None for the baseline itself."""
+        if variant.name == BASELINE:
+            return None
+        cells = {(q.item.category, q.split) for q in asked if q.rule == UNTOUCHED}
+        samples = [sample for cell in sorted(cells) for sample in self.samples(BASELINE, *cell)]
+        return {sample.prompt: sample.output for sample in samples if sample.sample == GREEDY}
 
     def _exact_lookup(self, variant: Variant) -> ExactLookup | None:
         """The trained pairs, for a dictionary or retrieval variant; None for all other variants."""

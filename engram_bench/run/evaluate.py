@@ -10,21 +10,14 @@ from typing import NamedTuple
 
 from engram_bench import metrics
 from engram_bench.backends.base import Backend, Progress
-from engram_bench.data.items import Item, PatternSet
+from engram_bench.data import questions as data
+from engram_bench.data.items import PatternSet
+from engram_bench.data.questions import CONTAINS, UNTOUCHED, Question, says
 from engram_bench.prompts import Prompt
 from engram_bench.records import GREEDY, REPEAT, Sample, SampleKey
 
 TEMPERATURE = 0.8
-
-
-@dataclass(frozen=True)
-class Question:
-    """An item asked in one split; `phrasing` is the template that produced the prompt."""
-
-    split: str
-    item: Item
-    phrasing: str
-    prompt: str
+ROOM = 8  # tokens of an answer beside two values
 
 
 class Request(NamedTuple):
@@ -47,14 +40,16 @@ class Plan:
     batches: Sequence[Sequence[Request]]
 
 
-def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]]) -> list[Question]:
-    """The questions of some (category, split) pairs: one per item, with a phrasing chosen by the item's id."""
+def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]], limit: int | None = None) -> list[Question]:
+    """The questions of some (category, way) pairs; `limit`: see `data.questions.questions`."""
     return [
-        Question(split, item, *category.question(item, split))
-        for name, split in sorted(cells)
-        for category in (patterns.categories[name],)
-        for item in category.split(split)
+        question for name, way in sorted(cells) for question in data.questions(patterns.categories[name], way, limit)
     ]
+
+
+def max_tokens(question: Question, most: int) -> int:
+    """Limit of an answer: `most` tokens, more where the value may stand within a sentence or beside another one."""
+    return 2 * most + ROOM if question.rule == CONTAINS else most
 
 
 def requests(
@@ -91,7 +86,8 @@ def plan(
     ids = {text: prompt.ids for text, prompt in prompts.items()}
     first.sort(key=lambda r: (len(ids[r.question.prompt]), ids[r.question.prompt], *_order(r)))
     repeats.sort(key=lambda r: r.question.item.id)
-    batches = [batch for part in (first, repeats) for batch in _batches(part, batch_size)]
+    short, long = ([r for r in first if (r.question.rule == CONTAINS) is longer] for longer in (False, True))
+    batches = [batch for part in (short, long, repeats) for batch in _batches(part, batch_size)]
     if greedy_only:
         batches = [few for batch in batches if (few := [request for request in batch if request.sample == GREEDY])]
     return Plan(prompts, batches)
@@ -113,6 +109,7 @@ def answer(
     progress: Progress,
     kept: Collection[SampleKey] = (),
     known: Mapping[str, str] | None = None,
+    untouched: Mapping[str, str] | None = None,
 ) -> Iterator[list[Sample]]:
     """Generate and score the answers of a plan, batch by batch, with the currently attached adapter.
 
@@ -126,6 +123,8 @@ def answer(
         kept: answers that a resumed run already has. A batch is skipped if all its answers are here; otherwise all of
             it is decoded again, so that batches do not depend on interruptions.
         known: answers that need no model, such as a dictionary's, by the question's text.
+        untouched: the untouched model's answers, by the question's text, where these are the right ones; None: this is
+            the untouched model.
 
     Yields:
         The samples of one batch.
@@ -138,7 +137,7 @@ def answer(
             made = iter(
                 backend.generate(
                     [planned.prompts[question.prompt] for question, _ in unknown],
-                    max_new_tokens,
+                    max_tokens(batch[0].question, max_new_tokens),
                     seeds=[sampling_seed(question, seed, n) if n > GREEDY else None for question, n in unknown],
                     temperature=TEMPERATURE,
                     recurring=True,
@@ -147,7 +146,10 @@ def answer(
             answers = [
                 backend.encoder.answer(known[q.prompt])[:-1] if q.prompt in known else next(made) for q, _ in batch
             ]
-            yield [_score(backend, variant, q, seed, n, tokens) for (q, n), tokens in zip(batch, answers, strict=True)]
+            yield [
+                _score(backend, variant, q, seed, n, tokens, untouched)
+                for (q, n), tokens in zip(batch, answers, strict=True)
+            ]
         done += len(batch)
         progress("decode", done, total)
 
@@ -181,8 +183,19 @@ def _sampled(asked: Sequence[Question], items: int | None) -> list[Question]:
     return [question for questions in by_category.values() for question in questions[:items]]
 
 
-def _score(backend: Backend, variant: str, question: Question, seed: int, n: int, tokens: Sequence[int]) -> Sample:
+def _score(
+    backend: Backend,
+    variant: str,
+    question: Question,
+    seed: int,
+    n: int,
+    tokens: Sequence[int],
+    untouched: Mapping[str, str] | None,
+) -> Sample:
     item, output = question.item, backend.encoder.decode(tokens)
+    expected = "; ".join(question.wanted)
+    if question.rule == UNTOUCHED:
+        expected = output if untouched is None else untouched[question.prompt]
     return Sample(
         variant=variant,
         category=item.category,
@@ -192,10 +205,18 @@ def _score(backend: Backend, variant: str, question: Question, seed: int, n: int
         seed=seed,
         sample=n,
         prompt=question.prompt,
-        expected=item.output,
+        expected=expected,
         output=output,
         tokens=len(tokens),
-        canonical_tokens=len(backend.encoder.answer(item.output)) - 1,
-        exact=metrics.exact(output, item.output),
-        prefix=metrics.prefix(output, item.output),
+        canonical_tokens=len(backend.encoder.answer(expected)) - 1,
+        exact=_right(question, output, expected),
+        prefix=metrics.prefix(output, expected),
     )
+
+
+def _right(question: Question, output: str, expected: str) -> bool:
+    """Whether an answer is right by the rule of its way."""
+    if question.rule == CONTAINS:
+        wanted = all(says(output, value) for value in question.wanted)
+        return wanted and not any(says(output, value) for value in question.unwanted)
+    return metrics.exact(output, expected)
