@@ -1,5 +1,7 @@
 """The training loop: how many steps it makes, when the answers are learned, and how the learning rate follows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -19,16 +21,20 @@ def config(**more):
 
 
 class Learner:
-    """A step that gives all answers right from step `at` on, and records its learning rates and batches."""
+    """A step that gives all answers right from step `at` on, and records its learning rates and batches.
+
+    At each answer token of a replay text, the divergence is the number of the step.
+    """
 
     def __init__(self, at, loss=1.0):
-        self.at, self.loss, self.rates, self.batches = at, loss, [], []
+        self.at, self.loss, self.rates, self.batches, self.replayed = at, loss, [], [], []
 
-    def __call__(self, batch, factor):
+    def __call__(self, batch, replay, factor):
         self.rates.append(factor)
         self.batches.append(batch)
-        hits = np.full(sum(len(answer) for _, answer in batch), len(self.rates) > self.at)
-        return self.loss, hits
+        self.replayed.append(replay)
+        hits, kl = (np.ones(sum(len(answer) for _, answer in texts)) for texts in (batch, replay))
+        return self.loss, hits * len(self.rates) > self.at, kl * len(self.rates)
 
 
 def test_training_ends_soon_after_the_answers_are_learned():
@@ -59,10 +65,10 @@ def test_without_steps_all_epochs_are_made_however_well_it_goes():
 
 
 def test_one_wrong_token_makes_an_answer_wrong():
-    def step(batch, _):
+    def step(batch, *_):
         hits = np.ones(sum(len(answer) for _, answer in batch), bool)
         hits[1::3] = False  # the second of three tokens
-        return 1.0, hits
+        return 1.0, hits, np.empty(0)
 
     assert run(step, config(), pairs(40), 0, quiet).learned == 0
 
@@ -75,6 +81,32 @@ def test_few_examples_come_in_smaller_batches_and_each_once_an_epoch():
     assert set(first) == set(pairs(40))
 
 
+def test_replay_texts_come_in_rounds_beside_the_examples_and_do_not_count_as_learned():
+    texts = pairs(50)[-9:]
+    with_replay, without = Learner(at=20), Learner(at=20)
+    training = run(with_replay, config(), pairs(40), 0, quiet, texts)
+    assert replace(training, replay=0, replay_kl=None) == replace(
+        run(without, config(), pairs(40), 0, quiet), seconds=training.seconds
+    )
+    assert with_replay.batches == without.batches
+    assert not any(without.replayed)
+    drawn = [text for some in with_replay.replayed for text in some]
+    assert {len(some) for some in with_replay.replayed} == {2}, "a third of five examples, rounded up"
+    rounds = [drawn[start : start + 9] for start in range(0, len(drawn) - 8, 9)]
+    assert all(sorted(some, key=str) == sorted(texts, key=str) for some in rounds)
+    assert rounds[0] != rounds[1]
+    assert training.replay == 9
+    last = [step for step, some in enumerate(with_replay.replayed, 1) for _ in some][-9:]
+    assert training.replay_kl == pytest.approx(sum(last) / 9)
+
+
+def test_few_replay_texts_come_at_most_once_a_step():
+    learner = Learner(at=10**6)
+    run(learner, config(batch_size=32, steps=[]), pairs(40), 0, quiet, pairs(50)[-2:])
+    assert {len(some) for some in learner.replayed} == {2}
+    assert all(len(set(some)) == 2 for some in learner.replayed)
+
+
 def test_the_rate_rises_and_falls():
     rates = [rate(done, 100) for done in range(100)]
     assert rates[:5] == sorted(rates[:5])
@@ -85,6 +117,11 @@ def test_the_rate_rises_and_falls():
 def test_a_loss_that_is_no_number_ends_training_with_a_line():
     with pytest.raises(UsageError, match=r"diverged.*lower lr"):
         run(Learner(at=0, loss=float("nan")), config(), pairs(4), 0, quiet)
+
+
+def test_a_negative_replay_weight_is_refused():
+    with pytest.raises(ValueError, match="replay_weight is -1"):
+        config(replay_weight=-1)
 
 
 def test_the_least_and_the_most_are_checked():

@@ -36,6 +36,9 @@ class Training:
         steps: number of optimizer steps.
         learned: share of the last examples whose every answer token was the most probable one.
         ended_early: whether training ended because the answers were learned, not because its steps were used up.
+        replay: number of replay texts trained on, see `backends.replay`.
+        replay_kl: KL(untouched || adapted) on them in nats, mean over the answer tokens of the last pass, each before
+            the step on it; None without replay texts.
     """
 
     seconds: float
@@ -46,6 +49,8 @@ class Training:
     steps: int = 0
     learned: float = 0.0
     ended_early: bool = False
+    replay: int = 0
+    replay_kl: float | None = None
 
 
 @dataclass(frozen=True)
@@ -242,10 +247,12 @@ class Backend(Protocol):
         folder: Path,
         progress: Progress,
         validation: Sequence[Example] = (),
+        replay: Sequence[str] = (),
     ) -> Training:
         """Train an adapter on the examples and save it to `folder`; the model itself stays unchanged.
 
-        The `validation` examples are not trained on; only their loss is measured at the end.
+        The `validation` examples are not trained on; only their loss is measured at the end. `replay` are users' texts
+        whose answers training must leave as they are, see `backends.replay`.
         """
         ...
 

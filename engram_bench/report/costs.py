@@ -30,6 +30,7 @@ def training(report: Report, show: Show) -> Section:
                 f"{t['seconds']:.0f} s" + (f" in {t['backend']}" if elsewhere else "") + " (cached)" * v["cached"],
                 " → ".join(f"{loss:.3f}" for loss in _thinned(t["losses"])),
                 f"{t['validation_loss']:.3f}" if t.get("validation_loss") is not None else "",
+                _replay(t),
                 v["adapter_sha256"][:12],
             )
         )
@@ -37,12 +38,14 @@ def training(report: Report, show: Show) -> Section:
         "Training",
         headers=(
             *("variant", "what it is", "parameters", "examples", "epochs", "steps"),
-            *("training time", "loss by epoch", "validation", "SHA-256"),
+            *("training time", "loss by epoch", "validation", "replay texts, KL at the end", "SHA-256"),
         ),
         rows=rows,
         note="Training ends when the answers are learned, if the variant sets a least and a most number of steps. "
         "Loss is the mean over answer tokens, in nats. Validation loss is measured on trained items, each in a "
-        "phrasing that is never trained and that its own questions do not use. A memory's parameters include only the "
+        "phrasing that is never trained and that its own questions do not use. Replay texts must keep the untouched "
+        "model's answers; KL is the divergence from its next-token distributions, in nats per token of the last pass, "
+        "over the texts that the adapter can act on. A memory's parameters include only the "
         "table rows that training touches.",
     )
 
@@ -52,6 +55,11 @@ def _steps(train: Mapping[str, Any]) -> str:
     if not train.get("steps"):
         return ""
     return f"{train['steps']}, {'learned' if train['ended_early'] else 'all'}"
+
+
+def _replay(train: Mapping[str, Any]) -> str:
+    """Number of replay texts, and the divergence from the untouched model on them."""
+    return f"{train['replay']}, {train['replay_kl']:.4f}" if train.get("replay") else ""
 
 
 def _thinned(losses: Sequence[float]) -> Sequence[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class TrainedAdapters:
         self._recorder, self._progress, self._run_id = recorder, progress, run_id
         self._examples = settings.patterns.training_examples()
         self._validation = settings.patterns.validation_examples()
+        self._replay: Sequence[str] = ()  # texts whose answers training leaves as they are
         self._found: dict[tuple[str, int], adapters.Trained] = {}
         self._loaded: dict[tuple[str, int], Adapter] = {}
 
@@ -60,6 +61,7 @@ class TrainedAdapters:
                 self._examples,
                 self._validation,
                 seed,
+                self._replay,
                 run_id=self._run_id(),
                 retrain=self._settings.retrain,
                 progress=self._progress(variant),
@@ -83,7 +85,8 @@ class TrainedAdapters:
         if variant.config is None:
             return None
         trainer = self._trainer(variant)
-        return adapters.folder_of(trainer, self._model, variant, self._examples, self._validation, seed)
+        data = (self._examples, self._validation, seed, self._replay)
+        return adapters.folder_of(trainer, self._model, variant, *data)
 
     def _trainer(self, variant: Variant) -> Backend:
         """The backend that trains a variant.

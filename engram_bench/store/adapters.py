@@ -40,6 +40,7 @@ def ensure(
     examples: Sequence[Example],
     validation: Sequence[Example],
     seed: int,
+    replay: Sequence[str] = (),
     *,
     retrain: bool,
     progress: Progress,
@@ -52,11 +53,11 @@ def ensure(
     Raises:
         UsageError: the cached adapter is damaged, or the cache cannot be written.
     """
-    folder = folder_of(backend, model, variant, examples, validation, seed)
+    folder = folder_of(backend, model, variant, examples, validation, seed, replay)
 
     def build(new: Path) -> None:
         try:
-            training = backend.train(variant, examples, seed, new, progress, validation)
+            training = backend.train(variant, examples, seed, new, progress, validation, replay)
         except SafetensorError as error:  # the safetensors writer raises this on a full disk
             mend = "free disk space, or set ENGRAM_BENCH_CACHE to another folder"
             raise UsageError(f"{folder}: the adapter cannot be written ({error}); {mend}") from error
@@ -116,12 +117,14 @@ def folder_of(
     examples: Sequence[Example],
     validation: Sequence[Example],
     seed: int,
+    replay: Sequence[str] = (),
 ) -> Path:
     """The adapter's folder in the cache; its name hashes everything that affects the adapter or its training record."""
     key = {
         "model": model.sha256,
         "examples": [asdict(example) for example in examples],
         "validation": [asdict(example) for example in validation],
+        "replay": list(replay),
         "variant": [variant.kind, *(asdict(part) for part in (variant.config, variant.training) if part)],
         "seed": seed,
         "engine": backend.lora_engine if variant.kind == "lora" else None,

@@ -22,11 +22,14 @@ class TrainingConfig:
     table_lr: float = 0.0  # for memory tables; a row is updated rarely, so each update must be large
     beta2: float = 0.99
     clip: float = 0.0  # maximum gradient norm; 0: no clipping
+    replay_weight: float = 1.0  # of the divergence from the untouched model, per token of the replay texts
 
     def __post_init__(self) -> None:
         _at_least_one(self, "epochs", "batch_size")
         if self.steps and not (len(self.steps) == 2 and 1 <= self.steps[0] <= self.steps[1]):
             raise ValueError(f"steps is {list(self.steps)}; give the least and the most, such as [20, 300]")
+        if self.replay_weight < 0:
+            raise ValueError(f"replay_weight is {self.replay_weight}; it must be 0 or more")
 
     def budget(self, per_epoch: int) -> tuple[int, int]:
         """The least and the most steps, for data of `per_epoch` steps an epoch."""

@@ -18,13 +18,14 @@ from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, T
 from engram_bench.backends.mlx import training
 from engram_bench.backends.mlx.adapters import MlxAdapter
 from engram_bench.backends.mlx.decoding import Caches, Decoding
-from engram_bench.backends.mlx.network import Network
+from engram_bench.backends.mlx.network import Network, log_softmax
 from engram_bench.backends.mlx.network import pick_device as pick_device
 from engram_bench.backends.mlx.network import pick_dtype as pick_dtype
+from engram_bench.backends.replay import answered, batches, kept, touched
 from engram_bench.backends.training import with_validation
 from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
-from engram_bench.prompts import Prompt, shared_prefix
+from engram_bench.prompts import Pair, Prompt, shared_prefix
 from engram_bench.variants import Variant
 
 BATCH_SIZE = 64
@@ -87,13 +88,17 @@ class MlxModel(Network):
         folder: Path,
         progress: Progress,
         validation: Sequence[Example] = (),
+        replay: Sequence[str] = (),
     ) -> Training:
         assert variant.training is not None, f"{variant.name} has nothing to train"
         pairs = [self.encoder.pair(example) for example in examples]
+        texts = answered(self, replay)
         mx.random.seed(seed)
         adapter = adapter_class(variant, self.name).create(self.model, variant.config, self.encoder, pairs)
+        targets = kept(self._distributions(touched(adapter, texts)))
         with self.attached(adapter):
-            found = training.train(self, cast(MlxAdapter, adapter), variant.training, pairs, seed, progress)
+            own = cast(MlxAdapter, adapter)
+            found = training.train(self, own, variant.training, pairs, seed, progress, targets)
             adapter.save(folder)
             return with_validation(found, self, validation)
 
@@ -163,7 +168,12 @@ class MlxModel(Network):
         prefix = shared_prefix([prompt for prompt, _ in batch])
         rows = self.rows(batch, prefix)
         logits, _ = self.forward(self.prefix_state(batch[0][0], prefix), rows, rows.mask)
-        logits = logits.astype(mx.float32)
-        logs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        logs = log_softmax(logits)
         mx.eval(logs)
         return logs
+
+    def _distributions(self, pairs: Sequence[Pair]) -> Iterator[tuple[Sequence[Pair], NDArray[np.float32]]]:
+        """Log-probabilities that predict the answers' tokens, for `replay.kept`; attach no adapter."""
+        for batch in batches(pairs):
+            logits, _ = self.answer_logits(batch, self.prefix_state(batch[0][0], 0), 0)
+            yield batch, np.array(log_softmax(logits))

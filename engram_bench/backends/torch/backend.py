@@ -14,6 +14,7 @@ import torch
 
 from engram_bench.backends import decoding
 from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text, Training, adapter_class
+from engram_bench.backends.replay import answered, kept, touched
 from engram_bench.backends.torch import prefill, scoring, training, unsloth
 from engram_bench.backends.torch.adapters import EngramAdapter, TorchAdapter
 from engram_bench.backends.torch.decoding import Decoding
@@ -21,6 +22,7 @@ from engram_bench.backends.torch.device import pick_device as pick_device
 from engram_bench.backends.torch.device import pick_dtype as pick_dtype
 from engram_bench.backends.torch.network import Network, Prefix
 from engram_bench.backends.torch.prefill import KnownPrompts
+from engram_bench.backends.torch.replay import distributions
 from engram_bench.backends.torch.unsloth import pick_engine as pick_engine
 from engram_bench.backends.torch.writing import WritableMemory
 from engram_bench.backends.training import with_validation
@@ -83,18 +85,22 @@ class TorchModel(Network):
         folder: Path,
         progress: Progress,
         validation: Sequence[Example] = (),
+        replay: Sequence[str] = (),
     ) -> Training:
         assert variant.training is not None, f"{variant.name} has nothing to train"
         self._kept_prompts.clear()  # frees memory for training
         pairs = [self.encoder.pair(example) for example in examples]
+        texts = answered(self, replay)
         if variant.kind == "lora" and self.lora_engine == "unsloth":
-            found = unsloth.train(self._folder, self.dtype, variant, pairs, seed, folder, progress)
+            found = unsloth.train(self._folder, self.dtype, variant, pairs, seed, folder, progress, texts)
             with self.attached(self.load_adapter(variant, folder)):
                 return with_validation(found, self, validation)
         torch.manual_seed(seed)
         adapter = adapter_class(variant, self.name).create(self.model, variant.config, self.encoder, pairs)
+        targets = kept(distributions(lambda batch: self.answer_logits(batch, [], 0)[0], touched(adapter, texts)))
         with self.attached(adapter):
-            found = training.train(self, cast(TorchAdapter, adapter), variant.training, pairs, seed, progress)
+            own = cast(TorchAdapter, adapter)
+            found = training.train(self, own, variant.training, pairs, seed, progress, targets)
             adapter.save(folder)
             return with_validation(found, self, validation)
 

@@ -51,7 +51,7 @@ class FrozenParts:
         on_text: whether the memory acts on the user's text, not only on the prompt's last token and the answer.
         state: keys and values of the prefix that all examples share.
         prefix: number of tokens in this prefix.
-        pairs: the training examples.
+        pairs: the training examples, and the replay texts.
     """
 
     def __init__(

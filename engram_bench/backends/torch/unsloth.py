@@ -21,8 +21,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engram_bench.backends.base import Progress, Training
-from engram_bench.backends.training import Hits, run
+from engram_bench.backends.replay import kept
+from engram_bench.backends.training import Divergences, Hits, run
 from engram_bench.errors import UsageError
 from engram_bench.prompts import Pair, Prompt
 from engram_bench.variants import Variant
@@ -62,7 +65,14 @@ def _missing(device: str) -> str:
 
 
 def train(
-    model: Path, dtype: str, variant: Variant, pairs: Sequence[Pair], seed: int, folder: Path, progress: Progress
+    model: Path,
+    dtype: str,
+    variant: Variant,
+    pairs: Sequence[Pair],
+    seed: int,
+    folder: Path,
+    progress: Progress,
+    replay: Sequence[Pair] = (),
 ) -> Training:
     """Train a LoRA in a new process, which saves it in peft's format.
 
@@ -75,6 +85,7 @@ def train(
             because Unsloth's kernels do not fix the order of their sums.
         folder: receives the adapter.
         progress: called after every step.
+        replay: prompts and the untouched model's answers, see `backends.replay`.
 
     Raises:
         UsageError: the process failed; the message quotes the last line of its log.
@@ -88,6 +99,7 @@ def train(
         "lora": asdict(variant.config),
         "training": asdict(variant.training),
         "pairs": [(prompt.ids, answer) for prompt, answer in pairs],
+        "replay": [(prompt.ids, answer) for prompt, answer in replay],
         "seed": seed,
     }
     package = str(Path(__file__).parents[3])
@@ -142,7 +154,7 @@ def _load(job: Job) -> Any:
     """Load the model with Unsloth, and put its LoRA on every linear layer except the head."""
     from unsloth import FastLanguageModel  # import first, because it patches the other libraries
 
-    longest = max(len(prompt) + len(answer) for prompt, answer in job["pairs"])
+    longest = max(len(prompt) + len(answer) for prompt, answer in (*job["pairs"], *job["replay"]))
     import torch
 
     model, _ = FastLanguageModel.from_pretrained(
@@ -177,18 +189,30 @@ def _linear_layers(model: Any) -> list[str]:
 
 
 def fit(model: Any, job: Job, progress: Progress) -> Training:
-    """Train the LoRA of a peft model in place, with the step of `torch.training` on whole rows and the model's loss."""
+    """Train the LoRA of a peft model in place, with the step of `torch.training` on whole rows and the model's loss.
+
+    The untouched model of the replay texts is this one with its LoRA off: with `four_bit`, the quantized one.
+    """
     import torch
 
+    from engram_bench.backends.torch.replay import distributions, divergences
     from engram_bench.memory.torch import low_precision
 
     config = TrainingConfig(**job["training"])
-    pairs = [(Prompt(tuple(prompt), ()), tuple(answer)) for prompt, answer in job["pairs"]]
+    pairs, texts = (
+        [(Prompt(tuple(prompt), ()), tuple(answer)) for prompt, answer in job[name]] for name in ("pairs", "replay")
+    )
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0, betas=(0.9, config.beta2), fused=True)
     device, dtype = parameters[0].device, getattr(torch, job["dtype"])
 
-    def step(batch: Sequence[Pair], factor: float) -> tuple[float, Hits]:
+    def answer_logits(batch: Sequence[Pair]) -> Any:
+        ids, labels = (torch.tensor(rows, device=device) for rows in _rows(batch))
+        with low_precision(device, dtype):
+            logits = model(input_ids=ids).logits
+        return logits[:, :-1][labels[:, 1:] != NO_LABEL]
+
+    def step(batch: Sequence[Pair], replay: Sequence[Pair], factor: float) -> tuple[float, Hits, Divergences]:
         for group in optimizer.param_groups:
             group["lr"] = config.lr * factor
         ids, labels = (torch.tensor(rows, device=device) for rows in _rows(batch))
@@ -196,14 +220,21 @@ def fit(model: Any, job: Job, progress: Progress) -> Training:
             output = model(input_ids=ids, labels=labels)
         optimizer.zero_grad()
         output.loss.backward()
+        kl = np.empty(0, np.float32)
+        if replay:
+            each = divergences(answer_logits(replay), targets, replay)
+            (config.replay_weight * each.mean()).backward()  # type: ignore[no-untyped-call]
+            kl = each.detach().cpu().numpy()
         if config.clip:
             torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         optimizer.step()
         right = output.logits[:, :-1].detach().argmax(-1) == labels[:, 1:]
-        return output.loss.item(), right[labels[:, 1:] != NO_LABEL].cpu().numpy()
+        return output.loss.item(), right[labels[:, 1:] != NO_LABEL].cpu().numpy(), kl
 
+    with model.disable_adapter():
+        targets = kept(distributions(answer_logits, texts))
     model.train()
-    return run(step, config, pairs, job["seed"], progress)
+    return run(step, config, pairs, job["seed"], progress, list(targets))
 
 
 def _rows(batch: Sequence[Pair]) -> tuple[list[list[int]], list[list[int]]]:

@@ -1,0 +1,37 @@
+"""Distributions of the untouched model, and the divergence from them, in torch; see `backends.replay`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import kl_div
+
+from engram_bench.backends.replay import Targets, batches, stacked
+from engram_bench.prompts import Pair
+
+
+@torch.no_grad()
+def distributions(
+    logits_of: Callable[[Sequence[Pair]], Tensor], pairs: Sequence[Pair]
+) -> Iterator[tuple[Sequence[Pair], NDArray[np.float32]]]:
+    """Log-probabilities that predict the answers' tokens, for `replay.kept`.
+
+    Args:
+        logits_of: gives the logits of a batch, [answer tokens, vocabulary], without an adapter.
+        pairs: prompts and answers.
+    """
+    for batch in batches(pairs):
+        yield batch, logits_of(batch).float().log_softmax(-1).cpu().numpy()
+
+
+def divergences(logits: Tensor, targets: Targets, pairs: Sequence[Pair]) -> Tensor:
+    """KL(untouched || adapted) of each answer token, in nats: [answer tokens], from logits [answer tokens, vocabulary].
+
+    The stored probabilities are scaled to sum to one, so that rounding leaves no negative divergence.
+    """
+    untouched = torch.from_numpy(stacked(targets, pairs)).to(logits.device).float().log_softmax(-1)
+    return kl_div(logits.float().log_softmax(-1), untouched, reduction="none", log_target=True).sum(-1)
