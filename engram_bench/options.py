@@ -12,6 +12,7 @@ from typing import Any
 from engram_bench import backends, shipped, variants
 from engram_bench.data import patterns
 from engram_bench.data.items import PatternSet
+from engram_bench.data.training import KINDS as TRAININGS
 from engram_bench.errors import UsageError
 from engram_bench.variants import Variant
 
@@ -91,6 +92,7 @@ OPTIONS = (
     Option("lora-engine", "auto", f"library that trains a LoRA with torch: {', '.join(backends.LORA_ENGINES)}"),
     Option("variants", "", "built-in variants and YAML files, separated by commas, or all (default: the profile's)"),
     Option("patterns", str(shipped.PATTERNS), "a pattern file, or a folder of pattern files"),
+    Option("training", "rich", f"the questions trained on: {', '.join(TRAININGS)}"),
     Option("samples", "", "answers sampled per item at temperature 0.8, for consistency (default: the profile's)"),
     Option("seeds", "0", "training seeds, separated by commas"),
     Option("report", str(shipped.REPORTS), "folder for results; each run creates its own folder in it"),
@@ -116,6 +118,7 @@ class Settings:
     lora_engine: str
     variants: tuple[Variant, ...]
     patterns: PatternSet
+    training: str  # "rich" or "bare", see `data.training`
     samples: int
     sampled_items: int | None
     seeds: tuple[int, ...]
@@ -152,6 +155,7 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
     one_of("--engram-profile", value["profile"], tuple(PROFILES))
     one_of("--engram-backend", value["backend"], BACKENDS)
     one_of("--engram-lora-engine", value["lora-engine"], backends.LORA_ENGINES)
+    one_of("--engram-training", value["training"], TRAININGS)
     profile = PROFILES[value["profile"]]
     every = patterns.load(Path(value["patterns"]).expanduser())
     is_shipped = every.sha256 == _shipped_sha256()
@@ -166,6 +170,7 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         lora_engine=value["lora-engine"],
         variants=tuple(_shortened(variant, profile) for variant in chosen),
         patterns=chosen_items(every, value["profile"]),
+        training=value["training"],
         samples=integer("--engram-samples", value["samples"] or str(profile.samples)),
         sampled_items=profile.sampled_items,
         seeds=integers("--engram-seeds", value["seeds"]),
@@ -177,7 +182,7 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         gate_update=gate_update,
         shipped_patterns=is_shipped,
         as_shipped=is_shipped
-        and (value["model"], value["variants"], value["seeds"]) == ("bundled", "", "0")
+        and (value["model"], value["variants"], value["seeds"], value["training"]) == ("bundled", "", "0", "rich")
         and value["profile"] in ("quick", "default"),
     )
 

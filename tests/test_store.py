@@ -18,6 +18,7 @@ import pytest
 import engram_bench
 from engram_bench import variants
 from engram_bench.data import patterns
+from engram_bench.data.training import TrainingSet
 from engram_bench.errors import UsageError
 from engram_bench.store import adapters, models
 from engram_bench.store.cache import build_once
@@ -238,7 +239,9 @@ def bench_parts(checkpoint, tmp_path_factory):
 
 def ensure(parts, seed=0, retrain=False, examples=None):
     backend, model, variant, found = parts
-    return adapters.ensure(backend, model, variant, examples or found, [], seed, retrain=retrain, progress=quiet)
+    return adapters.ensure(
+        backend, model, variant, TrainingSet("bare", tuple(examples or found)), seed, retrain=retrain, progress=quiet
+    )
 
 
 def test_an_adapter_is_trained_once_and_then_comes_from_the_cache(bench_parts, own_cache):

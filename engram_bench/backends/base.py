@@ -307,6 +307,12 @@ class Backend(Protocol):
         ...
 
 
+def trained_on(variant: Variant, examples: Sequence[Example], encoder: PromptEncoder) -> list[Pair]:
+    """The encoded examples that can train a variant, see `Config.needs_key`."""
+    key_only = variant.config is not None and variant.config.needs_key
+    return [encoder.pair(example) for example in examples if example.key or not key_only]
+
+
 def windows(adapter: Adapter | None, prompt: Prompt, answer: Sequence[int], mark: int) -> NDArray[np.int64]:
     """N-gram window of each token of a prompt and its answer: int64 [tokens, N + 1]; see `prompts.ngram_windows`."""
     span = adapter.span(prompt) if adapter else None

@@ -73,6 +73,7 @@ def fingerprints(report: Record) -> Record:
     return {
         "schema": report.get("schema_version", SCHEMA_VERSION),
         "dataset": report["dataset"]["sha256"],
+        "training": report["dataset"].get("training", "bare"),  # older reports knew no other
         "model": report["model"]["sha256"],
         "prompt": report["model"].get("prompt_sha256"),
     }

@@ -88,7 +88,9 @@ class Bench:
             settings, self.model, self.backend, self.recorder, self._named, lambda: self._run_id
         )
         seconds = time.perf_counter() - started
-        meta = metadata.meta(self.backend, self.model, settings.patterns, self.max_new_tokens, seconds)
+        meta = metadata.meta(
+            self.backend, self.model, settings.patterns, self.adapters.data, self.max_new_tokens, seconds
+        )
         self.recorder.add_line(meta)
 
     def attach_run(self, run: RunDir) -> None:

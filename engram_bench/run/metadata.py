@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from engram_bench.backends.base import Backend
 from engram_bench.data.items import PatternSet
+from engram_bench.data.training import TrainingSet
 from engram_bench.prompts import PromptEncoder
 from engram_bench.records import Record
 from engram_bench.run.checks import alike
@@ -17,7 +18,9 @@ from engram_bench.store.models import Model
 from engram_bench.variants import Variant
 
 
-def meta(backend: Backend, model: Model, patterns: PatternSet, max_new_tokens: int, load_seconds: float) -> Record:
+def meta(
+    backend: Backend, model: Model, patterns: PatternSet, data: TrainingSet, max_new_tokens: int, load_seconds: float
+) -> Record:
     """The first record of a run: backend, model and dataset."""
     return {
         "type": "meta",
@@ -45,7 +48,9 @@ def meta(backend: Backend, model: Model, patterns: PatternSet, max_new_tokens: i
         "dataset": {
             "sha256": patterns.sha256,
             "items": sum(len(c.items) for c in patterns.categories.values()),
-            "training_examples": len(patterns.training_examples()),
+            "training": data.kind,
+            "training_examples": len(data.examples),
+            "replay_texts": len(data.replay),
             "keys_alike": len(alike(patterns)),
             "categories": {
                 name: {"items": len(c.items), "group": c.group, "source": c.source}

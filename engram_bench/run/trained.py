@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 from engram_bench import backends
 from engram_bench.backends.base import Adapter, Backend, Progress
+from engram_bench.data.training import training_set
 from engram_bench.options import Settings
 from engram_bench.run import metadata
 from engram_bench.run.recorder import Recorder
@@ -27,6 +28,9 @@ class TrainedAdapters:
         recorder: receives a record of each adapter.
         progress: returns the callable that a variant's training reports progress to.
         run_id: returns the run's id; an adapter trained by any process of this run counts as new, not as cached.
+
+    Attributes:
+        data: what every trained variant is trained on.
     """
 
     def __init__(
@@ -40,9 +44,7 @@ class TrainedAdapters:
     ) -> None:
         self._settings, self._model, self._backend = settings, model, backend
         self._recorder, self._progress, self._run_id = recorder, progress, run_id
-        self._examples = settings.patterns.training_examples()
-        self._validation = settings.patterns.validation_examples()
-        self._replay: Sequence[str] = ()  # texts whose answers training leaves as they are
+        self.data = training_set(settings.patterns, settings.training)
         self._found: dict[tuple[str, int], adapters.Trained] = {}
         self._loaded: dict[tuple[str, int], Adapter] = {}
 
@@ -58,10 +60,8 @@ class TrainedAdapters:
                 trainer,
                 self._model,
                 variant,
-                self._examples,
-                self._validation,
+                self.data,
                 seed,
-                self._replay,
                 run_id=self._run_id(),
                 retrain=self._settings.retrain,
                 progress=self._progress(variant),
@@ -85,8 +85,7 @@ class TrainedAdapters:
         if variant.config is None:
             return None
         trainer = self._trainer(variant)
-        data = (self._examples, self._validation, seed, self._replay)
-        return adapters.folder_of(trainer, self._model, variant, *data)
+        return adapters.folder_of(trainer, self._model, variant, self.data, seed)
 
     def _trainer(self, variant: Variant) -> Backend:
         """The backend that trains a variant.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from engram_bench.backends.base import Backend, Progress, Training
-from engram_bench.data.items import Example
+from engram_bench.data.training import TrainingSet
 from engram_bench.errors import UsageError
 from engram_bench.store.cache import build_once, cache_dir
 from engram_bench.store.models import Model
@@ -37,10 +36,8 @@ def ensure(
     backend: Backend,
     model: Model,
     variant: Variant,
-    examples: Sequence[Example],
-    validation: Sequence[Example],
+    data: TrainingSet,
     seed: int,
-    replay: Sequence[str] = (),
     *,
     retrain: bool,
     progress: Progress,
@@ -53,11 +50,11 @@ def ensure(
     Raises:
         UsageError: the cached adapter is damaged, or the cache cannot be written.
     """
-    folder = folder_of(backend, model, variant, examples, validation, seed, replay)
+    folder = folder_of(backend, model, variant, data, seed)
 
     def build(new: Path) -> None:
         try:
-            training = backend.train(variant, examples, seed, new, progress, validation, replay)
+            training = backend.train(variant, data.examples, seed, new, progress, data.validation, data.replay)
         except SafetensorError as error:  # the safetensors writer raises this on a full disk
             mend = "free disk space, or set ENGRAM_BENCH_CACHE to another folder"
             raise UsageError(f"{folder}: the adapter cannot be written ({error}); {mend}") from error
@@ -114,17 +111,13 @@ def folder_of(
     backend: Backend,
     model: Model,
     variant: Variant,
-    examples: Sequence[Example],
-    validation: Sequence[Example],
+    data: TrainingSet,
     seed: int,
-    replay: Sequence[str] = (),
 ) -> Path:
     """The adapter's folder in the cache; its name hashes everything that affects the adapter or its training record."""
     key = {
         "model": model.sha256,
-        "examples": [asdict(example) for example in examples],
-        "validation": [asdict(example) for example in validation],
-        "replay": list(replay),
+        "data": asdict(data),
         "variant": [variant.kind, *(asdict(part) for part in (variant.config, variant.training) if part)],
         "seed": seed,
         "engine": backend.lora_engine if variant.kind == "lora" else None,

@@ -44,6 +44,11 @@ class Config:
     def check(self, depth: int) -> None:
         """Raise ValueError if the config does not fit a model of `depth` layers."""
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether only examples that hold the key of one item, to the letter, can train it."""
+        return False
+
 
 @dataclass(frozen=True)
 class LoraConfig(Config):
@@ -109,6 +114,10 @@ class EngramConfig(Config):
     def keyed(self) -> bool:
         """Whether it looks for a trained key, and hashes it as a whole."""
         return self.span == "key"
+
+    @property
+    def needs_key(self) -> bool:
+        return self.keyed
 
     @property
     def hashes(self) -> int:

@@ -14,7 +14,17 @@ from mlx_lm.utils import get_total_parameters
 from numpy.typing import NDArray
 
 from engram_bench.backends import decoding
-from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text, Training, Writable, adapter_class
+from engram_bench.backends.base import (
+    Adapter,
+    Backend,
+    Collateral,
+    Progress,
+    Text,
+    Training,
+    Writable,
+    adapter_class,
+    trained_on,
+)
 from engram_bench.backends.mlx import training
 from engram_bench.backends.mlx.adapters import MlxAdapter
 from engram_bench.backends.mlx.decoding import Caches, Decoding
@@ -91,7 +101,7 @@ class MlxModel(Network):
         replay: Sequence[str] = (),
     ) -> Training:
         assert variant.training is not None, f"{variant.name} has nothing to train"
-        pairs = [self.encoder.pair(example) for example in examples]
+        pairs = trained_on(variant, examples, self.encoder)
         texts = answered(self, replay)
         mx.random.seed(seed)
         adapter = adapter_class(variant, self.name).create(self.model, variant.config, self.encoder, pairs)

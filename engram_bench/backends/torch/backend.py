@@ -13,7 +13,7 @@ from typing import cast
 import torch
 
 from engram_bench.backends import decoding
-from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text, Training, adapter_class
+from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text, Training, adapter_class, trained_on
 from engram_bench.backends.replay import answered, kept, touched
 from engram_bench.backends.torch import prefill, scoring, training, unsloth
 from engram_bench.backends.torch.adapters import EngramAdapter, TorchAdapter
@@ -89,7 +89,7 @@ class TorchModel(Network):
     ) -> Training:
         assert variant.training is not None, f"{variant.name} has nothing to train"
         self._kept_prompts.clear()  # frees memory for training
-        pairs = [self.encoder.pair(example) for example in examples]
+        pairs = trained_on(variant, examples, self.encoder)
         texts = answered(self, replay)
         if variant.kind == "lora" and self.lora_engine == "unsloth":
             found = unsloth.train(self._folder, self.dtype, variant, pairs, seed, folder, progress, texts)
