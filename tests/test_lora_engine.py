@@ -13,7 +13,7 @@ from engram_bench.backends.torch import unsloth as torch_unsloth
 from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.errors import UsageError
 from engram_bench.store import adapters, models
-from tests.conftest import LORA, quiet
+from tests.conftest import LORA, make_checkpoint, quiet
 
 # Loads and wraps by transformers and peft, and takes what Unsloth's FastLanguageModel takes of what is given to it.
 STAND_IN = """
@@ -104,6 +104,13 @@ def on_cpu(all_in_float32, checkpoint):
     return {engine: TorchModel(checkpoint, "cpu", (engine, "")) for engine in ("peft", "unsloth")}
 
 
+@pytest.fixture(scope="module")
+def sure(all_in_float32, tmp_path_factory):
+    """The same on a model whose distributions are far from uniform."""
+    folder = make_checkpoint(tmp_path_factory.mktemp("sure"), initializer_range=0.3)
+    return {engine: TorchModel(folder, "cpu", (engine, "")) for engine in ("peft", "unsloth")}
+
+
 def test_its_adapter_is_plain_peft_and_that_of_peft_up_to_rounding(unsloth, on_cpu, examples, tmp_path):
     unsloth(STAND_IN)
     variant, told = variants.parse(LORA, "test"), []
@@ -123,6 +130,20 @@ def test_its_adapter_is_plain_peft_and_that_of_peft_up_to_rounding(unsloth, on_c
     configs = [json.loads((tmp_path / engine / "adapter_config.json").read_text()) for engine in on_cpu]
     assert configs[0] == configs[1]
     assert "unsloth" not in sys.modules
+
+
+def test_it_keeps_the_untouched_models_answers_as_peft_does(unsloth, sure, examples, tmp_path):
+    unsloth(STAND_IN)
+    texts = ["Look up the word KEY:abc please", "What is stored?"]
+    variant, trainings = variants.parse(LORA, "test"), {}
+    for engine, given in (("peft", texts), ("unsloth", texts), ("unsloth", ())):
+        trainings[engine, bool(given)] = sure[engine].train(variant, examples, 3, tmp_path, quiet, replay=given)
+    theirs, ours, without = trainings.values()
+    assert ours.losses == pytest.approx(theirs.losses, rel=1e-3)
+    assert ours.losses != pytest.approx(without.losses, rel=1e-3), "the texts matter"
+    assert (ours.replay, without.replay, without.replay_kl) == (2, 0, None)
+    assert ours.replay_kl == pytest.approx(theirs.replay_kl, rel=1e-2)
+    assert ours.replay_kl > 1e-3
 
 
 def test_a_training_that_fails_is_one_line_with_its_last_words(unsloth, on_cpu, examples, tmp_path):

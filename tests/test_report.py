@@ -190,6 +190,17 @@ def test_every_part_of_the_report_is_there():
     assert "2.000 → 1.000" in text
 
 
+def test_replay_texts_and_their_divergence_are_in_the_training_table():
+    made = report(BEFORE + AFTER)
+    made["variants"][1]["train"] |= {"replay": 60, "replay_kl": 0.01234}
+    jsonschema.validate(json.loads(json.dumps(made)), SCHEMA)
+    section = render(made, BEFORE + AFTER).split("## Training")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")] for line in section.splitlines() if line.startswith("|")]
+    header, _, without, with_replay = rows
+    at = header.index("replay texts, KL at the end")
+    assert (without[at], with_replay[at]) == ("", "60, 0.0123")
+
+
 def a_run(rng, seeds=(0,), gain=0.0):
     """Two variants and the baseline, three lookups of 30 items, two answers drawn; nothing differs but by chance."""
     samples = []

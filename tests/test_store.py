@@ -237,11 +237,10 @@ def bench_parts(checkpoint, tmp_path_factory):
     return TorchModel(checkpoint, "cpu"), models.resolve(str(checkpoint)), variants.parse(LORA, "test"), examples
 
 
-def ensure(parts, seed=0, retrain=False, examples=None):
+def ensure(parts, seed=0, retrain=False, examples=None, replay=()):
     backend, model, variant, found = parts
-    return adapters.ensure(
-        backend, model, variant, TrainingSet("bare", tuple(examples or found)), seed, retrain=retrain, progress=quiet
-    )
+    data = TrainingSet("bare", tuple(examples or found), replay=tuple(replay))
+    return adapters.ensure(backend, model, variant, data, seed, retrain=retrain, progress=quiet)
 
 
 def test_an_adapter_is_trained_once_and_then_comes_from_the_cache(bench_parts, own_cache):
@@ -263,12 +262,23 @@ def test_a_lora_names_its_base_model_and_has_the_umasks_mode(bench_parts, own_ca
         pass
 
 
-def test_seed_data_and_config_each_make_another_adapter(bench_parts, own_cache):
+def test_seed_data_config_and_replay_each_make_another_adapter(bench_parts, own_cache):
     folders = {ensure(bench_parts).folder, ensure(bench_parts, seed=1).folder}
     folders.add(ensure(bench_parts, examples=bench_parts[3][:8]).folder)
     other = variants.parse(LORA.replace("rank: 4", "rank: 2"), "test")
     folders.add(ensure((*bench_parts[:2], other, bench_parts[3])).folder)
-    assert len(folders) == 4
+    folders |= {ensure(bench_parts, replay=[text]).folder for text in ("What is stored?", "x")}
+    heavier = variants.parse(LORA.replace("lr: 1.0e-2", "lr: 1.0e-2, replay_weight: 2"), "test")
+    folders.add(ensure((*bench_parts[:2], heavier, bench_parts[3]), replay=["x"]).folder)
+    assert len(folders) == 7
+
+
+def test_the_replay_texts_are_trained_on_and_recorded_in_the_cache(bench_parts, own_cache):
+    first, cached = (ensure(bench_parts, replay=["What is stored?", "x"]) for _ in range(2))
+    assert first.sha256 != ensure(bench_parts).sha256
+    assert first.training == cached.training
+    assert first.training.replay == 2
+    assert first.training.replay_kl > 0
 
 
 def test_retraining_gives_the_same_weights(bench_parts, own_cache):

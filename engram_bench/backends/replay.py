@@ -5,8 +5,8 @@ is named. So each step also lowers the KL divergence of the adapted model from t
 model's own answers to these texts.
 
 The untouched model's distributions are computed once, before training, and kept in float16 in main memory. So no step
-needs the model without its adapter, and all frameworks share one rule. Rounding to float16 changes a probability by
-less than 1%, which is a divergence of about 1e-6 nats once the probabilities are scaled to sum to one again.
+needs the model without its adapter, and all frameworks share one rule. Rounding to float16 is a divergence of about
+1e-6 nats, after the probabilities are scaled to sum to one again.
 """
 
 from __future__ import annotations
