@@ -12,7 +12,7 @@ import numpy as np
 from jsonschema import Draft202012Validator, ValidationError
 
 from engram_bench import stats
-from engram_bench.data.items import SPLITS
+from engram_bench.data.ways import WAYS
 from engram_bench.errors import BaselineError, UsageError
 from engram_bench.records import CellKey, Record
 from engram_bench.report.build import SCHEMA_VERSION, paired
@@ -166,7 +166,8 @@ def _paired(
     """
     pairs: dict[CellKey, tuple[list[float], list[float]]] = {}
     facts: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for cell in sorted(before.keys() & after.keys(), key=lambda c: (c[0], SPLITS.index(c[2]), c[1])):
+    rank = {name: i for i, name in enumerate(WAYS)}
+    for cell in sorted(before.keys() & after.keys(), key=lambda c: (c[0], rank[c[2]], c[1])):
         variant, category, split = cell
         for item in sorted(before[cell].keys() & after[cell].keys()):
             for name in (EVERYTHING, category):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from engram_bench import records
-from engram_bench.data.items import SPLITS
+from engram_bench.data.ways import WAYS
 from engram_bench.errors import UsageError
 from engram_bench.options import Settings
 from engram_bench.records import SAMPLES, Record, once
@@ -133,7 +133,7 @@ class Session:
         """Every answer once, in an order that does not depend on workers or timing."""
         variants = [v.name for v in self.settings.variants]
         categories = list(self.settings.patterns.categories)
-        rank = {name: i for i, name in enumerate([*variants, *categories, *SPLITS])}
+        rank = {name: i for i, name in enumerate([*variants, *categories, *WAYS])}
         found = once(self.run.read(SAMPLES))
         return [found[key] for key in sorted(found, key=lambda k: ([rank[name] for name in k[:3]], k[3:]))]
 
