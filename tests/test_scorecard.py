@@ -186,6 +186,8 @@ def test_drawn_answers_take_time_and_are_no_answers_of_their_own():
     found = card(made(greedy + drawn), "lora")
     assert (found["asked"], found["right"]) == (200, 192)
     assert found["seconds_per_right"] == pytest.approx(20 / 400 * 200 / 192)
+    partial = {**report([])["run"], "evaluation_s": SECONDS, "partial": "200 of 400 answers"}
+    assert card(made(greedy, run=partial), "lora")["seconds_per_right"] is None, "its time was for other answers"
 
 
 def test_a_need_names_the_variants_whose_interval_shows_it(whole):

@@ -25,6 +25,9 @@ def scorecard(report: Report, samples: Sequence[Record]) -> list[Record]:
     """
     moved = {c["variant"]: c["kl_mean"] for c in report["collateral"]}
     recited = {m["variant"]: {"n": m["prompts"], **m["told"]} for m in report["mentions"]}
+    seconds = (
+        {} if report["run"].get("partial") else report["run"].get("evaluation_s", {})
+    )  # for the answers that exist
     by_variant: dict[str, list[Record]] = {}
     for sample in samples:
         by_variant.setdefault(sample["variant"], []).append(sample)
@@ -36,7 +39,7 @@ def scorecard(report: Report, samples: Sequence[Record]) -> list[Record]:
             "recited": recited.get(name),
             "train_seconds": variant["train"]["seconds"] if variant["train"] else None,
             "adapter_bytes": variant.get("adapter_bytes"),
-            **_per_right_answer(by_variant.get(name, []), report["run"].get("evaluation_s", {}).get(name)),
+            **_per_right_answer(by_variant.get(name, []), seconds.get(name)),
         }
         for variant in report["variants"]
     ]
