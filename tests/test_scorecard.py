@@ -211,6 +211,13 @@ def test_a_need_is_shown_by_the_intervals_bound_and_not_by_its_rate(items, shown
     assert (chosen(few)["train in under a minute"].variants or None) == shown
 
 
+@pytest.mark.parametrize(("kl", "shown"), [(0.01, ["lora"]), (0.011, []), (None, None)])
+def test_nothing_else_changes_if_unrelated_text_keeps_its_probabilities(kl, shown):
+    samples = answers(["lora"], ["seen", "neighbour"], right={"lora": dict.fromkeys(WAYS, 1.0)})
+    found = made(samples, VARIANTS[1:2], collateral=[{**COLLATERAL[0], "kl_mean": kl}] if kl else [])
+    assert chosen(found)["nothing else may change"].variants == shown
+
+
 def test_a_need_is_not_shown_by_a_mean_that_hides_a_way():
     hidden = {"engram": RIGHT["engram"] | {"paraphrased": 0.88}}
     found = made(answers(["engram"], ["rephrased", "paraphrased"], right=hidden), VARIANTS[2:])
