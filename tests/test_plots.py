@@ -69,7 +69,7 @@ def test_what_a_report_has_numbers_for_is_drawn_and_shown_and_nothing_else(tmp_p
     whole, bare = everything(), report(BEFORE + AFTER)
     bare["variants"][1]["train"] = bare["variants"][0]["train"] = None
     assert set(plots.write(whole, tmp_path / "whole")) == set(plots.PLOTS) == set(plots.ALT)
-    assert set(plots.write(bare, tmp_path / "bare")) == {"exact"}
+    assert set(plots.write(bare, tmp_path / "bare")) == {"exact", "scorecard"}
     shown = render(whole, [], plots.PLOTS)
     assert all(f"![{alt}](plots/{name}.png)" in shown for name, alt in plots.ALT.items())
     assert "plots/" not in render(whole, [])

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from engram_bench import cli, options, plugin
 from engram_bench.errors import UsageError
 from engram_bench.run.progress import Reporter
+from engram_bench.store import adapters
 from tests.conftest import ENGRAM, LORA, PATTERNS, needs_torch
 from tests.running import ROOT, environment, run, run_from_scratch
 from tests.test_report import SCHEMA
@@ -190,6 +192,8 @@ def without_times(report):
         del variant["cached"]
         if variant["train"]:
             del variant["train"]["seconds"]
+    for row in report["scorecard"]:
+        del row["train_seconds"], row["seconds_per_right"]
     report["thresholds"] = [t for t in report["thresholds"] if "seconds" not in t["id"]]
     return report
 
@@ -200,7 +204,7 @@ def first(tiny):
     return whole_run(tiny, "first")
 
 
-def test_a_whole_run_leaves_a_report_of_the_published_schema(first):
+def test_a_whole_run_leaves_a_report_of_the_published_schema(tiny, first):
     result, report, latest = first
     jsonschema.validate(report, SCHEMA)
     assert "report: " in result.stdout
@@ -208,6 +212,13 @@ def test_a_whole_run_leaves_a_report_of_the_published_schema(first):
     assert "LoRA by peft (Unsloth needs a CUDA device)" in result.stdout
     assert [v["train"]["engine"] for v in report["variants"][1:]] == [None, "peft"]
     assert report["model"]["revision"] is None
+    cards = {row["variant"]: row for row in report["scorecard"]}
+    assert cards["tiny-engram"]["train_seconds"] > 0
+    assert cards["tiny-engram"]["seconds_per_right"] > 0
+    sizes = [sum(file.stat().st_size for file in folder.iterdir() if file.name != adapters.TRAINING)
+             for folder in sorted((tiny[0] / "cache" / "adapters").glob("tiny-*")) if folder.is_dir()]  # fmt: skip
+    assert [v["adapter_bytes"] for v in report["variants"]] == [None, *sizes]
+    assert re.search("^tiny-engram +100 ", result.stdout, re.MULTILINE)
     assert {p.name for p in latest.iterdir()} == {"plots", "report.html", "report.json", "report.md", "samples.jsonl"}
     assert [v["name"] for v in report["variants"]] == ["baseline", "tiny-engram", "tiny-lora"]
     assert {c["category"] for c in report["cells"]} == {"colours"}

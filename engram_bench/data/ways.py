@@ -24,6 +24,7 @@ class Way(NamedTuple):
     right: str
 
 
+UNTOUCHED = "the untouched model's answer"
 WAYS = {
     way.name: way
     for way in (
@@ -32,9 +33,9 @@ WAYS = {
         Way("paraphrased", "generality", "the key itself in other words", "the value"),
         Way("combined", "portability", "two keys in one prompt", "both values"),
         Way("applied", "portability", "the value is needed for something", "what follows from the value"),
-        Way("mention", "locality", "the key is named and something else asked", "the untouched model's answer"),
+        Way("mention", "locality", "the key is named and something else asked", UNTOUCHED),
         Way("contradicted", "locality", "the prompt states another value", "the prompt's value"),
-        Way("neighbour", "locality", "untrained siblings and near misses of keys", "the untouched model's answer"),
+        Way("neighbour", "locality", "untrained siblings and near misses of keys", UNTOUCHED),
         Way("heldout", "heldout", "an item that was never trained", "the value"),
     )
 }

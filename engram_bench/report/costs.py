@@ -108,8 +108,10 @@ def lookup(report: Report, show: Show) -> Section:
 
 
 def size(count: int) -> str:
-    """Format a number of bytes in MB or GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    """Format a number of bytes in kB, MB or GB."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def what_was_run(report: Report, show: Show) -> Section:

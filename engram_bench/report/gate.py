@@ -167,7 +167,8 @@ def _paired(
     """
     pairs: dict[CellKey, tuple[list[float], list[float]]] = {}
     facts: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for cell in sorted(before.keys() & after.keys(), key=lambda c: (c[0], list(WAYS).index(c[2]), c[1])):
+    rank = {name: i for i, name in enumerate(WAYS)}
+    for cell in sorted(before.keys() & after.keys(), key=lambda c: (c[0], rank[c[2]], c[1])):
         variant, category, split = cell
         for item in sorted(before[cell].keys() & after[cell].keys()):
             for name in (EVERYTHING, category):

@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from engram_bench.records import Report
 from engram_bench.report import sections, views
+from engram_bench.report.examples import before_and_after
 from engram_bench.report.plots import ALT
 from engram_bench.report.reading import heading, opening
 from engram_bench.report.text import short, stands_out
@@ -34,7 +35,7 @@ def render(report: Report, samples: Sequence[Report], plots: Mapping[str, bytes]
         results=sections.results(report, short),
         images=[(ALT[name], base64.b64encode(png).decode()) for name, png in plots.items()],
         answers={"variants": views.names(report), "rows": _answers(report, samples)},
-        details=sections.details(report, short),
+        details=[*before_and_after(report, samples, short), *sections.details(report, short)],
     )
 
 

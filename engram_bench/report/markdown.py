@@ -7,12 +7,11 @@ from collections.abc import Collection, Sequence
 from tabulate import tabulate
 
 from engram_bench.records import Report
-from engram_bench.report import sections, views
+from engram_bench.report import sections
+from engram_bench.report.examples import before_and_after
 from engram_bench.report.plots import ALT
 from engram_bench.report.reading import heading, opening
 from engram_bench.report.text import Section, safe, stands_out
-
-EXAMPLES_PER_CATEGORY = 2
 
 
 def render(report: Report, samples: Sequence[Report], plots: Collection[str] = ()) -> str:
@@ -28,7 +27,7 @@ def render(report: Report, samples: Sequence[Report], plots: Collection[str] = (
         " ".join(opening(report, safe)),
         *map(section, sections.results(report, safe)),
         *(f"![{title}](plots/{name}.png)" for name, title in ALT.items() if name in plots),
-        *map(section, before_and_after(report, samples)),
+        *map(section, before_and_after(report, samples, safe)),
         *map(section, sections.details(report, safe)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -44,23 +43,3 @@ def section(part: Section) -> str:
         table = f"<details><summary>{part.folded}</summary>\n\n{table}\n\n</details>"
     listed = "\n".join(f"- {point}" for point in part.points)
     return "\n\n".join(text for text in (f"## {part.title}", part.intro, listed, table, part.note) if text)
-
-
-def before_and_after(report: Report, samples: Sequence[Report]) -> list[Section]:
-    """Correct answer and each variant's answer to some prompts: the first items of each category by id."""
-    greedy = {
-        (s["category"], s["item"], s["variant"]): s
-        for s in samples
-        if s["sample"] == 0 and s["split"] == "rephrased" and s["seed"] == report["run"]["seeds"][0]
-    }
-    shown = [name for name in views.names(report) if any(v == name for _, _, v in greedy)]
-    rows = []
-    for category in report["dataset"]["categories"]:
-        items = sorted({item for c, item, _ in greedy if c == category})[:EXAMPLES_PER_CATEGORY]
-        for item in items:
-            found = [greedy.get((category, item, name)) for name in shown]
-            first = next(s for s in found if s)
-            answers = [f"{'✓' if s['exact'] else '✗'} {safe(s['output'], 40)}" if s else "" for s in found]
-            rows.append([safe(first["prompt"], 70), safe(first["expected"], 40), *answers])
-    headers = ["prompt", "correct answer", *map(safe, shown)]
-    return [Section("Before and after, in phrasings never trained", headers=headers, rows=rows)] if rows else []

@@ -9,12 +9,17 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from engram_bench.data.ways import GROUPS
 from engram_bench.records import BASELINE, Report
+from engram_bench.report.scorecard_text import BY_CONSTRUCTION
+from engram_bench.report.scorecard_text import items as items_of
+from engram_bench.report.views import SPLIT_NAMES, by_construction
 
 # Okabe and Ito's palette is readable with any common colour blindness; the markers repeat the distinction.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">", "p")  # 11 to 8 colours: no two variants look alike
 ALT = {  # caption of each plot
+    "scorecard": "Right answers of each variant by group of ways of asking, with intervals",
     "exact": "Exact answers of each variant in each category, with intervals",
     "frontier": "Recall of rephrased prompts against KL on unrelated prompts, by variant",
     "items": "Which variants answer each rephrased item",
@@ -23,7 +28,6 @@ ALT = {  # caption of each plot
     "speed": "New tokens per second at batch 1, and time per token against the baseline",
     "lookup": "Look-up time against table size",
 }
-SPLITS = {"seen": "seen", "rephrased": "rephrased", "heldout": "held out"}
 DPI = 150
 HIGHEST = 1080 / DPI  # inches; a whole plot fits on a 1920 x 1080 screen
 
@@ -65,6 +69,34 @@ def _legend(figure: Figure, axis: Any) -> None:
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
 
 
+def scorecard(report: Report) -> Figure | None:
+    """Right answers and interval of each variant: one panel per group of ways, one row per variant."""
+    rows = report.get("scorecard", ())
+    groups = [group for group in GROUPS if any(row[group] for row in rows)]
+    if not groups:
+        return None
+    styles = _styles(report)
+    figure, axes = _figure(1.3 + 0.35 * len(rows), len(groups))
+    for axis, group in zip(axes, groups, strict=True):
+        for y, row in enumerate(rows):
+            found, (colour, marker) = row[group], styles[row["variant"]]
+            if found is None or found["rate"] is None:
+                given = bool(found and found["by_construction"])
+                text = BY_CONSTRUCTION if given else "not asked" if found is None else "asked in part"
+                axis.text(50, y, text, ha="center", va="center", color="grey", fontsize=8)
+                continue
+            rate, low, high = (100 * found[key] for key in ("rate", "low", "high"))
+            bars = [[max(0.0, rate - low)], [max(0.0, high - rate)]]
+            axis.errorbar([rate], [y], xerr=bars, fmt=marker, color=colour, markersize=6, label=row["variant"])
+        axis.set_title(f"{group}\n{', '.join(items_of(report, group))}", fontsize=9)
+        axis.set_xlim(-4, 104)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(rows)), [row["variant"] for row in rows])
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    figure.supxlabel("right answers, % with 95% interval", fontsize="medium")
+    return figure
+
+
 def exact(report: Report) -> Figure | None:
     """Exact rate and interval of each variant: one panel per split, one row per category."""
     if not report["cells"]:
@@ -73,12 +105,13 @@ def exact(report: Report) -> Figure | None:
     present = {category for _, category, _ in cells}
     pooled = sorted(present - set(report["dataset"]["categories"]))
     categories = pooled + [c for c in report["dataset"]["categories"] if c in present]
-    splits = [split for split in SPLITS if any(split == s for s, _, _ in cells)]
+    splits = [split for split in SPLIT_NAMES if any(split == s for s, _, _ in cells)]
     variants = _styles(report)
     figure, axes = _figure(1.2 + len(categories) * max(0.4, 0.11 * len(variants)), max(1, len(splits)))
     for axis, split in zip(axes, splits, strict=False):
         for i, (variant, (colour, marker)) in enumerate(variants.items()):
             rows = [(y, cells[split, c, variant]) for y, c in enumerate(categories) if (split, c, variant) in cells]
+            rows = [] if by_construction(variant, split) else rows
             axis.errorbar(
                 [100 * cell["rate"] for _, cell in rows],
                 [y + 0.8 * ((i + 0.5) / len(variants) - 0.5) for y, _ in rows],
@@ -91,8 +124,10 @@ def exact(report: Report) -> Figure | None:
                 markersize=4,
                 label=variant,
             )
-        axis.set(title=SPLITS[split], xlim=(-4, 104), xlabel="exact answers, % with 95% interval")
+        axis.set(title=SPLIT_NAMES[split], xlim=(-4, 104))
         axis.grid(axis="x", alpha=0.3)
+    for axis in axes if len(splits) < 4 else [axes[len(splits) // 2]]:  # labels of narrow panels would overlap
+        axis.set_xlabel("exact answers, % with 95% interval")
     axes[0].set_yticks(range(len(categories)), categories)
     axes[0].set_ylim(len(categories) - 0.5, -0.5)
     _legend(figure, axes[0])
@@ -221,6 +256,7 @@ def items(report: Report) -> Figure | None:
 
 
 PLOTS: Mapping[str, Callable[[Report], Figure | None]] = {
+    "scorecard": scorecard,
     "exact": exact,
     "frontier": frontier,
     "items": items,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from engram_bench.records import BASELINE, Report, is_pooled, pooled
 from engram_bench.report import views
 from engram_bench.report.text import percent
-from engram_bench.report.views import SPLIT_TITLES
 from engram_bench.stats import ENOUGH_SEEDS
 
 
@@ -45,7 +44,7 @@ def opening(report: Report, name: Callable[[str], str] = str) -> list[str]:
 
 def reading(report: Report, name: Callable[[str], str] = str) -> list[str]:
     """Sentences on what the numbers show and do not show; `name` makes a name safe to display."""
-    seen, rephrased, heldout = (views.cells(report, split) for split in SPLIT_TITLES)
+    seen, rephrased, heldout = (views.cells(report, split) for split in ("seen", "rephrased", "heldout"))
     lines = []
     for group in [c for c in views.categories(report, seen) if is_pooled(c)] + ["synthetic"]:
         rates = [

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 
+from engram_bench.data.ways import WAYS
 from engram_bench.records import Report
-from engram_bench.report import costs, gate_text, published, views
+from engram_bench.report import costs, gate_text, published, scorecard_text, views
 from engram_bench.report.reading import reading
 from engram_bench.report.text import Section, Show, p_value, percent, points, rate
 from engram_bench.report.views import SPLIT_TITLES
 
 
 def results(report: Report, show: Show) -> list[Section]:
-    """The first sections: the gate, the primary contrast, exact answers."""
+    """The first sections: the scorecard, when to use which, the gate, the primary contrast, exact answers."""
     found = [primary(report, show), *headline(report, show)]
     if "gate" in report:
         found.insert(0, gate_text.section(report["gate"], show))
+    found = [scorecard_text.section(report, show), scorecard_text.when(report, show), *found]
     if not report["run"].get("complete", True):
         found.insert(0, Section("Interrupted", intro="This run did not finish; the figures below are partial."))
     return _with_content(found)
@@ -64,7 +66,7 @@ def primary(report: Report, show: Show) -> Section:
 
 
 def headline(report: Report, show: Show) -> list[Section]:
-    """One table per split: exact rate and interval by category and variant."""
+    """One table per way that was asked: exact rate and interval by category and variant."""
     found: list[Section] = []
     for split, title in SPLIT_TITLES.items():
         cells = views.cells(report, split)
@@ -72,17 +74,25 @@ def headline(report: Report, show: Show) -> list[Section]:
         mde = views.mde(report, split, "exact")
         rows = []
         for category in views.categories(report, cells):
-            row = [cells.get((category, name)) for name in names]
-            n = max(cell["n"] for cell in row if cell)
-            shown = (rate(cell["exact"]) if cell else "" for cell in row)
-            rows.append((show(category), str(n), mde.get(category, ""), *shown))
+            row = {name: cells.get((category, name)) for name in names}
+            n = max(cell["n"] for cell in row.values() if cell)
+            rows.append((show(category), str(n), mde.get(category, ""), *(_exact(split, *of) for of in row.items())))
+        if not rows:
+            continue
         note = (
-            "Exact match of the whole answer, greedy decoding; in brackets the 95% Wilson interval. MDE: the least "
+            "Exact: the whole answer is right, greedy decoding; in brackets the 95% Wilson interval. MDE: the least "
             "true difference from the baseline, in points, that n items detect with 80% power (see Contrasts)."
         )
         headers = ("category", "n", "MDE", *map(show, names))
-        found.append(Section(title, headers=headers, rows=rows, note="" if any(s.rows for s in found) else note))
+        intro = f"Right is {WAYS[split].right}."
+        found.append(Section(title, intro=intro, headers=headers, rows=rows, note="" if found else note))
     return found
+
+
+def _exact(split: str, variant: str, cell: Report | None) -> str:
+    if cell is None:
+        return ""
+    return scorecard_text.BY_CONSTRUCTION if views.by_construction(variant, split) else rate(cell["exact"])
 
 
 def consistency(report: Report, show: Show) -> Section:

@@ -1,4 +1,4 @@
-"""What a run prints: header, closing table, gate, and how to resume an interrupted run."""
+"""What a run prints: header, scorecard, gate, and how to resume an interrupted run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from engram_bench.options import Settings
-from engram_bench.records import is_pooled
+from engram_bench.report import scorecard_text
 from engram_bench.report.gate_text import summary
 from engram_bench.report.text import inert, p_value, percent
 
@@ -17,23 +15,10 @@ MOST_LOST = 5  # lines about what went wrong
 
 
 def write_summary(reporter: Any, folder: Path, report: dict[str, Any]) -> None:
-    """Print the exact rates by category and variant, KL, thresholds, gate, and the path of the report."""
-    names = [v["name"] for v in report["variants"]]
-    reporter.section("engram_bench: exact, seen / rephrased" if report["cells"] else "engram_bench")
-    cells = {(c["category"], c["variant"], c["split"]): c for c in report["cells"]}
-    categories = list(dict.fromkeys(c["category"] for c in report["cells"] if c["split"] != "heldout"))
-    rows = []
-    for category in sorted(categories, key=lambda c: (not is_pooled(c), c)):
-        row = [category]
-        for name in names:
-            found = [cells.get((category, name, split)) for split in ("seen", "rephrased")]
-            row.append(" / ".join(percent(c["exact"]["rate"]) if c else "-" for c in found))
-        rows.append(row)
-    if rows:
-        reporter.write_line(tabulate(rows, headers=["category", *names], tablefmt="simple", disable_numparse=True))
-    if report["collateral"]:
-        moved = "; ".join(f"{c['variant']} {c['kl_mean']:.2g}" for c in report["collateral"])
-        reporter.write_line(f"KL per token on unrelated text: {moved}")
+    """Print the scorecard, thresholds, gate, and the path of the report."""
+    reporter.section("engram_bench")
+    for line in scorecard_text.terminal(report):
+        reporter.write_line(line)
     missed = [t for t in report["thresholds"] if not t["passed"]]
     reporter.write_line(f"thresholds: {len(report['thresholds']) - len(missed)} met, {len(missed)} missed")
     if "gate" in report:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engram_bench.records import Report, is_pooled
+from engram_bench.data.ways import UNTOUCHED, WAYS
+from engram_bench.records import BASELINE, Report, is_pooled
 
-SPLIT_TITLES = {
-    "seen": "Seen: trained items, trained phrasings",
-    "rephrased": "Rephrased: trained items, phrasings never trained",
-    "heldout": "Held out: items never trained",
-}
+SPLIT_NAMES = {name: "held out" if name == "heldout" else name for name in WAYS}
+SPLIT_TITLES = {name: f"{SPLIT_NAMES[name].capitalize()}: {way.asked}" for name, way in WAYS.items()}
+
+
+def by_construction(variant: str, split: str) -> bool:
+    """Whether a variant is right in a way by definition: the baseline, where its own answer is the right one."""
+    return variant == BASELINE and WAYS[split].right == UNTOUCHED
 
 
 def cells(report: Report, split: str) -> dict[tuple[str, str], Report]:

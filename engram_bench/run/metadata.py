@@ -13,6 +13,7 @@ from engram_bench.data.training import TrainingSet
 from engram_bench.prompts import PromptEncoder
 from engram_bench.records import Record
 from engram_bench.run.checks import alike
+from engram_bench.store import adapters
 from engram_bench.store.adapters import Trained
 from engram_bench.store.models import Model
 from engram_bench.variants import Variant
@@ -68,6 +69,7 @@ def untrained(variant: Variant) -> Record:
         "config": asdict(variant),
         "trainable_parameters": 0,
         "adapter_sha256": None,
+        "adapter_bytes": None,
         "train": None,
         "cached": False,
     }
@@ -80,6 +82,7 @@ def trained(variant: Variant, found: Trained, seed: int, by: Backend, parameters
         **untrained(variant),
         "trainable_parameters": parameters,
         "adapter_sha256": found.sha256,
+        "adapter_bytes": adapters.size(found.folder),
         "train": {**asdict(found.training), "seed": seed, "backend": by.name, "engine": engine},
         "cached": found.cached,
     }

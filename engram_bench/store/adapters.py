@@ -132,10 +132,18 @@ def folder_of(
 def _files_sha256(folder: Path) -> str:
     """SHA-256 over the names and contents of an adapter's weight and config files."""
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.name != TRAINING:
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    for file in _files(folder):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
+
+
+def size(folder: Path) -> int:
+    """Bytes of an adapter's weight and config files."""
+    return sum(file.stat().st_size for file in _files(folder))
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir()) if file.name != TRAINING]
 
 
 @cache
