@@ -50,7 +50,13 @@ PROFILES = {
         borrows=True,
     ),
     "quick": Profile(15, 3, None, "baseline,lora,engram,engram-shuffled", control_prompts=8),
-    "default": Profile(DEFAULT_SIZES, 3, 10, "baseline,lora,engram,engram-unigram,engram-shuffled", control_prompts=8),
+    "default": Profile(
+        DEFAULT_SIZES,
+        3,
+        10,
+        "baseline,prompted,retrieval,lora,engram,engram-unigram,engram-shuffled",
+        control_prompts=8,
+    ),
     "full": Profile(None, 10, None, ",".join(variants.BUILT_IN)),
 }
 

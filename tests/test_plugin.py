@@ -86,9 +86,9 @@ def test_a_module_of_ones_own_measures_all_categories_or_those_it_names(tmp_path
     assert [line for line in found if line.startswith("test_one.py")] == ["test_one.py::test_it[lookups-port]"]
 
 
-@pytest.mark.parametrize(("chosen", "count"), [("facts", 20), ("lookups", 141), ("synthetic", 23)])
+@pytest.mark.parametrize(("chosen", "count"), [("facts", 28), ("lookups", 197), ("synthetic", 31)])
 def test_categories_are_chosen_by_name_or_group(chosen, count):
-    """Five variants in three splits, and in one for consistency; with groups go targets, with random pairs controls."""
+    """Seven variants in three splits, and in one for consistency; groups have targets, random pairs have controls."""
     result = run("--collect-only", "-q", "-k", chosen)
     assert sum("::" in line for line in result.stdout.splitlines()) == count, result.stdout
 

@@ -83,15 +83,21 @@ def plan(
 ) -> Plan:
     """Put the `requests` into batches.
 
-    Batches depend only on the questions, so every variant sees the same batches of prompts. `greedy_only` leaves out
-    the sampled and repeated answers without regrouping the rest.
+    Batches depend only on the questions, so every variant sees the same batches of prompts. But prompts with earlier
+    turns share a batch only if these turns are equal, because the backend computes what a batch shares once.
+    `greedy_only` leaves out the sampled and repeated answers without regrouping the rest.
     """
     every = requests(asked, samples, sampled_items)
     first, repeats = ([request for request in every if (request.sample == REPEAT) is again] for again in (False, True))
     ids = {text: prompt.ids for text, prompt in prompts.items()}
+    before = {text: prompt.ids[: prompt.earlier] for text, prompt in prompts.items()}
     first.sort(key=lambda r: (len(ids[r.question.prompt]), ids[r.question.prompt], *_order(r)))
     repeats.sort(key=lambda r: r.question.item.id)
-    batches = [batch for part in (first, repeats) for batch in _batches(part, batch_size)]
+    batches = []
+    for part in (first, repeats):
+        part.sort(key=lambda r: before[r.question.prompt])
+        for _, alike in groupby(part, key=lambda r: before[r.question.prompt]):
+            batches += _batches(alike, batch_size)
     if greedy_only:
         batches = [few for batch in batches if (few := [request for request in batch if request.sample == GREEDY])]
     return Plan(prompts, batches)
@@ -113,6 +119,7 @@ def answer(
     progress: Progress,
     kept: Collection[SampleKey] = (),
     known: Mapping[str, str] | None = None,
+    recurring: bool = True,
 ) -> Iterator[list[Sample]]:
     """Generate and score the answers of a plan, batch by batch, with the currently attached adapter.
 
@@ -126,6 +133,7 @@ def answer(
         kept: answers that a resumed run already has. A batch is skipped if all its answers are here; otherwise all of
             it is decoded again, so that batches do not depend on interruptions.
         known: answers that need no model, such as a dictionary's, by the question's text.
+        recurring: whether other variants are asked the same prompts, see `Backend.generate`.
 
     Yields:
         The samples of one batch.
@@ -141,7 +149,7 @@ def answer(
                     max_new_tokens,
                     seeds=[sampling_seed(question, seed, n) if n > GREEDY else None for question, n in unknown],
                     temperature=TEMPERATURE,
-                    recurring=True,
+                    recurring=recurring,
                 )
             )
             answers = [
