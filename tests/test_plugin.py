@@ -25,7 +25,7 @@ def no_ini(_):
 
 def test_importing_plugin_and_fixtures_imports_no_framework_and_no_statistics():
     """Every pytest run of an environment does."""
-    heavy = {"matplotlib", "mlx", "numpy", "rich", "scipy", "statsmodels", "torch", "transformers"}
+    heavy = {"bm25s", "matplotlib", "mlx", "numpy", "rich", "scipy", "statsmodels", "torch", "transformers"}
     modules = ", ".join(["engram_bench.plugin", "engram_bench.options", *plugin.pytest_plugins])
     code = f"import sys, {modules}; print(sorted({heavy} & sys.modules.keys()))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
