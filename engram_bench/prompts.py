@@ -166,7 +166,7 @@ class PromptEncoder:
                 rendered = ""
             parts = re.split("|".join(marks), rendered)
             if re.findall("|".join(marks), rendered) != marks:
-                raise UsageError("the model's chat template takes no earlier turns; choose another model or variant")
+                raise UsageError("the model's chat template takes no earlier turns; leave out the variant")
             self._templates[turns] = [self._tokens.sealed(part) for part in parts]
         return self._templates[turns]
 

@@ -14,7 +14,7 @@ from engram_bench.run import evaluate, readers
 from engram_bench.run.evaluate import Question
 from engram_bench.run.readers import EXAMPLES, FOUND, Facts, examples, fitted, reader_of
 from engram_bench.shipped import PATTERNS as SHIPPED
-from tests.conftest import PATTERNS, make_checkpoint, needs_torch
+from tests.conftest import LORA, PATTERNS, TEMPLATE, make_checkpoint, needs_torch
 from tests.running import run
 
 
@@ -78,6 +78,13 @@ def test_bm25_finds_a_fact_without_its_key_to_the_letter():
     facts = facts_of(("the founder of Brellix", "Ada Vonn"), ("the colour of Brellix", "red"), ("CODE:ab 7", "green"))
     assert facts.ranked("who was it that was founder at brellix?")[0].output == "Ada Vonn"
     assert [item.output for item in facts.ranked("ab 7")] == ["green"], "words of one letter count"
+
+
+@pytest.mark.parametrize(
+    ("key", "asked"), [("🙂", "What does 🙂 mean?"), ("->", "->"), ("Ключ", "ключ?"), ("Straße", "die STRASSE")]
+)
+def test_bm25_finds_keys_of_symbols_and_of_any_alphabet(key, asked):
+    assert facts_of(("🙃", "+"), (key, "?"), ("<-", "."), ("die", ".")).ranked(asked)[0].input == key
 
 
 def test_retrieval_gives_what_was_found_and_shows_examples_of_the_same_form():
@@ -208,3 +215,19 @@ def test_a_run_asks_the_model_in_all_these_ways(tmp_path):
     cells = {(cell["variant"], cell["split"]) for cell in report["cells"]}
     assert {("prompted", "seen"), ("retrieval", "rephrased"), ("retrieval-oracle", "heldout")} <= cells
     assert result.stdout.count("retrieval: 18 of 18 prompts have fewer than 5 solved examples") == 1, result.stdout
+
+
+@needs_torch
+def test_a_model_that_takes_no_earlier_turns_is_refused_by_the_variants_name_before_training(tmp_path):
+    (tmp_path / "colours.yaml").write_text(PATTERNS)
+    (tmp_path / "lora.yaml").write_text(LORA)
+    model = make_checkpoint(tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{% set messages = messages[-1:] %}" + TEMPLATE)
+    args = [
+        "--engram-model", model, "--engram-patterns", tmp_path / "colours.yaml", "--engram-backend", "cpu",
+        "--engram-variants", f"{tmp_path / 'lora.yaml'},prompted", "--engram-report", tmp_path / "runs",
+    ]  # fmt: skip
+    result = run(*args, ENGRAM_BENCH_CACHE=str(tmp_path / "cache"))
+    assert result.returncode == 2
+    assert "variant prompted: the model's chat template takes no earlier turns" in result.stdout + result.stderr
+    assert "loss" not in result.stdout

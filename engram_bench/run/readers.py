@@ -99,8 +99,8 @@ class Reader(Protocol):
 
 
 def words(text: str) -> list[str]:
-    """The words of a text for BM25: runs of letters and digits, in lower case."""
-    return re.findall(r"[^\W_]+", text.lower())
+    """The words of a text for BM25: runs of letters and digits without case, and symbols; without any, characters."""
+    return re.findall(r"[^\W_]+|[^\x00-\x7f]", text.casefold()) or [letter for letter in text if not letter.isspace()]
 
 
 def reader_of(kind: str) -> Reader | None:
