@@ -59,11 +59,11 @@ def test_solved_examples_are_trained_items_in_a_trained_phrasing_and_two_sets_se
 def test_examples_depend_on_the_seed_have_different_outputs_and_are_as_many_as_there_are():
     facts = facts_of(*[(f"k{n}", "same" if n < 6 else f"v{n}") for n in range(12)])
     category, item = facts.patterns.categories["keys"], facts.by_input["k3"]
-    drawn = {tuple(e.input for e in examples(category, item, EXAMPLES, seed)) for seed in range(5)}
+    drawn = {tuple(e.input for e in examples(category, [item], EXAMPLES, seed)) for seed in range(5)}
     assert len(drawn) > 1
     assert all(len(keys) == EXAMPLES and not {f"k{n}" for n in range(6)} & set(keys) for keys in drawn)
     few = facts_of(("k1", "v1"), ("k2", "v2"))
-    assert [e.input for e in examples(few.patterns.categories["keys"], few.by_input["k1"], EXAMPLES, 0)] == ["k2"]
+    assert [e.input for e in examples(few.patterns.categories["keys"], [few.by_input["k1"]], EXAMPLES, 0)] == ["k2"]
 
 
 def test_bm25_finds_the_fact_of_a_question_among_all_facts(shipped):
@@ -112,6 +112,17 @@ def test_the_oracle_gives_the_right_fact_alone_and_none_of_an_item_that_was_neve
     assert asked.text.split("\n") == [readers.LINE.format(input="KEY:3", output="v3"), "Give KEY:3"]
     assert all(text.count(" = ") == 1 and f"= {answer}\n" in text for text, answer in asked.earlier)
     assert readers.oracle(ask(facts, "held", "heldout"), facts, EXAMPLES).text == "held"
+
+
+def test_a_question_of_two_keys_has_both_facts_from_the_oracle_and_neither_from_the_examples():
+    facts = facts_of(*[(f"KEY:{n}", f"v{n // 2}") for n in range(30)])
+    question = replace(ask(facts, "KEY:9"), prompt="KEY:9 and KEY:12, please")
+    known = readers.oracle(question, facts, EXAMPLES).text.split("\n")
+    assert sorted(known) == ["KEY:9 and KEY:12, please", "Known: KEY:12 = v6", "Known: KEY:9 = v4"]
+    for seed in range(9):
+        earlier = readers.prompted(question, replace(facts, seed=seed), EXAMPLES).earlier
+        assert len(earlier) == EXAMPLES
+        assert not {"v4", "v6"} & {answer for _, answer in earlier}
 
 
 @pytest.mark.parametrize(

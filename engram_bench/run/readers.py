@@ -65,6 +65,11 @@ class Facts:
         longest_first = sorted(self.by_input, key=len, reverse=True)
         return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)")
 
+    def named(self, text: str) -> list[Item]:
+        """The facts whose keys stand in a text to the letter, in its order; of overlapping keys the longest."""
+        found = (match[0] for match in self.keys.finditer(text)) if self.items else ()
+        return [self.by_input[key] for key in dict.fromkeys(found)]
+
     @cached_property
     def index(self) -> Any:
         """The BM25 index of all facts, each a document "key = value"."""
@@ -124,11 +129,11 @@ def fitted(reader: Reader, question: Question, facts: Facts, encode: Callable[..
     raise UsageError(f"{what}; shorten the facts, or leave out the variant")
 
 
-def examples(category: Category, asked: Item, most: int, seed: int) -> list[Item]:
+def examples(category: Category, asked: Sequence[Item], most: int, seed: int) -> list[Item]:
     """Solved examples for a question: trained items of its category, drawn by seed, all with different outputs.
 
-    All items get the same examples, so that their prompts share these turns. An item that is among them gets other
-    ones, and so does an item with the same output as one of them.
+    All questions get the same examples, so that their prompts share these turns. If an asked item is among them, or its
+    output is, the question gets other ones.
     """
     drawn = list(category.split("seen"))
     random.Random(f"{seed}:{category.name}").shuffle(drawn)
@@ -136,7 +141,8 @@ def examples(category: Category, asked: Item, most: int, seed: int) -> list[Item
     for item in drawn:
         by_output.setdefault(_plain(item.output), item)
     distinct = list(by_output.values())
-    told = [item for item in distinct if item.id == asked.id or _plain(item.output) == _plain(asked.output)]
+    outputs = {_plain(item.output) for item in asked}
+    told = [item for item in distinct if item in asked or _plain(item.output) in outputs]
     if set(told) & set(distinct[:EXAMPLES]):
         distinct = distinct[EXAMPLES:] + distinct[:EXAMPLES]
     return [item for item in distinct if item not in told][:most]
@@ -149,7 +155,8 @@ def _plain(text: str) -> str:
 def _solved(question: Question, facts: Facts, most: int, ask: Callable[[Item, str], str]) -> Turns:
     """Earlier turns: each example's own `seen` question, as `ask` puts it, and its output."""
     category = facts.patterns.categories[question.item.category]
-    chosen = examples(category, question.item, most, facts.seed)
+    asked = [question.item, *facts.named(question.prompt)]
+    chosen = examples(category, asked, most, facts.seed)
     return tuple((ask(item, category.question(item, "seen")[1]), item.output) for item in chosen)
 
 
@@ -174,14 +181,17 @@ def retrieval(question: Question, facts: Facts, most: int) -> Asked:
 
 
 def oracle(question: Question, facts: Facts, most: int) -> Asked:
-    """The question with the right fact alone, as solved examples have theirs; an item never trained has none."""
-    right = [question.item] if question.item.input in facts.by_input else []
+    """The question with the right fact alone, as solved examples have theirs; an item never trained has none.
+
+    A question that names several keys gets the fact of each.
+    """
+    item = question.item
+    right = list(dict.fromkeys([item, *facts.named(question.prompt)])) if item.input in facts.by_input else []
     turns = _solved(question, facts, most, lambda item, prompt: with_facts([item], prompt))
     return Asked(with_facts(right, question.prompt), turns)
 
 
 def dictionary(question: Question, facts: Facts, most: int) -> Asked:
     """The stored answer of the longest key in the question; without a key, the model is asked the question alone."""
-    found = [match[0] for match in facts.keys.finditer(question.prompt)] if facts.items else []
-    answer = facts.by_input[max(found, key=len)].output if found else None
-    return Asked(question.prompt, answer=answer)
+    longest = max(facts.named(question.prompt), key=lambda item: len(item.input), default=None)
+    return Asked(question.prompt, answer=longest.output if longest else None)
