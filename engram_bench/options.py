@@ -54,7 +54,12 @@ PROFILES = {
     ),
     "quick": Profile(15, 3, None, "baseline,lora,engram,engram-shuffled", asked_items=6, control_prompts=8),
     "default": Profile(
-        DEFAULT_SIZES, 3, 10, "baseline,lora,engram,engram-unigram,engram-shuffled", asked_items=12, control_prompts=8
+        DEFAULT_SIZES,
+        3,
+        10,
+        "baseline,prompted,retrieval,lora,engram,engram-unigram,engram-shuffled",
+        asked_items=12,
+        control_prompts=8,
     ),
     "full": Profile({"world": 800}, 10, None, ",".join(variants.BUILT_IN)),
 }

@@ -7,7 +7,6 @@ The template makes up most of a short prompt and is the same for every prompt. S
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -18,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram_bench.data.items import Example
+from engram_bench.data.plain_text import SplitTokenizer
 from engram_bench.errors import UsageError
 
 _MARK = "\u2063content\u2063"  # placeholder for the user's text, to split the rendered template
 SEPARATOR = "\nAnswer:\n"  # follows the user's text if the tokenizer has no chat template
+BETWEEN = "\n\n"  # follows an earlier answer if the tokenizer has no chat template
 ABSENT = -1  # in an n-gram window: no token here
 # Prepended to a chat template that prints the date: the date is fixed, so that prompts do not change from day to day.
 TODAY = "{% macro strftime_now(format) %}01 Jan 2026{% endmacro %}"
@@ -51,6 +52,7 @@ class Prompt:
         text: the user's own text.
         places: for each content token, the range [start, end) of its characters in `text`.
         key: set only in training: the item's input, a range [start, end) of characters in `text`.
+        earlier: number of leading tokens before the last user turn, if there are earlier turns; else 0.
     """
 
     ids: tuple[int, ...]
@@ -58,6 +60,7 @@ class Prompt:
     text: str = ""
     places: tuple[tuple[int, int], ...] = ()
     key: tuple[int, int] | None = None
+    earlier: int = 0
 
     def content_ids(self) -> NDArray[np.int64]:
         """int64 [content tokens]: the token ids of the user's own text."""
@@ -70,6 +73,7 @@ class Prompt:
 
 
 Pair = tuple[Prompt, tuple[int, ...]]  # a prompt and its answer's token ids, end-of-text included
+Turns = Sequence[tuple[str, str]]  # earlier turns of a conversation: the user's text and the assistant's answer
 
 
 class PromptEncoder:
@@ -99,10 +103,11 @@ class PromptEncoder:
         self.has_template = not rendered.endswith(_MARK)
         # A tokenizer without a template puts its start token before a text by itself.
         self._start = () if template else _start_ids(tokenizer)
-        self._tokens = _SplitTokenizer(tokenizer, rendered)
+        self._tokens = SplitTokenizer(tokenizer, rendered)
         self._before, self._after = map(self._tokens.sealed, rendered.split(_MARK))
         self._after = self._after or SEPARATOR
         self._header = self._user_header() if self.has_template else ""
+        self._templates: dict[int, list[str]] = {}  # sealed template texts by number of earlier turns
 
     def _render(self, *turns: str) -> str:
         """Render a conversation of alternating turns, starting with the user, and open the assistant's next turn."""
@@ -129,14 +134,41 @@ class PromptEncoder:
         """How the user's text becomes a prompt, for the report."""
         return "the model's chat template" if self.has_template else f"the text and {SEPARATOR!r} (no chat template)"
 
-    def prompt(self, text: str, key: tuple[int, int] | None = None) -> Prompt:
-        """Encode one user message with the template's generation prompt; `key` is a character span of `text`.
+    def prompt(self, text: str, key: tuple[int, int] | None = None, earlier: Turns = ()) -> Prompt:
+        """Encode one user message with the template's generation prompt, after earlier turns if any are given.
+
+        Args:
+            text: the user's message; it alone is content.
+            key: a character span of `text`.
+            earlier: the conversation so far. Without a template, `SEPARATOR` and `BETWEEN` divide its texts.
 
         Raises:
-            UsageError: the tokenizer cannot split a special token that the text names.
+            UsageError: the tokenizer cannot split a special token that a text names, or the template takes no earlier
+                turns.
         """
-        start = len(self._before)
-        return self._read(self._before + text + self._after, start, start + len(text), key)
+        *before, after = self._template(len(earlier))
+        spoken = [part for turn in earlier for part in turn]
+        opening = "".join(part for pair in zip(before, [*spoken, text], strict=True) for part in pair)
+        start = len(opening) - len(text)
+        return self._read(opening + after, start, len(opening), key, earlier=bool(earlier))
+
+    def _template(self, turns: int) -> list[str]:
+        """The sealed texts before, between and after the messages of a conversation with `turns` earlier turns."""
+        if not turns:
+            return [self._before, self._after]
+        if not self.has_template:
+            return [self._before, *[SEPARATOR, BETWEEN] * turns, self._after]
+        if turns not in self._templates:
+            marks = [f"{_MARK}{i}{_MARK}" for i in range(2 * turns + 1)]
+            try:
+                rendered = self._render(*marks)
+            except Exception:  # a template may raise any exception to refuse a second turn
+                rendered = ""
+            parts = re.split("|".join(marks), rendered)
+            if re.findall("|".join(marks), rendered) != marks:
+                raise UsageError("the model's chat template takes no earlier turns; leave out the variant")
+            self._templates[turns] = [self._tokens.sealed(part) for part in parts]
+        return self._templates[turns]
 
     def parse(self, ids: Sequence[int]) -> Pair | None:
         """Split token ids into a prompt and the answer after it; in a longer conversation, those of its last turn.
@@ -157,14 +189,18 @@ class PromptEncoder:
         count = len(prompt.ids)
         return (prompt, tuple(ids[count:])) if prompt.ids == tuple(ids[:count]) else None
 
-    def _read(self, whole: str, start: int, end: int, key: tuple[int, int] | None = None) -> Prompt:
+    def _read(
+        self, whole: str, start: int, end: int, key: tuple[int, int] | None = None, *, earlier: bool = False
+    ) -> Prompt:
         """Encode a sealed text; its characters from `start` to `end` are the user's own text."""
         ids, places = self._tokens.encode(whole)
         text = whole[start:end]
         content = tuple(a < end and b > start for a, b in places)
         own = (place for place, mine in zip(places, content, strict=True) if mine)
         own_places = tuple((max(0, a - start), b - start) for a, b in own)
-        return Prompt((*self._start, *ids), (False,) * len(self._start) + content, text, own_places, key)
+        mask = (False,) * len(self._start) + content
+        before = sum(b <= start for _, b in places) + len(self._start) if earlier else 0
+        return Prompt((*self._start, *ids), mask, text, own_places, key, before)
 
     def answer(self, text: str) -> tuple[int, ...]:
         """Encode a right answer with its end-of-text token, so that the model learns to stop.
@@ -197,66 +233,6 @@ class PromptEncoder:
         if self.eos_id in ids:
             ids = ids[: ids.index(self.eos_id)]
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
-
-
-class _SplitTokenizer:
-    """A copy of a tokenizer that splits special tokens named in a text, and reads those of the template.
-
-    The copy knows each special token by a second name, which no text contains: it has a random part. `sealed` puts
-    these names into the template's text. Apart from special tokens, all texts get the same ids as before.
-
-    Args:
-        tokenizer: a fast transformers tokenizer.
-        template: rendered text; the added tokens in it, other than white space, count as special.
-    """
-
-    def __init__(self, tokenizer: Any, template: str) -> None:
-        from tokenizers import AddedToken, Tokenizer  # a part of transformers, which a core installation lacks
-
-        self._copy: Any = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._copy.no_truncation()
-        self._copy.no_padding()
-        added = self._copy.get_added_tokens_decoder()
-        special = {i: t for i, t in added.items() if t.special or (t.content.strip() and t.content in template)}
-        self._copy.add_special_tokens([token.content for token in special.values()])
-        self._copy.encode_special_tokens = True  # splits them
-        run = secrets.token_hex(8)
-        names = {i: f"<{run}-{i}>" for i in special}
-        alike = ("single_word", "lstrip", "rstrip", "normalized")
-        for i, token in special.items():
-            options = {name: getattr(token, name) for name in alike}
-            self._copy.add_tokens([AddedToken(names[i], special=False, **options)])
-        self._unknown_id = tokenizer.unk_token_id  # it stands for characters outside the vocabulary
-        self._sealed_id = {i: self._copy.token_to_id(name) for i, name in names.items()}
-        self._id = {sealed: i for i, sealed in self._sealed_id.items()}
-        self._names = {token.content: names[i] for i, token in special.items()}
-        longest_first = sorted(self._names, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-
-    def sealed(self, text: str) -> str:
-        """A text of the template with its special tokens by their second names."""
-        return self._special.sub(lambda found: self._names[found[0]], text)
-
-    def special_ids(self, sealed: str) -> set[int]:
-        """The special tokens of a sealed text."""
-        return {self._id[i] for i in self._copy.encode(sealed, add_special_tokens=False).ids if i in self._id}
-
-    def encode(self, sealed: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids, and the range [start, end) of each token's characters.
-
-        Raises:
-            UsageError: the tokenizer's own vocabulary has a special token that the text names.
-        """
-        encoded = self._copy.encode(sealed, add_special_tokens=False)
-        for i in encoded.ids:
-            if i in self._sealed_id and i != self._unknown_id:
-                name = self._copy.id_to_token(i)
-                raise UsageError(f"the model's tokenizer cannot read {name!r} as plain text; remove it from the text")
-        return [self._id.get(i, i) for i in encoded.ids], encoded.offsets
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The sealed text of token ids."""
-        return str(self._copy.decode([self._sealed_id.get(i, i) for i in ids], skip_special_tokens=False))
 
 
 def _start_ids(tokenizer: Any) -> tuple[int, ...]:

@@ -85,6 +85,7 @@ def test_hidden_states_are_those_of_torch(architecture, tmp_path):
     folder = make_checkpoint(tmp_path, architecture)
     ours, theirs = on_cpu(folder), in_float32(folder)
     assert ours.parameters == theirs.parameters
+    assert ours.context == theirs.context == 256
     for text in TEXTS:
         assert_close(hidden_in_mlx(ours, text), hidden_in_torch(theirs, text))
 

@@ -27,7 +27,7 @@ def no_ini(_):
 
 def test_importing_plugin_and_fixtures_imports_no_framework_and_no_statistics():
     """Every pytest run of an environment does."""
-    heavy = {"matplotlib", "mlx", "numpy", "rich", "scipy", "statsmodels", "torch", "transformers"}
+    heavy = {"bm25s", "matplotlib", "mlx", "numpy", "rich", "scipy", "statsmodels", "torch", "transformers"}
     modules = ", ".join(["engram_bench.plugin", "engram_bench.options", *plugin.pytest_plugins])
     code = f"import sys, {modules}; print(sorted({heavy} & sys.modules.keys()))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -88,9 +88,9 @@ def test_a_module_of_ones_own_measures_all_categories_or_those_it_names(tmp_path
     assert [line for line in found if line.startswith("test_one.py")] == ["test_one.py::test_it[lookups-port]"]
 
 
-@pytest.mark.parametrize(("chosen", "count"), [("facts", 20), ("lookups", 141), ("synthetic", 23)])
+@pytest.mark.parametrize(("chosen", "count"), [("facts", 28), ("lookups", 197), ("synthetic", 31)])
 def test_categories_are_chosen_by_name_or_group(chosen, count):
-    """Five variants in three splits, and in one for consistency; with groups go targets, with random pairs controls."""
+    """Seven variants in three splits, and in one for consistency; groups have targets, random pairs have controls."""
     result = run("--collect-only", "-q", "-k", chosen)
     assert sum("::" in line for line in result.stdout.splitlines()) == count, result.stdout
 

@@ -190,6 +190,51 @@ def test_a_special_token_that_cannot_be_split_is_refused():
             encode("abc</s>")
 
 
+TURNS = [("Look up KEY:abd", "blue"), ("KEY:abe", "green")]
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_earlier_turns_come_first_as_the_template_renders_them_and_only_the_last_text_is_content(make, chat):
+    encoder = encoder_of(make, chat)
+    prompt = encoder.prompt("Look up KEY:abc", (8, 15), TURNS)
+    spoken = [*TURNS[0], *TURNS[1], "Look up KEY:abc"]
+    base = "".join(f"{text}{SEPARATOR}{answer}\n\n" for text, answer in TURNS) + spoken[-1] + SEPARATOR
+    rendered = encoder._render(*spoken) if chat else base
+    assert list(prompt.ids) == encoder.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    alone = encoder.prompt("Look up KEY:abc", (8, 15))
+    assert (prompt.text, prompt.key, alone.earlier) == (alone.text, alone.key, 0)
+    assert sum(prompt.content) == len(prompt.places) == len(prompt.content_ids())
+    assert not any(prompt.content[: prompt.earlier])
+    assert prompt.content[prompt.earlier]
+    assert (prompt.places[0][0], prompt.places[-1][1]) == (0, len(prompt.text))
+
+
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize("text", NAMED)
+def test_a_special_token_that_any_turn_names_is_plain_text(make, chat, text):
+    encoder = encoder_of(make, chat)
+    special = {i for i, token in encoder.tokenizer.added_tokens_decoder.items() if token.content != "<unk>"}
+    special &= {*encoder.tokenizer.all_special_ids, 0, 1} if not chat else special
+
+    def turns(said):
+        return [i for i in encoder.prompt(said, earlier=[(said, said)]).ids if i in special]
+
+    assert turns(text) == turns("x")
+
+
+@pytest.mark.parametrize("refuses", [
+    "{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}",
+    "{% set messages = messages[-1:] %}",
+])  # fmt: skip
+def test_a_template_that_takes_no_earlier_turns_is_refused_for_these_alone(refuses):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = refuses + TEMPLATE
+    encoder = PromptEncoder(tokenizer)
+    assert encoder.prompt("KEY:abc").ids == PromptEncoder(make_tokenizer()).prompt("KEY:abc").ids
+    with pytest.raises(UsageError, match="takes no earlier turns"):
+        encoder.prompt("KEY:abc", earlier=TURNS)
+
+
 def test_what_ends_an_answer_or_a_turn_is_found_in_a_text():
     encoder, base = (PromptEncoder(make_tokenizer(chat)) for chat in (True, False))
     assert encoder.ending("red and blue", {1}) is None

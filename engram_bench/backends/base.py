@@ -215,6 +215,7 @@ class Backend(Protocol):
         stop_ids: tokens that end an answer, end-of-text among them.
         parameters: number of backbone parameters.
         depth: number of transformer layers.
+        context: most tokens of a prompt and its answer; `sys.maxsize` if the model names no limit.
         lora_engine: the library that trains a LoRA.
         lora_engine_reason: why this library was chosen, for the header line.
     """
@@ -228,6 +229,7 @@ class Backend(Protocol):
     stop_ids: set[int]
     parameters: int
     depth: int
+    context: int
     lora_engine: str
     lora_engine_reason: str
 

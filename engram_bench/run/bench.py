@@ -23,7 +23,7 @@ from engram_bench.options import Settings
 from engram_bench.records import BASELINE, GREEDY, SAMPLES, CellKey, Record, Sample
 from engram_bench.run import evaluate, metadata, speed
 from engram_bench.run.checks import alike, faults
-from engram_bench.run.exact_lookup import ExactLookup
+from engram_bench.run.readers import EXAMPLES, Asked, Facts, Fitted, fitted, reader_of
 from engram_bench.run.recorder import Recorder
 from engram_bench.run.rundir import RunDir
 from engram_bench.run.speed import Speed
@@ -33,7 +33,6 @@ from engram_bench.store import models
 from engram_bench.store.adapters import Trained
 from engram_bench.variants import Variant
 from engram_bench.variants.configs import EngramConfig, LoraConfig
-from engram_bench.variants.kinds import KINDS
 
 ANSWER_MARGIN = 1  # tokens beyond the longest canonical answer; a longer answer is wrong anyway
 
@@ -84,6 +83,7 @@ class Bench:
         categories = settings.patterns.categories.values()
         longest = max(len(self.backend.encoder.answer(item.output)) for c in categories for item in c.items)
         self.max_new_tokens = min(longest + ANSWER_MARGIN, settings.plan.max_new_tokens or sys.maxsize)
+        self._check_readers()
         self.adapters = TrainedAdapters(
             settings, self.model, self.backend, self.recorder, self._named, lambda: self._run_id
         )
@@ -170,10 +170,10 @@ class Bench:
         return self.recorder.once("mention", variant, list(values), measure)
 
     def speed(self) -> dict[str, Speed]:
-        """Speed at batch 1 of each variant, on a prompt of the data; leaves out dictionary and retrieval."""
+        """Speed at batch 1 of each variant, on a prompt of the data; leaves out those that ask in another way."""
         category = next(iter(self.settings.patterns.categories.values()))
         prompt = self.backend.encoder.prompt(category.question(category.split("seen")[0], "seen")[1])
-        measured_variants = [v.name for v in self.settings.variants if not KINDS[v.kind].exact_lookup]
+        measured_variants = [v.name for v in self.settings.variants if not reader_of(v.kind)]
         found = speed.measure(self.backend, {name: self.adapter(name) for name in measured_variants}, prompt)
         for name, measured in found.items():
             self.recorder.add("speed", {"variant": name, **asdict(measured)})
@@ -225,17 +225,19 @@ class Bench:
         self._samples |= found
 
     def _answers(self, variant: Variant, asked: Sequence[Question], seed: int) -> list[Sample]:
-        adapter, lookup = self.adapters.adapter(variant, seed), self._exact_lookup(variant)
-        run, encode = self.recorder.run, self.backend.encoder.prompt
+        adapter, run = self.adapters.adapter(variant, seed), self.recorder.run
+        read = self._read(variant, asked, seed)
+        if short := sum(found.most < EXAMPLES for found in read.values()):
+            why = f"fewer than {EXAMPLES} solved examples, to fit the model's context of {self.backend.context} tokens"
+            self._named(variant)(f"{short} of {len(read)} prompts have {why}", 0, 0)
         planned = evaluate.plan(
             asked,
-            {q.prompt: encode(lookup.prompt(q.prompt) if lookup else q.prompt) for q in asked},
+            {text: found.prompt for text, found in read.items()},
             self.backend.batch_size,
             self.settings.samples,
             self.settings.sampled_items,
             greedy_only=variant.control,  # no claim about a control uses consistency
         )
-        answered = {q.prompt: lookup.answer(q.prompt) for q in asked} if lookup else {}
         with run.alone(f"{variant.name}-{seed}") if run else nullcontext():
             kept = {sample.key: sample for sample in (Sample(**row) for row in run.read(SAMPLES))} if run else {}
             started = time.perf_counter()
@@ -248,7 +250,8 @@ class Bench:
                 progress=self._named(variant),
                 kept=kept.keys(),
                 untouched=self._untouched(variant, asked),
-                known={prompt: text for prompt, text in answered.items() if text is not None},
+                known={text: found.asked.answer for text, found in read.items() if found.asked.answer is not None},
+                recurring=not any(found.asked.earlier for found in read.values()),
             )
             with self.backend.attached(adapter):
                 for batch in batches:
@@ -269,12 +272,31 @@ class Bench:
         samples = [sample for cell in sorted(cells) for sample in self.samples(BASELINE, *cell)]
         return {sample.prompt: sample.output for sample in samples if sample.sample == GREEDY}
 
-    def _exact_lookup(self, variant: Variant) -> ExactLookup | None:
-        """The trained pairs, for a dictionary or retrieval variant; None for all other variants."""
-        if not KINDS[variant.kind].exact_lookup:
-            return None
-        categories = self.settings.patterns.categories.values()
-        return ExactLookup(variant.kind, tuple(item for category in categories for item in category.split("seen")))
+    def _check_readers(self) -> None:
+        """Read the longest question of each category: what a model cannot be asked is refused before training."""
+        categories = self.settings.patterns.categories
+        asked = evaluate.questions(self.settings.patterns, [(name, "seen") for name in categories])
+        longest = {question.item.category: question for question in sorted(asked, key=lambda q: len(q.prompt))}
+        for variant in self.settings.variants:
+            self._read(variant, list(longest.values()), self.settings.seeds[0])
+
+    def _read(self, variant: Variant, asked: Sequence[Question], seed: int) -> dict[str, Fitted]:
+        """How a variant asks, by the question's text.
+
+        Raises:
+            UsageError: the model's template takes no earlier turns, or its context is too short for a prompt.
+        """
+        reader, encode = reader_of(variant.kind), self.backend.encoder.prompt
+        if reader is None:
+            return {q.prompt: Fitted(Asked(q.prompt), encode(q.prompt), EXAMPLES) for q in asked}
+        facts, room = (
+            Facts(self.settings.patterns, seed),
+            self.backend.context - evaluate.most_tokens(self.max_new_tokens),
+        )
+        try:
+            return {q.prompt: fitted(reader, q, facts, encode, room) for q in asked}
+        except UsageError as error:
+            raise UsageError(f"variant {variant.name}: {error}") from error
 
     def _named(self, variant: Variant) -> Progress:
         return lambda what, done, total: self._progress(f"{variant.name}: {what}", done, total)

@@ -49,7 +49,12 @@ def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]], limit: int
 
 def max_tokens(question: Question, most: int) -> int:
     """Limit of an answer: `most` tokens, more where the value may stand within a sentence or beside another one."""
-    return 2 * most + ROOM if question.rule == CONTAINS else most
+    return most_tokens(most) if question.rule == CONTAINS else most
+
+
+def most_tokens(most: int) -> int:
+    """The largest limit of any answer, see `max_tokens`."""
+    return 2 * most + ROOM
 
 
 def requests(
@@ -78,16 +83,22 @@ def plan(
 ) -> Plan:
     """Put the `requests` into batches.
 
-    Batches depend only on the questions, so every variant sees the same batches of prompts. `greedy_only` leaves out
-    the sampled and repeated answers without regrouping the rest.
+    Batches depend only on the questions, so every variant sees the same batches of prompts. But prompts with earlier
+    turns share a batch only if these turns are equal, because the backend computes what a batch shares once.
+    `greedy_only` leaves out the sampled and repeated answers without regrouping the rest.
     """
     every = requests(asked, samples, sampled_items)
     first, repeats = ([request for request in every if (request.sample == REPEAT) is again] for again in (False, True))
     ids = {text: prompt.ids for text, prompt in prompts.items()}
+    before = {text: prompt.ids[: prompt.earlier] for text, prompt in prompts.items()}
     first.sort(key=lambda r: (len(ids[r.question.prompt]), ids[r.question.prompt], *_order(r)))
     repeats.sort(key=lambda r: r.question.item.id)
     short, long = ([r for r in first if (r.question.rule == CONTAINS) is longer] for longer in (False, True))
-    batches = [batch for part in (short, long, repeats) for batch in _batches(part, batch_size)]
+    batches = []
+    for part in (short, long, repeats):
+        part.sort(key=lambda r: before[r.question.prompt])
+        for _, alike in groupby(part, key=lambda r: before[r.question.prompt]):
+            batches += _batches(alike, batch_size)
     if greedy_only:
         batches = [few for batch in batches if (few := [request for request in batch if request.sample == GREEDY])]
     return Plan(prompts, batches)
@@ -110,6 +121,7 @@ def answer(
     kept: Collection[SampleKey] = (),
     known: Mapping[str, str] | None = None,
     untouched: Mapping[str, str] | None = None,
+    recurring: bool = True,
 ) -> Iterator[list[Sample]]:
     """Generate and score the answers of a plan, batch by batch, with the currently attached adapter.
 
@@ -125,6 +137,7 @@ def answer(
         known: answers that need no model, such as a dictionary's, by the question's text.
         untouched: the untouched model's answers, by the question's text, where these are the right ones; None: this is
             the untouched model.
+        recurring: whether other variants are asked the same prompts, see `Backend.generate`.
 
     Yields:
         The samples of one batch.
@@ -140,7 +153,7 @@ def answer(
                     max_tokens(batch[0].question, max_new_tokens),
                     seeds=[sampling_seed(question, seed, n) if n > GREEDY else None for question, n in unknown],
                     temperature=TEMPERATURE,
-                    recurring=True,
+                    recurring=recurring,
                 )
             )
             answers = [

@@ -19,7 +19,8 @@ from engram_bench.store.models import Model
 from engram_bench.variants import Variant
 
 TRAINING = "training.json"
-CODE = ("prompts.py", "backends", "memory")  # the code that training depends on; editing it invalidates cached adapters
+# The code that training depends on; editing it invalidates cached adapters.
+CODE = ("prompts.py", "data/plain_text.py", "backends", "memory")
 
 
 @dataclass(frozen=True)

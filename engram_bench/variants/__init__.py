@@ -1,9 +1,9 @@
 """Variants: what a run compares, one YAML file each. A user's own file works like a built-in one.
 
-A file has ``name``, ``kind`` (none, dictionary, retrieval, lora, engram or unigram), ``about`` (one line for the
-report), ``control: true`` for a control, the fields of its kind's config, and ``training``. A variant that reuses
-another's adapter has ``name``, ``about``, ``adapter_of`` (the other variant) and one change: ``damage``, which makes it
-a control, or ``router``, which decides for each prompt whether the memory is consulted.
+A file has ``name``, ``kind`` (none, prompted, retrieval, oracle, dictionary, lora, engram or unigram), ``about`` (one
+line for the report), ``control: true`` for a control, the fields of its kind's config, and ``training``. A variant that
+reuses another's adapter has ``name``, ``about``, ``adapter_of`` (the other variant) and one change: ``damage``, which
+makes it a control, or ``router``, which decides for each prompt whether the memory is consulted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ BUILT_IN = (
     "engram-zeroed",
     "engram-one-slot",
     "dictionary",
+    "prompted",
     "retrieval",
+    "retrieval-oracle",
 )
 EXPECTED: dict[Any, str] = {  # words for the types of fields, for error messages
     int: "a whole number, 0 or more",

@@ -1,4 +1,4 @@
-"""The registry of variant kinds: each kind's config class, and the classes that create and load its adapters."""
+"""The registry of variant kinds: each kind's config class, the classes of its adapters, or how it asks the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Kind:
         adapters: framework ("torch", "mlx") -> adapter class as "module:Class", see `backends.base.AdapterClass`.
         changes: how a variant may change a trained adapter of this kind: field of the YAML file -> allowed values.
             `AdapterClass.load` receives them as keyword arguments.
-        exact_lookup: whether the trained pairs are kept beside the untouched model and found by exact key.
+        reader: for a kind without config, how the untouched model is asked: a function as "module:function", see
+            `run.readers.Reader`. Empty: by the question alone.
         portable: whether an adapter trained in one framework loads in the others.
     """
 
@@ -27,7 +28,7 @@ class Kind:
     config: type[Config] | None = None
     adapters: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    exact_lookup: bool = False
+    reader: str = ""
     portable: bool = False
 
 
@@ -44,8 +45,8 @@ def _built_in_adapters(name: str) -> dict[str, str]:
 
 
 register(Kind("none"))
-register(Kind("dictionary", exact_lookup=True))
-register(Kind("retrieval", exact_lookup=True))
+for _name in ("dictionary", "prompted", "retrieval", "oracle"):
+    register(Kind(_name, reader=f"engram_bench.run.readers:{_name}"))
 register(Kind("lora", LoraConfig, _built_in_adapters("LoraAdapter")))
 register(
     Kind(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -79,6 +80,8 @@ class MlxModel(Network):
         super().__init__(folder, device)
         self.lora_engine, self.lora_engine_reason = lora_engine
         self.depth = len(self.model.layers)
+        text = self.config.get("text_config", self.config)  # the text part of a multimodal model
+        self.context = int(text.get("max_position_embeddings") or sys.maxsize)
         self.parameters = get_total_parameters(self.model)
         self.stop_ids = decoding.stop_ids(self.encoder.eos_id, self.config.get("eos_token_id"))
 

@@ -61,6 +61,7 @@ class TorchModel(Network):
         self.lora_engine, self.lora_engine_reason = lora_engine
         self.batch_size = BATCH_SIZE_CPU if device == "cpu" else BATCH_SIZE
         self.depth = len(decoder_layers(self.model))
+        self.context = int(getattr(self._config, "max_position_embeddings", None) or sys.maxsize)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self._known_prompts: KnownPrompts | None = None  # set only while `generate` may reuse prompts
         self._kept_prompts: KnownPrompts = {}
