@@ -118,8 +118,7 @@ def what_was_run(report: Report, show: Show) -> Section:
     """Model, device, data and command of the run."""
     run, backend, model, data = (report[key] for key in ("run", "backend", "model", "dataset"))
     count = data.get("keys_alike", 0)
-    replayed = data.get("replay_texts", 0)
-    trained = f"{data.get('training')}: {data['training_examples']} examples, {replayed} texts replayed"
+    trained = "{training}: {training_examples} examples, {replay_texts} texts replayed"
     evaluation, seeds = sum(run["evaluation_s"].values()), ", ".join(map(str, run["seeds"]))
     rows = [
         (
@@ -138,7 +137,7 @@ def what_was_run(report: Report, show: Show) -> Section:
         ("memory", f"{run['peak_memory_mb']:,} MiB at peak"),
         ("data", f"{data['items']} items in {len(data['categories'])} categories, SHA-256 {data['sha256'][:16]}"),
         *([("keys", f"{count} sets of inputs that a keyed memory cannot tell apart")] if count else []),
-        *([("training", trained)] if "training" in data else []),
+        *([("training", trained.format(**data))] if "training" in data else []),
         ("versions", ", ".join(f"{name} {version}" for name, version in backend["versions"].items())),
     ]
     return Section("What was run", headers=("", ""), rows=rows)
