@@ -18,7 +18,7 @@ from recipes import clock, development, tried
 from engram_bench import backends, variants
 from engram_bench.data import patterns
 from engram_bench.data.items import example
-from engram_bench.run.evaluate import Question
+from engram_bench.data.questions import Question
 from engram_bench.shipped import PATTERNS
 from engram_bench.store import models
 
@@ -36,7 +36,9 @@ def main() -> None:
     categories = [c for c in patterns.load(PATTERNS).categories.values() if c.group in GROUPS]
     pairs = [(category, item) for category in categories for item in category.items]
     examples = [example(phrasing, item) for category, item in pairs for phrasing in category.trained_phrasings(item)]
-    seen = [Question("seen", item, *category.question(item, "seen")) for category, item in pairs][:: args.each]
+    seen = [Question("seen", item, *category.question(item, "seen"), (item.output,)) for category, item in pairs][
+        :: args.each
+    ]
     dev = development([question.item for question in seen])
     found = []
     for variant in variants.select(args.variants)[1:]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from engram_bench import metrics
 from engram_bench.backends.base import Backend
 from engram_bench.data.items import Example, Item, fill
-from engram_bench.run.evaluate import Question
+from engram_bench.data.questions import Question
 from engram_bench.variants import Variant
 
 # For each category: key last, key first, key in mid-sentence or before a suffix.
@@ -64,7 +64,7 @@ class Trial:
 def development(items: Sequence[Item]) -> list[Question]:
     """Ask each item once, with the phrasings above in rotation."""
     return [
-        Question("rephrased", item, phrasing, fill(phrasing, item.input))
+        Question("rephrased", item, phrasing, fill(phrasing, item.input), (item.output,))
         for n, item in enumerate(items)
         for phrasing in (PHRASINGS.get(item.category, LOOKUP_PHRASINGS)[n % 3],)
     ]

@@ -7,22 +7,26 @@ from types import SimpleNamespace
 import pytest
 
 from engram_bench.data import patterns
-from engram_bench.data.items import SPLITS, Category, Item, PatternSet
+from engram_bench.data.items import Category, Item, PatternSet
+from engram_bench.data.questions import Question
 from engram_bench.errors import UsageError
 from engram_bench.options import chosen_items
 from engram_bench.run import evaluate, readers
-from engram_bench.run.evaluate import Question
 from engram_bench.run.readers import EXAMPLES, FOUND, Facts, examples, fitted, reader_of
 from engram_bench.shipped import PATTERNS as SHIPPED
 from tests.conftest import LORA, PATTERNS, TEMPLATE, make_checkpoint, needs_torch
 from tests.running import run
+
+WAYS = ("seen", "rephrased", "heldout")
 
 
 @pytest.fixture(scope="module")
 def shipped():
     """The default profile's facts, and every question of its three splits."""
     chosen = chosen_items(patterns.load(SHIPPED), "default")
-    return Facts(chosen), evaluate.questions(chosen, [(name, way) for name in chosen.categories for way in SPLITS])
+    return Facts(chosen), evaluate.questions(
+        chosen, [(name, way) for name in chosen.categories for way in ("seen", "rephrased", "heldout")]
+    )
 
 
 def facts_of(*pairs, phrasings=("{input}", "What is {input}?")):
@@ -34,7 +38,7 @@ def facts_of(*pairs, phrasings=("{input}", "What is {input}?")):
 def ask(facts, key, way="seen"):
     category = facts.patterns.categories["keys"]
     (item,) = [item for item in category.items if item.input == key]
-    return Question(way, item, *category.question(item, way))
+    return Question(way, item, *category.question(item, way), (item.output,))
 
 
 def test_prompted_never_tells_the_fact_that_is_asked_for(shipped):
