@@ -81,16 +81,16 @@ def test_a_project_that_does_not_use_the_bench_is_left_alone(tmp_path):
 def test_a_module_of_ones_own_measures_all_categories_or_those_it_names(tmp_path):
     result = elsewhere(tmp_path, OWN, "--collect-only", "-q")
     found = [line for line in result.stdout.splitlines() if "::" in line]
-    assert sum(line.startswith("test_all.py::test_each") for line in found) == 12
+    assert sum(line.startswith("test_all.py::test_each") for line in found) == 13
     assert "test_all.py::test_it[lookups-port-lora-rephrased]" in found
     assert "test_all.py::test_it[synthetic-baseline-seen]" in found
     assert sum(line.startswith("test_group.py") for line in found) == 7
     assert [line for line in found if line.startswith("test_one.py")] == ["test_one.py::test_it[lookups-port]"]
 
 
-@pytest.mark.parametrize(("chosen", "count"), [("facts", 28), ("lookups", 197), ("synthetic", 31)])
+@pytest.mark.parametrize(("chosen", "count"), [("facts", 70), ("lookups", 491), ("synthetic", 66)])
 def test_categories_are_chosen_by_name_or_group(chosen, count):
-    """Seven variants in three splits, and in one for consistency; groups have targets, random pairs have controls."""
+    """Seven variants, nine ways, consistency; groups have targets, random pairs have controls and no paraphrases."""
     result = run("--collect-only", "-q", "-k", chosen)
     assert sum("::" in line for line in result.stdout.splitlines()) == count, result.stdout
 
@@ -228,7 +228,9 @@ def test_a_whole_run_leaves_a_report_of_the_published_schema(tiny, first):
     assert told.keys() == {"tiny-engram", "tiny-lora"}
     assert told["tiny-engram"] > 0.8, "a memory speaks up wherever its key stands"
     lines = [json.loads(line) for line in (latest / "samples.jsonl").read_text().splitlines()]
-    assert len(lines) == 3 * (8 * (1 + 3 + 1) + 8 + 2), "seen with three drawn and a repeat, rephrased, held out"
+    trained = 8 * (1 + 3 + 1) + 8  # seen with three drawn and a repeat, and rephrased
+    others = 4 + 8 + 8 + 2 + 2  # combined, mention, contradicted, neighbour, heldout
+    assert len(lines) == 3 * (trained + others)
 
 
 def test_a_report_rebuilt_from_its_answers_is_the_same_to_the_byte(first, tmp_path):

@@ -24,9 +24,7 @@ WAYS = ("seen", "rephrased", "heldout")
 def shipped():
     """The default profile's facts, and every question of its three splits."""
     chosen = chosen_items(patterns.load(SHIPPED), "default")
-    return Facts(chosen), evaluate.questions(
-        chosen, [(name, way) for name in chosen.categories for way in ("seen", "rephrased", "heldout")]
-    )
+    return Facts(chosen), evaluate.questions(chosen, [(name, way) for name in chosen.categories for way in WAYS])
 
 
 def facts_of(*pairs, phrasings=("{input}", "What is {input}?")):
