@@ -25,7 +25,7 @@ from engram_bench.variants.kinds import KINDS
 
 EXAMPLES = 5  # solved examples before a question
 FOUND = 5  # facts that BM25 gives to a question
-WITH_FACTS = "Known facts:\n{facts}\n\n{prompt}"  # chosen among six forms, see docs/method.md
+KNOWN = "Known: {fact}"  # a line after the question; the best of five forms, see docs/method.md
 
 
 class Asked(NamedTuple):
@@ -166,9 +166,8 @@ def _solved(question: Question, facts: Facts, most: int, ask: Callable[[Item, st
 
 
 def with_facts(found: Sequence[Item], prompt: str) -> str:
-    """A user turn with facts before the question, the best fact next to it; without facts, the question alone."""
-    lines = "\n".join(document(item) for item in reversed(found))
-    return WITH_FACTS.format(facts=lines, prompt=prompt) if found else prompt
+    """A user turn: the question and facts after it, the best fact last, next to the answer."""
+    return "\n".join([prompt, *(KNOWN.format(fact=document(item)) for item in reversed(found))])
 
 
 def prompted(question: Question, facts: Facts, most: int) -> Asked:
