@@ -25,7 +25,7 @@ from engram_bench.variants.kinds import KINDS
 
 EXAMPLES = 5  # solved examples before a question
 FOUND = 5  # facts that BM25 gives to a question
-LINE = "Known: {input} = {output}"
+KNOWN = "Known: {fact}"  # a line after the question; the best of five forms, see docs/method.md
 
 
 class Asked(NamedTuple):
@@ -72,11 +72,11 @@ class Facts:
 
     @cached_property
     def index(self) -> Any:
-        """The BM25 index of all facts, each a document "key = value"."""
+        """The BM25 index of all facts, each a `document`."""
         import bm25s
 
         index = bm25s.BM25()
-        index.index([words(f"{item.input} = {item.output}") for item in self.items], show_progress=False)
+        index.index([words(document(item)) for item in self.items], show_progress=False)
         return index
 
     def ranked(self, text: str) -> list[Item]:
@@ -101,6 +101,11 @@ class Reader(Protocol):
     """How a kind of variant asks: a pure function of a question, the run's facts and the most solved examples."""
 
     def __call__(self, question: Question, facts: Facts, most: int) -> Asked: ...
+
+
+def document(item: Item) -> str:
+    """A fact as text."""
+    return f"{item.input} = {item.output}"
 
 
 def words(text: str) -> list[str]:
@@ -161,8 +166,8 @@ def _solved(question: Question, facts: Facts, most: int, ask: Callable[[Item, st
 
 
 def with_facts(found: Sequence[Item], prompt: str) -> str:
-    """A user turn with facts before the question, the best fact next to it."""
-    return "\n".join([*(LINE.format(input=item.input, output=item.output) for item in reversed(found)), prompt])
+    """A user turn: the question and facts after it, the best fact last, next to the answer."""
+    return "\n".join([prompt, *(KNOWN.format(fact=document(item)) for item in reversed(found))])
 
 
 def prompted(question: Question, facts: Facts, most: int) -> Asked:
