@@ -82,8 +82,9 @@ def lookup_times(config: EngramConfig, compressed_ids: Int64Array, seed: int = 0
     """
     rng = np.random.default_rng(seed)
     size, vocabulary = max(config.orders), len(compressed_ids)
-    trained = [rng.integers(0, vocabulary, (TRAINED_NGRAMS, size))]
-    asked = rng.integers(0, vocabulary, (LOOKUPS, 1, 1, size))
+    width = size + 1  # the last column is the key's number, see `prompts.ngram_windows`
+    trained = [rng.integers(0, vocabulary, (TRAINED_NGRAMS, width))]
+    asked = rng.integers(0, vocabulary, (LOOKUPS, 1, 1, width))
     layer, sizes = config.layer_ids[0], []
     ways: list[Callable[[Int64Array], object]] = []
     with ExitStack() as files:
