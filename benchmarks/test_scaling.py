@@ -41,7 +41,7 @@ def layer(request):
 
 
 def look_up_and_add(layer, tokens):
-    texts = cycle(np.random.default_rng(0).integers(0, VOCABULARY, (TEXTS, 1, tokens, 8)))
+    texts = cycle(np.random.default_rng(0).integers(0, VOCABULARY, (TEXTS, 1, tokens, 9)))
     hidden = torch.randn(1, tokens, HIDDEN)
 
     @torch.inference_mode()
