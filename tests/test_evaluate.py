@@ -26,11 +26,17 @@ def model(checkpoint):
     return in_float32(checkpoint)
 
 
-def in_batches(model, asked, seed=0, batch_size=64, max_new_tokens=6, greedy_only=False, kept=()):
+def in_batches(model, asked, seed=0, batch_size=64, greedy_only=False, kept=(), step=evaluate.STEP):
     model.batch_size = batch_size
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "STEP", step)
+        return planned_and_answered(model, asked, seed, batch_size, greedy_only, kept)
+
+
+def planned_and_answered(model, asked, seed, batch_size, greedy_only, kept):
     prompts = {question.prompt: model.encoder.prompt(question.prompt) for question in asked}
-    planned = evaluate.plan(asked, prompts, batch_size, samples=3, sampled_items=None, greedy_only=greedy_only)
-    options = {"seed": seed, "max_new_tokens": max_new_tokens, "progress": lambda *_: None, "kept": kept}
+    planned = evaluate.plan(asked, prompts, batch_size, 3, None, {"colours": 1}, greedy_only=greedy_only)
+    options = {"seed": seed, "progress": lambda *_: None, "kept": kept}
     return list(evaluate.answer(model, "engram", planned, **options))
 
 
@@ -77,7 +83,7 @@ def test_a_hundred_reruns_with_other_sampling_seeds_raise_no_alarm_beyond_the_ra
     """The same weights asked with other sampling seeds: one-token answers wander, and the gate holds its 5%."""
 
     def made(seed):
-        samples = [asdict(s) for s in answers(model, asked, seed, max_new_tokens=1)]
+        samples = [asdict(s) for s in answers(model, asked, seed, step=1)]
         for s in samples:
             s["seed"] = 0
         return report(samples, categories=("colours",))

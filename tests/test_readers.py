@@ -157,8 +157,8 @@ def test_what_the_dictionary_knows_is_not_asked():
     backend = Parrot()
     known = {q.prompt: a for q in questions if (a := readers.dictionary(q, facts, EXAMPLES).answer) is not None}
     prompts = {q.prompt: backend.prompt(q.prompt) for q in questions}
-    planned = evaluate.plan(questions, prompts, batch_size=4, samples=0, sampled_items=None)
-    options = {"seed": 0, "max_new_tokens": 9, "progress": lambda *_: None}
+    planned = evaluate.plan(questions, prompts, batch_size=4, samples=0, sampled_items=None, longest={"keys": 8})
+    options = {"seed": 0, "progress": lambda *_: None}
     batches = evaluate.answer(backend, "x", planned, known=known, **options)
     assert {s.item: s.exact for batch in batches for s in batch} == {f"{n:016x}": n > 0 for n in range(3)}
     assert backend.asked == ["held"]
@@ -194,7 +194,7 @@ def test_a_batch_holds_prompts_of_the_same_earlier_turns():
     for question in questions:
         asked = readers.prompted(question, facts, EXAMPLES)
         prompts[question.prompt] = Parrot().prompt(asked.text, asked.earlier)
-    planned = evaluate.plan(questions, prompts, batch_size=64, samples=2, sampled_items=None)
+    planned = evaluate.plan(questions, prompts, batch_size=64, samples=2, sampled_items=None, longest={"keys": 8})
     turns = [{prompts[q.prompt].ids[: prompts[q.prompt].earlier] for q, _ in batch} for batch in planned.batches]
     assert [len(some) for some in turns] == [1] * 4, "two sets of examples, and both again for the repeats"
 

@@ -80,9 +80,12 @@ class Bench:
         if any(isinstance(variant.config, EngramConfig) and variant.config.keyed for variant in settings.variants):
             for line in alike(settings.patterns):
                 progress(line, 0, 0)
-        categories = settings.patterns.categories.values()
-        longest = max(len(self.backend.encoder.answer(item.output)) for c in categories for item in c.items)
-        self.max_new_tokens = min(longest + ANSWER_MARGIN, settings.plan.max_new_tokens or sys.maxsize)
+        most, encode = settings.plan.max_new_tokens or sys.maxsize, self.backend.encoder.answer
+        self._longest = {
+            name: min(max(len(encode(item.output)) for item in category.items), most)
+            for name, category in settings.patterns.categories.items()
+        }
+        self.max_new_tokens = min(max(self._longest.values()) + ANSWER_MARGIN, most)
         self._check_readers()
         self.adapters = TrainedAdapters(
             settings, self.model, self.backend, self.recorder, self._named, lambda: self._run_id
@@ -236,6 +239,7 @@ class Bench:
             self.backend.batch_size,
             self.settings.samples,
             self.settings.sampled_items,
+            self._longest,
             greedy_only=variant.control,  # no claim about a control uses consistency
         )
         with run.alone(f"{variant.name}-{seed}") if run else nullcontext():
@@ -246,7 +250,6 @@ class Bench:
                 variant.name,
                 planned,
                 seed=seed,
-                max_new_tokens=self.max_new_tokens,
                 progress=self._named(variant),
                 kept=kept.keys(),
                 untouched=self._untouched(variant, asked),
@@ -289,10 +292,8 @@ class Bench:
         reader, encode = reader_of(variant.kind), self.backend.encoder.prompt
         if reader is None:
             return {q.prompt: Fitted(Asked(q.prompt), encode(q.prompt), EXAMPLES) for q in asked}
-        facts, room = (
-            Facts(self.settings.patterns, seed),
-            self.backend.context - evaluate.most_tokens(self.max_new_tokens),
-        )
+        facts = Facts(self.settings.patterns, seed)
+        room = self.backend.context - max(evaluate.max_tokens(question, self._longest) for question in asked)
         try:
             return {q.prompt: fitted(reader, q, facts, encode, room) for q in asked}
         except UsageError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,6 +19,7 @@ from engram_bench.records import GREEDY, REPEAT, Sample, SampleKey
 
 TEMPERATURE = 0.8
 ROOM = 8  # tokens of an answer beside two values
+STEP = 8  # tokens
 
 
 class Request(NamedTuple):
@@ -34,10 +36,12 @@ class Plan:
     Attributes:
         prompts: maps each question's text to the encoded prompt the model gets.
         batches: requests to decode together, in order.
+        longest: see `max_tokens`.
     """
 
     prompts: Mapping[str, Prompt]
     batches: Sequence[Sequence[Request]]
+    longest: Mapping[str, int]
 
 
 def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]], limit: int | None = None) -> list[Question]:
@@ -47,14 +51,16 @@ def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]], limit: int
     ]
 
 
-def max_tokens(question: Question, most: int) -> int:
-    """Limit of an answer: `most` tokens, more where the value may stand within a sentence or beside another one."""
-    return most_tokens(most) if question.rule == CONTAINS else most
+def max_tokens(question: Question, longest: Mapping[str, int]) -> int:
+    """Limit of an answer in tokens, a multiple of `STEP`, so that questions with similar limits share batches.
 
-
-def most_tokens(most: int) -> int:
-    """The largest limit of any answer, see `max_tokens`."""
-    return 2 * most + ROOM
+    Args:
+        question: the question. Where the value may stand within a sentence or beside another one, there is more room.
+        longest: tokens of the longest right answer of each category, end-of-text included. A longer answer is wrong
+            anyway.
+    """
+    own = longest[question.item.category]
+    return math.ceil((2 * own + ROOM if question.rule == CONTAINS else own) / STEP) * STEP
 
 
 def requests(
@@ -79,9 +85,10 @@ def plan(
     batch_size: int,
     samples: int,
     sampled_items: int | None,
+    longest: Mapping[str, int],
     greedy_only: bool = False,
 ) -> Plan:
-    """Put the `requests` into batches.
+    """Put the `requests` into batches of one limit each, see `max_tokens`.
 
     Batches depend only on the questions, so every variant sees the same batches of prompts. But prompts with earlier
     turns share a batch only if these turns are equal, because the backend computes what a batch shares once.
@@ -93,15 +100,19 @@ def plan(
     before = {text: prompt.ids[: prompt.earlier] for text, prompt in prompts.items()}
     first.sort(key=lambda r: (len(ids[r.question.prompt]), ids[r.question.prompt], *_order(r)))
     repeats.sort(key=lambda r: r.question.item.id)
-    short, long = ([r for r in first if (r.question.rule == CONTAINS) is longer] for longer in (False, True))
+
+    def shared(request: Request) -> tuple[int, tuple[int, ...]]:
+        """What is the same for all requests of a batch."""
+        return max_tokens(request.question, longest), before[request.question.prompt]
+
     batches = []
-    for part in (short, long, repeats):
-        part.sort(key=lambda r: before[r.question.prompt])
-        for _, alike in groupby(part, key=lambda r: before[r.question.prompt]):
+    for part in (first, repeats):
+        part.sort(key=shared)
+        for _, alike in groupby(part, key=shared):
             batches += _batches(alike, batch_size)
     if greedy_only:
         batches = [few for batch in batches if (few := [request for request in batch if request.sample == GREEDY])]
-    return Plan(prompts, batches)
+    return Plan(prompts, batches, longest)
 
 
 def sampling_seed(question: Question, seed: int, sample: int) -> int:
@@ -116,7 +127,6 @@ def answer(
     planned: Plan,
     *,
     seed: int,
-    max_new_tokens: int,
     progress: Progress,
     kept: Collection[SampleKey] = (),
     known: Mapping[str, str] | None = None,
@@ -130,7 +140,6 @@ def answer(
         variant: name to put into the samples.
         planned: from `plan`.
         seed: training seed of the adapter.
-        max_new_tokens: limit for one answer.
         progress: called after every batch.
         kept: answers that a resumed run already has. A batch is skipped if all its answers are here; otherwise all of
             it is decoded again, so that batches do not depend on interruptions.
@@ -150,7 +159,7 @@ def answer(
             made = iter(
                 backend.generate(
                     [planned.prompts[question.prompt] for question, _ in unknown],
-                    max_tokens(batch[0].question, max_new_tokens),
+                    max_tokens(batch[0].question, planned.longest),
                     seeds=[sampling_seed(question, seed, n) if n > GREEDY else None for question, n in unknown],
                     temperature=TEMPERATURE,
                     recurring=recurring,
