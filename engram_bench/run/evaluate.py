@@ -231,12 +231,12 @@ def _score(
         output=output,
         tokens=len(tokens),
         canonical_tokens=len(backend.encoder.answer(expected)) - 1,
-        exact=_right(question, output, expected),
+        exact=right(question, output, expected),
         prefix=metrics.prefix(output, expected),
     )
 
 
-def _right(question: Question, output: str, expected: str) -> bool:
+def right(question: Question, output: str, expected: str) -> bool:
     """Whether an answer is right by the rule of its way."""
     if question.rule == CONTAINS:
         wanted = all(says(output, value) for value in question.wanted)
