@@ -164,7 +164,8 @@ BAD = {
         "sentence 'Fetch {name}' is already",
     ),
     "a sentence without its key": (
-        CAPITALS.replace("How many vowels are in {name}?", "How are you?") + EXAMPLES, "6: mention sentence 'How are you?'",
+        CAPITALS.replace("How many vowels are in {name}?", "How are you?") + EXAMPLES,
+        "6: mention sentence 'How are you?'",
     ),
     "a contradiction without the other value": (
         CAPITALS.replace("{other}", "Rome") + EXAMPLES, "7: contradicted sentence", ),
