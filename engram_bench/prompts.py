@@ -144,6 +144,16 @@ class PromptEncoder:
             ids = ids[: ids.index(self.eos_id)]
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
 
+    @property
+    def frame(self) -> tuple[str, str, str]:
+        """The template's text before a first user turn, after a user turn, and before every user turn ("" if none)."""
+        return self._before, self._after, self._header
+
+
+def continues(before: str, after: str) -> bool:
+    """Whether a text continues the word that ends the text before it."""
+    return bool(before and after) and _in_word(before[-1]) and _in_word(after[0])
+
 
 def _in_word(character: str) -> bool:
     """Whether a character belongs to a word: a letter, digit, combining mark or underscore, but not in `APART`."""

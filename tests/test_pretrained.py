@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engram_bench import variants
 from engram_bench.errors import UsageError
 from engram_bench.pretrained import EngramMemory
-from tests.conftest import ENGRAM, in_float32, make_checkpoint, make_tokenizer, quiet
+from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
 
 ARCHITECTURES = ["Llama", "Qwen2", "Phi", "Gemma"]
 TEXTS = ["KEY:abc", "Look up KEY:def please", "What is stored?", "x", "KEY:hij and KEY:jkl, which?", "hello KEY:zzz"]
@@ -162,10 +162,6 @@ def test_what_cannot_be_is_refused(parts, tmp_path):
     model, tokenizer, memory, *_ = parts
     with pytest.raises(UsageError, match="no n-gram memory here"):
         EngramMemory.from_pretrained(tmp_path, model, tokenizer)
-    with pytest.raises(UsageError, match="no chat template"):
-        EngramMemory(model, type(memory.encoder)(make_tokenizer(chat=False)), memory.adapter)
-    with memory.attached(), pytest.raises(ValueError, match="input_ids"):
-        model(inputs_embeds=torch.zeros(1, 2, 32))
     memory.save_pretrained(tmp_path)
     wider = type(model)(type(model.config)(**{**model.config.to_dict(), "hidden_size": 64, "head_dim": 16}))
     with pytest.raises(UsageError, match="does not fit the model"):

@@ -19,7 +19,7 @@ from engram_bench.errors import UsageError
 from engram_bench.memory import routing
 from engram_bench.memory.hashing import ABSENT_ROW, Int64Array, NgramHasher, compress_vocabulary
 from engram_bench.memory.keys import KeyIndex
-from engram_bench.prompts import Pair, Prompt, PromptEncoder, ngram_windows
+from engram_bench.prompts import ABSENT, Pair, Prompt, PromptEncoder, ngram_windows
 from engram_bench.variants.configs import EngramConfig
 
 CONTROL_SEED = 0
@@ -237,6 +237,13 @@ class Addresses:
         hit = slots(self.hasher, self.last, self.rows[self.last], window) > 0
         by_order = hit.reshape(len(self.config.orders), -1)
         return [window[:n][::-1].tolist() for n, heads in zip(self.config.orders, by_order, strict=True) if heads.all()]
+
+    def holds(self, window: NDArray[np.int64]) -> bool:
+        """Whether the last layer stores the longest n-gram of a window, int64 [N]."""
+        hit = slots(self.hasher, self.last, self.rows[self.last], window) > 0
+        by_order = zip(self.config.orders, hit.reshape(len(self.config.orders), -1), strict=True)
+        fitting = [bool(heads.all()) for n, heads in by_order if window[n - 1] != ABSENT]
+        return bool(fitting) and fitting[-1]
 
     def routed_span(self, encoder: PromptEncoder) -> Spans:
         """`span`, but None if the rules of `routing` find no request in the user's text."""

@@ -8,7 +8,7 @@ lookup, whatever the number of keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,10 @@ class KeyIndex:
         index._cut = {tail: cut for tail, cut in self._cut.items() if tail not in removed}
         return index
 
+    def tails(self) -> Iterable[tuple[int, ...]]:
+        """The stored tail of each key."""
+        return self._cut.keys()
+
     def __contains__(self, key: Sequence[int]) -> bool:
         return tuple(key[-self.size :]) in self._cut
 
@@ -76,10 +80,22 @@ class KeyIndex:
         for end in range(1, len(content) + 1):
             if end < len(content) and continues_word[end]:
                 continue
-            shortest = found[1] - found[0] if found else 1
-            for length in range(min(self.size, end), shortest - 1, -1):
-                cut = self._cut.get(tuple(content[end - length : end]))
-                if cut or (cut is not None and not continues_word[end - length]):
-                    found = (end - length, end)
-                    break
+            length = self.ending(content, end, continues_word.__getitem__, found[1] - found[0] if found else 1)
+            if length:
+                found = (end - length, end)
         return found
+
+    def ending(self, content: Sequence[int], end: int, continues_word: Callable[[int], bool], shortest: int = 1) -> int:
+        """Number of tokens of the longest key whose last token is ``content[end - 1]``; 0 if there is no key.
+
+        Args:
+            content: compressed token ids.
+            end: the key's end, excluded.
+            continues_word: whether the token at an index continues the word of the token before it.
+            shortest: the fewest tokens that count.
+        """
+        for length in range(min(self.size, end), shortest - 1, -1):
+            cut = self._cut.get(tuple(content[end - length : end]))
+            if cut or (cut is not None and not continues_word(end - length)):
+                return length
+        return 0

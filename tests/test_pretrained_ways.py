@@ -1,0 +1,339 @@
+"""The memory under every way of calling a transformers model: the answers of the plain uncached forward, or refused."""
+
+import copy
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, EncoderDecoderCache, StaticCache, pipeline
+
+from engram_bench import variants
+from engram_bench.errors import UsageError
+from engram_bench.pretrained import EngramMemory
+from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
+
+NEW = 6
+TEXTS = [
+    "KEY:abc",
+    "What is stored under KEY:def?",
+    "What is stored?",
+    "x",
+    "KEY:hij and KEY:jkl, which?\nAnswer:",
+    "KEY:fgh =",
+]
+KINDS = {
+    "chat": ("key", True),
+    "chat, all text": ("text", True),
+    "base": ("key", False),
+    "base, all text": ("text", False),
+}
+
+
+def make_parts(folder, span, chat, examples, **more):
+    """(model, tokenizer, memory)"""
+    make_checkpoint(folder / "model", **more)
+    if not chat:
+        (folder / "model" / "chat_template.jinja").unlink()
+    ours, saved = in_float32(folder / "model"), folder / "memory"
+    saved.mkdir()
+    ours.train(variants.parse(f"{ENGRAM}span: {span}\n", "test"), examples, 0, saved, quiet)
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model", padding_side="left")
+    return model, tokenizer, EngramMemory.from_pretrained(saved, model, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def all_parts(examples, tmp_path_factory):
+    made = {name: make_parts(tmp_path_factory.mktemp("m"), *kind, examples) for name, kind in KINDS.items()}
+    return lambda name: made[name]  # not the models themselves, which hypothesis would print
+
+
+@pytest.fixture(params=KINDS)
+def parts(request, all_parts):
+    return all_parts(request.param)
+
+
+def rendered(tokenizer, text):
+    talk = [{"role": "user", "content": text}]
+    return tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
+
+
+def turn(tokenizer, text):
+    """A later turn of a talk."""
+    return f"<|end|>\n<|start|>user\n{text}<|end|>\n<|start|>assistant\n" if tokenizer.chat_template else f"\n{text}"
+
+
+def prompts(tokenizer, texts, raw=False):
+    whole = [text if raw or not tokenizer.chat_template else rendered(tokenizer, text) for text in texts]
+    return tokenizer(whole, return_tensors="pt", padding=True, add_special_tokens=False)
+
+
+@torch.inference_mode()
+def check(model, made, mask):
+    """`made`'s logits are those of one uncached forward for each row, without its padding; `mask`: of the prompts."""
+    steps = torch.stack(made.logits, dim=1)
+    start = made.sequences.shape[1] - steps.shape[1]
+    for row, real, own in zip(made.sequences, mask, steps, strict=True):
+        answer = row[start:].tolist()
+        count = answer.index(1) + 1 if 1 in answer else len(answer)
+        ids = torch.cat([row[:start][real.bool()], row[start : start + count]])
+        whole = model(input_ids=ids[None], use_cache=False).logits[0, -count - 1 : -1]
+        torch.testing.assert_close(own[:count], whole, atol=1e-4, rtol=1e-3)
+
+
+def answered(model, batch, **options):
+    return model.generate(
+        **batch, max_new_tokens=NEW, do_sample=False, output_logits=True, return_dict_in_generate=True, **options
+    )
+
+
+def next_turn(tokenizer, made, mask, texts):
+    """The inputs of a second turn: all ids so far, the new turn padded on its left, what follows an answer hidden."""
+    start = mask.shape[1]
+    ended = (made.sequences[:, start:] == tokenizer.eos_token_id).long()
+    live = ended.cumsum(1) - ended == 0
+    more = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    ids = torch.cat([made.sequences, more["input_ids"]], dim=1)
+    return {"input_ids": ids, "attention_mask": torch.cat([mask, live.long(), more["attention_mask"]], dim=1)}
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_every_way_gives_the_answers_of_the_uncached_forward(all_parts, data):
+    model, tokenizer, memory = all_parts(data.draw(st.sampled_from(sorted(KINDS))))
+    texts = data.draw(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=3))
+    batch = prompts(tokenizer, texts, data.draw(st.booleans()))
+    length = batch["input_ids"].shape[1]
+    kind = data.draw(st.sampled_from(["none", "own", "static", "begun", "begun, static", "chunks", "lookup"]))
+    threads = data.draw(st.sampled_from([1, 1, 1, 2]))
+
+    def options():
+        if kind == "none":
+            return {"use_cache": False}
+        if kind == "static":
+            return {"cache_implementation": "static"}
+        if kind == "chunks":
+            return {"prefill_chunk_size": chunk}
+        if kind == "lookup":
+            return {"prompt_lookup_num_tokens": 3}
+        if kind.startswith("begun"):
+            cache = StaticCache(model.config, 200) if "static" in kind else DynamicCache(config=model.config)
+            for a, b in itertools.pairwise([0, *cuts]):
+                mask = batch["attention_mask"][:, :b]
+                places = (mask.cumsum(1) - 1).clip(min=0)[:, a:]
+                model(batch["input_ids"][:, a:b], attention_mask=mask, position_ids=places, past_key_values=cache)
+            return {"past_key_values": cache}
+        return {}
+
+    chunk = data.draw(st.integers(1, length + 1)) if kind == "chunks" else None
+    cuts = data.draw(st.sets(st.integers(1, length - 1), max_size=3)) if kind.startswith("begun") and length > 1 else ()
+    cuts = sorted(cuts)
+    if kind == "lookup":
+        batch = {name: value[:1] for name, value in batch.items()}
+    with memory.attached(), torch.inference_mode(), ThreadPoolExecutor(threads) as pool:
+        for made in pool.map(lambda _: answered(model, batch, **options()), range(threads)):
+            check(model, made, batch["attention_mask"])
+        if kind not in ("none", "static", "lookup") and data.draw(st.booleans()):
+            again = data.draw(st.lists(st.sampled_from(TEXTS), min_size=len(texts), max_size=len(texts)))
+            later = next_turn(tokenizer, made, batch["attention_mask"], [turn(tokenizer, text) for text in again])
+            made = answered(model, later, past_key_values=made.past_key_values)
+            check(model, made, later["attention_mask"])
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}])
+@pytest.mark.parametrize("cache", [{}, {"cache_implementation": "static"}, {"prefill_chunk_size": 5}])
+def test_beams_are_those_without_a_cache(parts, options, cache):
+    model, tokenizer, memory = parts
+    batch = prompts(tokenizer, TEXTS[:3])
+    with memory.attached():
+        made, plain = (
+            model.generate(**batch, max_new_tokens=NEW, do_sample=False, **options, **more)
+            for more in (cache, {"use_cache": False})
+        )
+    assert made.tolist() == plain.tolist()
+
+
+def test_samples_are_those_without_a_cache(parts):
+    model, tokenizer, memory = parts
+    batch = prompts(tokenizer, TEXTS[:3])
+    made = []
+    with memory.attached():
+        for more in ({}, {"use_cache": False}):
+            torch.manual_seed(0)
+            made += [
+                model.generate(**batch, max_new_tokens=NEW, do_sample=True, num_return_sequences=2, **more).tolist()
+            ]
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("more", [{}, {"attention_mask": None}])
+def test_padding_on_the_right_changes_nothing(parts, more):
+    model, tokenizer, memory = parts
+    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS[:3]]
+    batch = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+    with memory.attached(), torch.inference_mode():
+        together = model(**{**batch, **more}).logits
+        for ids, own in zip(rows, together, strict=True):
+            torch.testing.assert_close(own[: len(ids)], model(torch.tensor([ids])).logits[0], atol=1e-4, rtol=1e-3)
+
+
+def test_raw_text_is_answered_and_scored(all_parts):
+    """The value of a trained key is likelier with the memory, after the key alone and behind other words."""
+    model, tokenizer, memory = all_parts("chat")
+    value = tokenizer("red", add_special_tokens=False)["input_ids"]
+
+    def score(text):
+        ids = torch.tensor([[*tokenizer(text, add_special_tokens=False)["input_ids"], *value]])
+        logits = model(ids).logits[0, -len(value) - 1 : -1].log_softmax(-1)
+        return logits.gather(1, torch.tensor(value)[:, None]).sum().item()
+
+    for text in ("KEY:abc", "What is stored under KEY:abc?", "The key is KEY:abc.\nAnswer:"):
+        with torch.inference_mode():
+            plain = score(text)
+            with memory.attached():
+                assert score(text) > plain + 0.5
+    with torch.inference_mode():
+        plain = score("What is stored?")
+        with memory.attached():
+            assert score("What is stored?") == plain
+
+
+def test_the_pipeline_answers_as_generate_does(all_parts):
+    model, tokenizer, memory = all_parts("chat")
+    asked = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    with memory.attached():
+        found = asked(
+            [{"role": "user", "content": "KEY:abc"}], max_new_tokens=NEW, do_sample=False, return_full_text=False
+        )[0]["generated_text"]
+        batch = prompts(tokenizer, ["KEY:abc"])
+        made = model.generate(**batch, max_new_tokens=NEW, do_sample=False)[0, batch["input_ids"].shape[1] :]
+    assert found == tokenizer.decode(made, skip_special_tokens=True)
+    assert found != ""
+
+
+@pytest.mark.parametrize("options", [{"assistant_early_exit": 1}, {"assistant_model": "model"}])
+def test_assisted_decoding_gives_the_plain_answers(parts, options, tmp_path):
+    model, tokenizer, memory = parts
+    if "assistant_model" in options:
+        helper = AutoModelForCausalLM.from_pretrained(
+            make_checkpoint(tmp_path, num_hidden_layers=1), dtype=torch.float32
+        )
+        options = {"assistant_model": helper.eval()}
+    with memory.attached():
+        for text in TEXTS[:3]:
+            batch = prompts(tokenizer, [text])
+            made = model.generate(**batch, max_new_tokens=NEW, do_sample=False, **options)
+            assert made.tolist() == model.generate(**batch, max_new_tokens=NEW, do_sample=False).tolist()
+
+
+@pytest.fixture(scope="module", params=[["sliding_attention"] * 3, ["sliding_attention", "full_attention"] * 2])
+def sliding(request, examples, tmp_path_factory):
+    """A model whose layers see the last eight tokens, and one of such layers and others."""
+    more = {"num_hidden_layers": len(request.param), "layer_types": request.param, "use_sliding_window": True}
+    folder = tmp_path_factory.mktemp("sliding")
+    return make_parts(
+        folder, "key", True, examples, architecture="Qwen2", sliding_window=8, max_window_layers=0, **more
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}, {"prefill_chunk_size": 5}])
+@pytest.mark.parametrize("raw", [False, True])
+def test_sliding_windows(sliding, options, raw):
+    model, tokenizer, memory = sliding
+    batch = prompts(tokenizer, TEXTS[:3], raw)
+    assert True in DynamicCache(config=model.config).is_sliding
+    with memory.attached():
+        check(model, answered(model, batch, **options), batch["attention_mask"])
+
+
+def test_a_copied_cache_serves_several_talks(parts):
+    model, tokenizer, memory = parts
+    batch = prompts(tokenizer, TEXTS[:1])
+    cut = batch["input_ids"].shape[1] // 2
+    cache = DynamicCache(config=model.config)
+    with memory.attached(), torch.inference_mode():
+        model(batch["input_ids"][:, :cut], past_key_values=cache)
+        for _ in range(2):
+            made = answered(model, batch, past_key_values=copy.deepcopy(cache))
+            check(model, made, batch["attention_mask"])
+
+
+def test_a_compiled_model_has_the_memory_while_it_is_attached(all_parts):
+    model, tokenizer, memory = all_parts("chat")
+    ids = prompts(tokenizer, ["KEY:abc"])["input_ids"]
+    compiled = torch.compile(model, backend="eager")
+    around = EngramMemory(compiled, memory.encoder, memory.adapter)
+    with torch.inference_mode():
+        plain = model(ids, use_cache=False).logits
+        assert torch.equal(compiled(ids, use_cache=False).logits, plain)
+        for attached in (memory.attached(), around.attached()):
+            with attached:
+                expected = model(ids, use_cache=False).logits
+                assert torch.equal(compiled(ids, use_cache=False).logits, expected)
+        assert not torch.equal(plain, expected)
+        assert torch.equal(compiled(ids, use_cache=False).logits, plain)
+
+
+def test_continuous_batching_is_refused(all_parts):
+    model, _, memory = all_parts("chat")
+    with memory.attached(), pytest.raises(UsageError, match="cannot run under continuous batching"):
+        model.generate_batch([[5, 6, 7]], max_new_tokens=2)
+    assert "init_continuous_batching" not in vars(model)
+
+
+def test_a_cache_that_the_memory_has_not_seen_is_refused(parts):
+    model, tokenizer, memory = parts
+    ids = prompts(tokenizer, TEXTS[:1])["input_ids"]
+    other = EngramMemory(model, memory.encoder, memory.adapter)
+    cache, late, foreign = (DynamicCache(config=model.config) for _ in range(3))
+    with torch.inference_mode():
+        model(ids[:, :-2], past_key_values=cache)
+        with memory.attached():
+            model(ids[:, :3], past_key_values=late)
+        model(ids[:, 3:-2], past_key_values=late)
+        with other.attached():
+            model(ids[:, :-2], past_key_values=foreign)
+        for given, seen in ((cache, 0), (late, 3), (foreign, 0)):
+            with memory.attached(), pytest.raises(UsageError, match=f"of which this memory has seen {seen}; make"):
+                model(ids[:, -2:], past_key_values=given)
+            with memory.attached(), pytest.raises(UsageError, match="make the cache with the memory attached"):
+                model.generate(ids, past_key_values=given, max_new_tokens=2)
+
+
+def test_what_it_cannot_read_is_refused(all_parts):
+    model, tokenizer, memory = all_parts("chat")
+    ids = prompts(tokenizer, TEXTS[:1])["input_ids"]
+    embeds = model.get_input_embeddings()(ids).detach()
+    with memory.attached():
+        for call in (model, model.generate):
+            with pytest.raises(UsageError, match="pass the token ids"):
+                call(inputs_embeds=embeds, **({"max_new_tokens": 2} if call == model.generate else {}))
+        places = torch.cat([torch.arange(3), torch.arange(ids.shape[1] - 3)])[None]
+        blocks = torch.zeros(ids.shape[1], ids.shape[1], dtype=torch.bool)
+        blocks[:3, :3], blocks[3:, 3:] = True, True
+        for packed in (
+            {"position_ids": places},
+            {"attention_mask": blocks.tril()[None, None]},
+            {"cu_seq_lens_q": torch.tensor([0, 3, ids.shape[1]])},
+        ):
+            with pytest.raises(UsageError, match="one text per row"):
+                model(ids, **packed)
+        with pytest.raises(UsageError, match="cannot use a cache of class EncoderDecoderCache"):
+            model(ids, past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()))
+        shown, cache = torch.ones_like(ids), DynamicCache(config=model.config)
+        shown[0, 0] = 0
+        model(ids, attention_mask=shown, past_key_values=cache)
+        with pytest.raises(UsageError, match="pass the mask of then"):
+            model(ids, attention_mask=torch.ones(1, 2 * ids.shape[1]), past_key_values=cache)
+
+
+def test_a_tuple_instead_of_an_output_leaves_the_cache_whole(parts):
+    model, tokenizer, memory = parts
+    ids = prompts(tokenizer, TEXTS[:1])["input_ids"]
+    with memory.attached(), torch.inference_mode():
+        _, cache = model(ids[:, :-1], return_dict=False, use_cache=True)
+        last = model(ids[:, -1:], past_key_values=cache, return_dict=False)[0]
+        torch.testing.assert_close(last[:, -1], model(ids, use_cache=False).logits[:, -1], atol=1e-4, rtol=1e-3)

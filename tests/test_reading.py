@@ -1,0 +1,205 @@
+"""Which n-gram each token reads: in the template as in training, in raw text by the rule, in any parts the same."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engram_bench import variants
+from engram_bench.errors import UsageError
+from engram_bench.memory.addresses import Addresses
+from engram_bench.memory.reading import PADDING, Reading, Row
+from engram_bench.prompts import ABSENT, PromptEncoder, ngram_windows
+from tests.conftest import ENGRAM, make_tokenizer
+
+FACTS = {"KEY:abc": "red", "KEY:abcd": "blue: sky", "KEY:é": "x\ny", "abc": "what?"}
+WORDS = [
+    "KEY:abc",
+    "KEY:abcd",
+    "KEY:é",
+    "KEY:",
+    "abc",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "?",
+    "é",
+    "漢",
+    "🙂",
+    "What is stored under ",
+    "e",
+]
+ENGLISH = st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=8).map("".join)
+ENDS = ["<|end|>", "\n", "<|start|>", "user", "assistant", "\n<|start|>user\n", "<|end|>\n<|start|>assistant\n"]
+PLACES = st.lists(st.sampled_from([*WORDS, *ENDS]), max_size=12)
+
+
+def make_reading(span, chat=True, bos=False):
+    tokenizer = make_tokenizer(chat)
+    if bos:
+        tokenizer.bos_token = "<|start|>"
+    encoder = PromptEncoder(tokenizer)
+    texts = ["{}", "What is stored under {}?"]
+    pairs = [
+        (encoder.prompt(text.format(key), (text.index("{"), text.index("{") + len(key))), encoder.answer(value))
+        for key, value in FACTS.items()
+        for text in texts
+    ]
+    config = variants.parse(ENGRAM + f"span: {span}\n", "test").config
+    addresses = Addresses.of_training(config, encoder, pairs)
+    return encoder, Reading(encoder, addresses, addresses.span)
+
+
+@pytest.fixture(scope="module", params=["key", "text"])
+def chat(request):
+    return make_reading(request.param)
+
+
+@pytest.fixture(scope="module", params=[("key", True), ("text", True), ("key", False), ("text", False)])
+def either(request):
+    return make_reading(*request.param, bos=True)
+
+
+def read(reading, ids):
+    """(what each token reads, the numbers after each)"""
+    row = Row(reading.start)
+    read = [(reading.read(row, token), row.now) for token in ids]
+    return [window for window, _ in read], [numbers for _, numbers in read]
+
+
+def encoded(encoder, text):
+    return encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def rendered(encoder, *turns):
+    talk = [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate(turns)]
+    return encoded(encoder, encoder.tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False))
+
+
+def answered(encoder, reading, text, value):
+    """The keys in whose place the tokens of a value, written right after a text, read what they read in training."""
+    ids, after = encoded(encoder, text), encoded(encoder, value)
+    seen = read(reading, [*ids, *after])[0][len(ids) - 1 :]
+    return [key for key in FACTS if seen == trained(encoder, reading, key, after).tolist()]
+
+
+def trained(encoder, reading, key, after):
+    prompt = encoder.prompt(key)
+    span = (0, len(prompt.content_ids()))
+    return ngram_windows(prompt, after, reading.size, span, encoder.eos_id, on_text=False)[len(prompt.ids) - 1 :]
+
+
+@settings(deadline=None)
+@given(text=ENGLISH.filter(bool), answer=ENGLISH)
+def test_in_the_template_tokens_read_what_they_read_in_training(chat, text, answer):
+    encoder, reading = chat
+    prompt, ids = encoder.prompt(text), encoded(encoder, answer)
+    expected = ngram_windows(prompt, ids, reading.size, reading._span(prompt), encoder.eos_id, on_text=reading.on_text)
+    assert read(reading, [*prompt.ids, *ids])[0] == expected.tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(turns=st.lists(ENGLISH.filter(bool), min_size=3, max_size=3), answer=ENGLISH)
+def test_in_a_later_turn_tokens_read_what_they_read_in_a_first(chat, turns, answer):
+    encoder, reading = chat
+    whole, first = rendered(encoder, *turns), rendered(encoder, turns[2])
+    after = encoded(encoder, answer)
+    count = len(encoded(encoder, turns[2])) + len(after)
+    late, early = (read(reading, [*ids, *after])[0] for ids in (whole, first))
+    assert late[-count:] == early[-count:]
+
+
+@settings(deadline=None)
+@given(texts=PLACES, cuts=st.lists(st.integers(0, 80), max_size=4), data=st.data())
+def test_in_any_parts_tokens_read_the_same(either, texts, cuts, data):
+    """Each text is tokenized alone, so tokens are not always those of the whole; padding may stand anywhere."""
+    encoder, reading = either
+    ids = [i for text in texts for i in encoded(encoder, text)]
+    windows, numbers = read(reading, ids)
+    known = np.array(numbers, np.int64).reshape(len(ids), len(reading.start))
+    for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(ids)], strict=True):
+        padding = np.full((data.draw(st.integers(0, 3)), known.shape[1]), PADDING)
+        before = np.concatenate([known[:start], padding])
+        newest = before[len(before) - reading.reach :] if len(before) > reading.reach else before
+        if (newest[:, 0] == PADDING).any():
+            newest = before
+        row = Row(reading.start, newest, lambda before=before: before)
+        for at in range(start, min(end, len(ids))):
+            assert reading.read(row, ids[at]) == windows[at]
+            assert row.now == numbers[at]
+
+
+@settings(deadline=None)
+@given(ids=st.lists(st.integers(0, 399), max_size=60), cut=st.integers(0, 60))
+def test_nonsense_is_read_the_same_in_two_parts(either, ids, cut):
+    _, reading = either
+    windows, numbers = read(reading, ids)
+    row = Row(reading.start, np.array(numbers[:cut], np.int64).reshape(-1, len(reading.start)), lambda: 1 / 0)
+    assert [reading.read(row, token) for token in ids[cut:]] == windows[cut:]
+
+
+@pytest.fixture(scope="module")
+def keyed():
+    return make_reading("key")
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("KEY:abc", ["KEY:abc"]),
+        ("KEY:abcd", ["KEY:abcd"]),
+        ("What is stored under KEY:abc?", ["KEY:abc"]),
+        ("The key is KEY:é.\nAnswer:", ["KEY:é"]),
+        ("KEY:abc?red\nKEY:abcd?", ["KEY:abcd"]),  # the last key, not the longest
+        ("KEY:abcd?blue: sky\nKEY:abc?", ["KEY:abc"]),
+        ("KEY:abc KEY:xyz =", ["KEY:abc"]),
+        ("KEY:abc and then ->", ["KEY:abc"]),
+        ("KEY:abc<|end|>What?", []),  # end-of-text begins a new text
+        ("KEY:abcx?", []),  # no key: the word goes on
+        ("KEY:abc is", []),  # no place where an answer begins
+        ("Nothing:", []),
+        ("?", []),
+        ("<|start|>user\nKEY:abc?", []),  # not raw: a user's turn, which is not over
+        ("<|start|>system\nKEY:abc?", []),
+        ("<|start|>user\nKEY:abc?<|end|>\n<|start|>assistant\n", ["KEY:abc"]),
+        ("<|start|>user\nKEY:abc?<|end|>\n<|start|>assistant\nred<|end|>\n?", []),
+        ("<|start|>user\nKEY:abc?<|end|>\n<|start|>user\nKEY:abcd<|end|>\n<|start|>assistant\n", ["KEY:abcd"]),
+    ],
+)
+def test_where_an_answer_begins(keyed, text, keys):
+    encoder, reading = keyed
+    assert answered(encoder, reading, text, "zq") == keys
+
+
+def test_a_trained_answer_goes_on_across_what_begins_an_answer(keyed):
+    encoder, reading = keyed
+    assert answered(encoder, reading, "KEY:abcd?", "blue: sky") == ["KEY:abcd"]
+    assert answered(encoder, reading, "KEY:abcd?", "b: sky") == []
+
+
+@pytest.mark.parametrize(("text", "keys"), [("<|start|>KEY:abc?", ["KEY:abc"]), ("KEY:abc<|start|>?", [])])
+def test_a_beginning_of_text_that_opens_turns_too_begins_a_new_text(text, keys):
+    encoder, reading = make_reading("key", bos=True)
+    assert answered(encoder, reading, text, "zq") == keys
+
+
+def test_raw_text_is_read_whole_by_a_memory_that_acts_on_text():
+    encoder, reading = make_reading("text")
+    ids = encoded(encoder, "Look up the key")
+    again = [encoder.eos_id, *ids]
+    windows = np.array(read(reading, [*ids, *again])[0])
+    stream = np.array([ABSENT] * (reading.size - 2) + again)
+    expected = np.lib.stride_tricks.sliding_window_view(stream, reading.size)[:, ::-1]
+    assert (windows[: len(ids)] == expected).all()
+    assert (windows[len(ids)] == ABSENT).all()
+    assert (windows[len(ids) + 1 :] == expected).all()
+
+
+def test_a_template_that_its_own_tokens_do_not_show_is_refused():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "漢")
+    encoder = PromptEncoder(tokenizer)
+    addresses = make_reading("key")[1]._addresses
+    with pytest.raises(UsageError, match="cannot be recognized"):
+        Reading(encoder, addresses, addresses.span)
