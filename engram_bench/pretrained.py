@@ -64,7 +64,7 @@ class EngramMemory:
         adapter: the memory.
 
     Raises:
-        UsageError: the chat template cannot be recognized in token ids.
+        UsageError: the chat template cannot be found in token ids.
     """
 
     def __init__(self, model: nn.Module, encoder: PromptEncoder, adapter: EngramAdapter) -> None:
@@ -157,20 +157,22 @@ class EngramMemory:
             real: [batch, tokens], false for padding.
             layer: what the memory knows of the cached tokens; None if there are none.
         """
-        reading = self._reading
-        nothing, absent = [PADDING] * len(reading.start), [ABSENT] * reading.size
-        if layer is None:
-            rows = [Row(reading.start) for _ in tokens]
-        else:
-            past = enumerate(layer.newest(reading.reach))
-            rows = [Row(reading.start, numbers, partial(layer.numbers, n)) for n, numbers in past]
-        windows, numbers = [], []
-        for row, ids, there in zip(rows, tokens.tolist(), real.tolist(), strict=True):
-            for token, counts in zip(ids, there, strict=True):
-                windows.append(reading.read(row, token) if counts else absent)
-                numbers.append(row.now if counts else nothing)
-        shape = (*tokens.shape, -1)
-        return np.array(windows, np.int64).reshape(shape), np.array(numbers, np.int64).reshape(shape)
+        reading, (batch, count) = self._reading, tokens.shape
+        windows = np.full((batch, count, reading.size), ABSENT, dtype=np.int64)
+        numbers = np.full((batch, count, len(reading.start)), PADDING, dtype=np.int64)
+        slow = np.ones(batch, bool)
+        if layer is not None and count == 1 and real.all():
+            last = layer.numbers(slice(None), 1)[:, 0]
+            windows[:, 0], numbers[:, 0], slow = reading.step(last, tokens[:, 0])
+        past = layer.newest(reading.reach) if layer is not None and slow.any() else None
+        for n in np.flatnonzero(slow).tolist():
+            earlier = () if layer is None or past is None else (past[n], partial(layer.numbers, n))
+            row = Row(reading.start, *earlier)
+            there = real[n].nonzero()[0]
+            if len(there):
+                windows[n, there] = [reading.read(row, token) for token in tokens[n, there].tolist()]
+                numbers[n, there] = row.added
+        return windows, numbers
 
     def _hide(self, layer: calls.ReadingLayer, shown: Tensor) -> None:
         """Read the cached tokens again if the mask now hides some, such as the padding behind an ended answer.

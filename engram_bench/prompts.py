@@ -145,9 +145,9 @@ class PromptEncoder:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
 
     @property
-    def frame(self) -> tuple[str, str, str]:
-        """The template's text before a first user turn, after a user turn, and before every user turn ("" if none)."""
-        return self._before, self._after, self._header
+    def header_ids(self) -> tuple[int, ...]:
+        """Token ids of the template's text before every user turn; none without a chat template."""
+        return self._read(self._header, 0, 0).ids if self._header else ()
 
 
 def continues(before: str, after: str) -> bool:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engram_bench import variants
@@ -32,6 +32,7 @@ WORDS = [
 ]
 ENGLISH = st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=8).map("".join)
 ENDS = ["<|end|>", "\n", "<|start|>", "user", "assistant", "\n<|start|>user\n", "<|end|>\n<|start|>assistant\n"]
+TURNS = ["<|start|>user\nKEY:abc", "<|start|>user\nKEY:abc<|end|>\n<|start|>assistant\n"]
 PLACES = st.lists(st.sampled_from([*WORDS, *ENDS]), max_size=12)
 
 
@@ -92,6 +93,7 @@ def trained(encoder, reading, key, after):
 
 @settings(deadline=None)
 @given(text=ENGLISH.filter(bool), answer=ENGLISH)
+@example(text="<", answer="")  # begins as the text of the special token does that follows
 def test_in_the_template_tokens_read_what_they_read_in_training(chat, text, answer):
     encoder, reading = chat
     prompt, ids = encoder.prompt(text), encoded(encoder, answer)
@@ -196,10 +198,47 @@ def test_raw_text_is_read_whole_by_a_memory_that_acts_on_text():
     assert (windows[len(ids) + 1 :] == expected).all()
 
 
-def test_a_template_that_its_own_tokens_do_not_show_is_refused():
+def test_a_template_with_characters_of_several_tokens_is_found():
     tokenizer = make_tokenizer()
-    tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "漢")
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "漢").replace("m['role']", "'🙂'")
     encoder = PromptEncoder(tokenizer)
     addresses = make_reading("key")[1]._addresses
-    with pytest.raises(UsageError, match="cannot be recognized"):
+    reading = Reading(encoder, addresses, addresses.span)
+    talk = encoder.tokenizer.decode(rendered(encoder, "x?", "y", "KEY:é"))
+    assert answered(encoder, reading, talk, "zq") == ["KEY:é"]
+
+
+def test_a_template_that_is_not_found_in_its_own_tokens_is_refused():
+    encoder = PromptEncoder(make_tokenizer())
+    encoder._header = "not there"
+    addresses = make_reading("key")[1]._addresses
+    with pytest.raises(UsageError, match="cannot be found"):
         Reading(encoder, addresses, addresses.span)
+
+
+@pytest.mark.parametrize("span", ["key", "text"])
+@pytest.mark.parametrize("text", ["KEY:abc", "What is stored under KEY:abcd?", "KEY:é\nis what?"])
+def test_without_a_template_an_answer_reads_what_it_read_in_training(span, text):
+    encoder, reading = make_reading(span, chat=False)
+    prompt, after = encoder.prompt(text), encoded(encoder, "red zq")
+    expected = ngram_windows(
+        prompt, after, reading.size, reading._span(prompt), encoder.eos_id, on_text=reading.on_text
+    )
+    found = read(reading, [*prompt.ids, *after])[0]
+    assert found[-len(after) - 1 :] == expected[-len(after) - 1 :].tolist()
+
+
+def test_one_step_of_a_batch_reads_what_each_row_reads(either):
+    encoder, reading = either
+    texts = ["KEY:abc", "What is stored under KEY:abc?", "<|start|>", "x", *TURNS]
+    after = encoded(encoder, "red<|end|>\n?a")
+    rows, fast = [encoded(encoder, text) for text in texts], 0
+    for token in after:
+        last = np.array([read(reading, ids)[1][-1] for ids in rows])
+        reads, numbers, slow = reading.step(last, np.full(len(rows), token))
+        for n, ids in enumerate(rows):
+            windows, known = read(reading, [*ids, token])
+            assert slow[n] or (reads[n].tolist(), numbers[n].tolist()) == (windows[-1], known[-1])
+        rows = [[*ids, token] for ids in rows]
+        fast += (~slow).sum()
+    assert fast > len(rows)

@@ -22,20 +22,20 @@ begins, and never part of an n-gram.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import Addresses, Spans
-from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, continues
+from engram_bench.prompts import ABSENT, Prompt, PromptEncoder, continues, extend_windows
 
 PADDING = -1  # in place of a token id
 BEGINNINGS = (":", "?", "=", ">", "\n")  # in raw text, an answer may begin after these
 RAW, MARKED, TEMPLATE, USER, ANSWER = range(5)  # where a text is; MARKED: at what opens a turn, or is a mere BOS
+PRIVATE = 0xF0000  # first of the characters that stand for special tokens, from Unicode's private use area
 LONGEST_CHARACTER = 4  # tokens of one character
 ID, PLACE, RUN, WINDOW = range(4)  # columns of a row of numbers; N columns each for the window and the key follow
 
@@ -45,12 +45,27 @@ Numbers = list[int]
 
 
 class Pieces:
-    """The text of tokens, each decoded once. A token that is a part of a character reads as U+FFFD."""
+    """The text of tokens, each decoded once.
 
-    def __init__(self, encoder: PromptEncoder) -> None:
+    A token that is a part of a character reads as U+FFFD. A special token, or an added one of the template, reads as a
+    character of its own, so that it differs from its name in a user's text.
+
+    Args:
+        encoder: encoder of the tokenizer.
+        template: ids of the template's tokens.
+    """
+
+    def __init__(self, encoder: PromptEncoder, template: Iterable[int]) -> None:
         self._decode, self._first = encoder.tokenizer.decode, encoder.eos_id
         self._skip = len(self._text([]))
-        self._known: dict[int, str] = {}
+        added, inside = getattr(encoder.tokenizer, "added_tokens_decoder", {}), set(template)
+        special = [i for i, token in added.items() if token.special or (i in inside and token.content.strip())]
+        self.special = frozenset(special)
+        self._known: dict[int, str] = {i: chr(PRIVATE + n) for n, i in enumerate(special)}
+
+    def joined(self, ids: Iterable[int]) -> str:
+        """The text of these tokens."""
+        return "".join([self[token] for token in ids])
 
     def _text(self, ids: Sequence[int]) -> str:
         # Behind another token, because some tokenizers drop the space that begins a text.
@@ -77,7 +92,7 @@ class Pieces:
 
 
 class Row:
-    """One text while a forward reads it: its tokens without padding, and the numbers that are known after the newest.
+    """One text while a forward reads it: its tokens without padding, and the numbers that are known after each.
 
     Args:
         start: the numbers before any token.
@@ -95,11 +110,11 @@ class Row:
         numbers = numbers[numbers[:, ID] != PADDING]
         self.ids: list[int] = numbers[:, ID].tolist()
         self.now: Numbers = numbers[-1].tolist() if len(numbers) else start
-        self._old, self._earlier, self._new = numbers, earlier, list[Numbers]()
+        self._old, self._earlier, self.added = numbers, earlier, list[Numbers]()
 
     def add(self, numbers: Numbers) -> None:
         self.now = numbers
-        self._new.append(numbers)
+        self.added.append(numbers)
 
     def last(self, count: int) -> list[int]:
         """The newest `count` token ids."""
@@ -111,9 +126,9 @@ class Row:
 
     def back(self, count: int) -> Numbers:
         """The numbers that were known `count` tokens before the newest; `count` is at most `Reading.reach`."""
-        if count < len(self._new):
-            return self._new[-1 - count]
-        numbers: Numbers = self._old[len(self._new) - 1 - count].tolist()
+        if count < len(self.added):
+            return self.added[-1 - count]
+        numbers: Numbers = self._old[len(self.added) - 1 - count].tolist()
         return numbers
 
 
@@ -126,36 +141,38 @@ class Reading:
         span: the range of a turn's tokens that the memory reads.
 
     Raises:
-        UsageError: the chat template cannot be recognized in token ids.
+        UsageError: the chat template cannot be found in token ids.
     """
 
     def __init__(self, encoder: PromptEncoder, addresses: Addresses, span: Spans) -> None:
         self.size, self.on_text = max(addresses.config.orders), addresses.config.acts_on_text
-        self.pieces = Pieces(encoder)
+        prompt, header = encoder.prompt("x"), encoder.header_ids
+        self.pieces = pieces = Pieces(encoder, (*prompt.ids, *header))
         self._addresses, self._span = addresses, span
         self._compressed: list[int] = addresses.hasher.compressed_ids.tolist()
         self._last = {key[-1] for key in addresses.keys.tails()}
         self._turning: dict[int, bool] = {}
-        self._before, self._after, header = encoder.frame
+        start = prompt.content.index(True)
+        end = len(prompt.ids) - prompt.content[::-1].index(True)
+        self._before, self._after = pieces.joined(prompt.ids[:start]), pieces.joined(prompt.ids[end:])
         self._eos, self._bos = encoder.eos_id, getattr(encoder.tokenizer, "bos_token_id", None)
-        self._turn, self._header = _opening(encoder.tokenizer, header)
+        # A special token opens a user's turn, and no other text has it. What is before it belongs to the turn before.
+        opening = next((n for n, token in enumerate(header) if token in pieces.special), None)
+        self._turn = None if opening is None else header[opening]
+        self._header = pieces.joined(header[opening or 0 :]).lstrip()
         self.reach = max(len(self._header), len(self._after), self.size) + 2 * LONGEST_CHARACTER
         self._none = [ABSENT] * self.size
         self._blank = [encoder.eos_id, *self._none[1:]] if self.on_text else self._none  # before a text's first token
         self.start = self._numbers(PADDING, RAW, 0, self._blank, self._none)
         if self._header:
-            self._check(encoder)
+            row = Row(self.start)
+            for token in prompt.ids:
+                self.read(row, token)
+            if row.now[PLACE] != ANSWER:
+                raise UsageError("the chat template cannot be found in its own token ids; set tokenizer.chat_template")
 
     def _numbers(self, token: int, place: int, run: int, window: Numbers, key: Numbers) -> Numbers:
         return [token, place, run, *window, *key]
-
-    def _check(self, encoder: PromptEncoder) -> None:
-        row = Row(self.start)
-        prompt = encoder.prompt("x")
-        for token in prompt.ids:
-            self.read(row, token)
-        if row.now[PLACE] != ANSWER:
-            raise UsageError("the chat template cannot be recognized in its own token ids; set tokenizer.chat_template")
 
     def read(self, row: Row, token: int) -> Numbers:
         """Add a token to a row.
@@ -165,10 +182,7 @@ class Reading:
         """
         row.ids.append(token)
         place, run = row.now[PLACE], row.now[RUN]
-        turning = self._turning.get(token)
-        if turning is None:
-            turning = self._turning[token] = self._may_turn(token, self.pieces[token])
-        if turning or place == MARKED or (place == RAW and run):
+        if self._turns(token) or place == MARKED or (place == RAW and run):
             numbers, reads = self._next(row, token, self.pieces[token])
         else:  # the text is where it was; this is `_next` for most tokens
             reads = _extended(row.now[WINDOW : WINDOW + self.size], token)
@@ -176,11 +190,38 @@ class Reading:
         row.add(numbers)
         return reads
 
+    def step(
+        self, last: NDArray[np.int64], tokens: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """One decoding step of all rows at once.
+
+        Args:
+            last: int64 [batch, width], the numbers after each row's last token.
+            tokens: int64 [batch], the next token of each row.
+
+        Returns:
+            The n-grams read, [batch, N]; the numbers, [batch, width]; and which rows these are not right for, [batch].
+            Those rows need `read`.
+        """
+        place, run, size = last[:, PLACE], last[:, RUN], self.size
+        turning = np.array([self._turns(token) for token in tokens.tolist()])
+        slow = turning | (place == MARKED) | ((place == RAW) & (run > 0)) | (last[:, ID] == PADDING)
+        reads = extend_windows(last[:, WINDOW : WINDOW + size], tokens)
+        head = np.stack([tokens, place, run + (place >= USER)], axis=1)
+        return reads, np.concatenate([head, reads, last[:, WINDOW + size :]], axis=1), slow
+
+    def _turns(self, token: int) -> bool:
+        turning = self._turning.get(token)
+        if turning is None:
+            turning = self._turning[token] = self._may_turn(token, self.pieces[token])
+        return turning
+
     def _may_turn(self, token: int, piece: str) -> bool:
         """Whether a text may be somewhere else after this token, or a key may end there."""
         ends = any(text and text[-1] in piece for text in (self._header, self._after))
         begins = piece.endswith(BEGINNINGS) or self._compressed_id(token) in self._last
-        return ends or begins or piece in self._after or token in (self._eos, self._bos, self._turn)
+        inside = self.on_text and piece in self._after
+        return ends or begins or inside or token in (self._eos, self._bos, self._turn)
 
     def _compressed_id(self, token: int) -> int:
         return self._compressed[min(token, len(self._compressed) - 1)]  # a model can have more ids than its tokenizer
@@ -203,7 +244,8 @@ class Reading:
             window = _extended(window, token)
             acts = self.on_text and not self._may_be_template(row, piece)
             return self._numbers(token, USER, run, window, none), window if acts else none
-        if place == MARKED and self.pieces[row.ids[-2]] + piece not in self._before + self._after:
+        opened = self.pieces.joined(row.ids[-2:])
+        if place == MARKED and opened not in self._before and opened not in self._after:
             place, window, key, run = RAW, self._blank, none, 0  # it was not a turn but a beginning-of-text token
         if token == self._turn:
             return self._numbers(token, MARKED if place == RAW else TEMPLATE, 0, none, none), none
@@ -227,7 +269,7 @@ class Reading:
         return -1 if at < 0 else len(text) - at - len(sought)
 
     def _tail(self, row: Row, sought: str) -> str:
-        return "".join([self.pieces[token] for token in row.ids[-len(sought) - 1 :]])
+        return self.pieces.joined(row.ids[-len(sought) - 1 :])
 
     def _may_be_template(self, row: Row, piece: str) -> bool:
         """Whether the newest token may be one of the template's after the user's text: nobody knows before its end."""
@@ -293,13 +335,3 @@ class Reading:
 def _extended(window: Numbers, token: int) -> Numbers:
     """A window after one more token; one that holds no n-gram stays so."""
     return window if window[0] == ABSENT else [token, *window[:-1]]
-
-
-def _opening(tokenizer: Any, header: str) -> tuple[int | None, str]:
-    """The special token that opens a user's turn, which no other text has, and the turn's header from there on.
-
-    None and the whole header if it has no special token.
-    """
-    added = {str(token.content): number for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
-    places = {header.find(text): number for text, number in added.items() if text.strip() and text in header}
-    return (places[min(places)], header[min(places) :]) if places else (None, header)
