@@ -8,7 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, EncoderDecoderCache, StaticCache, pipeline
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CompileConfig,
+    DynamicCache,
+    EncoderDecoderCache,
+    StaticCache,
+    pipeline,
+)
 
 from engram_bench import variants
 from engram_bench.errors import UsageError
@@ -56,18 +64,17 @@ def parts(request, all_parts):
     return all_parts(request.param)
 
 
-def rendered(tokenizer, text):
-    talk = [{"role": "user", "content": text}]
-    return tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
-
-
-def turn(tokenizer, text):
+def turn(memory, text):
     """A later turn of a talk."""
-    return f"<|end|>\n<|start|>user\n{text}<|end|>\n<|start|>assistant\n" if tokenizer.chat_template else f"\n{text}"
+    first, chat = memory.encoder.prompt(text), memory.encoder.header_ids
+    start = first.content.index(True)
+    text = memory.encoder.tokenizer.decode([*chat, *first.ids[start:]])
+    return f"<|end|>{text}" if chat else f"\n{text}"
 
 
-def prompts(tokenizer, texts, raw=False):
-    whole = [text if raw or not tokenizer.chat_template else rendered(tokenizer, text) for text in texts]
+def prompts(memory, texts, raw=False):
+    tokenizer = memory.encoder.tokenizer
+    whole = [text if raw else tokenizer.decode(memory.encoder.prompt(text).ids) for text in texts]
     return tokenizer(whole, return_tensors="pt", padding=True, add_special_tokens=False)
 
 
@@ -105,7 +112,7 @@ def next_turn(tokenizer, made, mask, texts):
 def test_every_way_gives_the_answers_of_the_uncached_forward(all_parts, data):
     model, tokenizer, memory = all_parts(data.draw(st.sampled_from(sorted(KINDS))))
     texts = data.draw(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=3))
-    batch = prompts(tokenizer, texts, data.draw(st.booleans()))
+    batch = prompts(memory, texts, data.draw(st.booleans()))
     length = batch["input_ids"].shape[1]
     kind = data.draw(st.sampled_from(["none", "own", "static", "begun", "begun, static", "chunks", "lookup"]))
     threads = data.draw(st.sampled_from([1, 1, 1, 2]))
@@ -138,7 +145,7 @@ def test_every_way_gives_the_answers_of_the_uncached_forward(all_parts, data):
             check(model, made, batch["attention_mask"])
         if kind not in ("none", "static", "lookup") and data.draw(st.booleans()):
             again = data.draw(st.lists(st.sampled_from(TEXTS), min_size=len(texts), max_size=len(texts)))
-            later = next_turn(tokenizer, made, batch["attention_mask"], [turn(tokenizer, text) for text in again])
+            later = next_turn(tokenizer, made, batch["attention_mask"], [turn(memory, text) for text in again])
             made = answered(model, later, past_key_values=made.past_key_values)
             check(model, made, later["attention_mask"])
 
@@ -146,8 +153,8 @@ def test_every_way_gives_the_answers_of_the_uncached_forward(all_parts, data):
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}])
 @pytest.mark.parametrize("cache", [{}, {"cache_implementation": "static"}, {"prefill_chunk_size": 5}])
 def test_beams_are_those_without_a_cache(parts, options, cache):
-    model, tokenizer, memory = parts
-    batch = prompts(tokenizer, TEXTS[:3])
+    model, _, memory = parts
+    batch = prompts(memory, TEXTS[:3])
     with memory.attached():
         made, plain = (
             model.generate(**batch, max_new_tokens=NEW, do_sample=False, **options, **more)
@@ -157,8 +164,8 @@ def test_beams_are_those_without_a_cache(parts, options, cache):
 
 
 def test_samples_are_those_without_a_cache(parts):
-    model, tokenizer, memory = parts
-    batch = prompts(tokenizer, TEXTS[:3])
+    model, _, memory = parts
+    batch = prompts(memory, TEXTS[:3])
     made = []
     with memory.attached():
         for more in ({}, {"use_cache": False}):
@@ -208,7 +215,7 @@ def test_the_pipeline_answers_as_generate_does(all_parts):
         found = asked(
             [{"role": "user", "content": "KEY:abc"}], max_new_tokens=NEW, do_sample=False, return_full_text=False
         )[0]["generated_text"]
-        batch = prompts(tokenizer, ["KEY:abc"])
+        batch = prompts(memory, ["KEY:abc"])
         made = model.generate(**batch, max_new_tokens=NEW, do_sample=False)[0, batch["input_ids"].shape[1] :]
     assert found == tokenizer.decode(made, skip_special_tokens=True)
     assert found != ""
@@ -216,7 +223,7 @@ def test_the_pipeline_answers_as_generate_does(all_parts):
 
 @pytest.mark.parametrize("options", [{"assistant_early_exit": 1}, {"assistant_model": "model"}])
 def test_assisted_decoding_gives_the_plain_answers(parts, options, tmp_path):
-    model, tokenizer, memory = parts
+    model, _, memory = parts
     if "assistant_model" in options:
         helper = AutoModelForCausalLM.from_pretrained(
             make_checkpoint(tmp_path, num_hidden_layers=1), dtype=torch.float32
@@ -224,7 +231,7 @@ def test_assisted_decoding_gives_the_plain_answers(parts, options, tmp_path):
         options = {"assistant_model": helper.eval()}
     with memory.attached():
         for text in TEXTS[:3]:
-            batch = prompts(tokenizer, [text])
+            batch = prompts(memory, [text])
             made = model.generate(**batch, max_new_tokens=NEW, do_sample=False, **options)
             assert made.tolist() == model.generate(**batch, max_new_tokens=NEW, do_sample=False).tolist()
 
@@ -242,16 +249,16 @@ def sliding(request, examples, tmp_path_factory):
 @pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}, {"prefill_chunk_size": 5}])
 @pytest.mark.parametrize("raw", [False, True])
 def test_sliding_windows(sliding, options, raw):
-    model, tokenizer, memory = sliding
-    batch = prompts(tokenizer, TEXTS[:3], raw)
+    model, _, memory = sliding
+    batch = prompts(memory, TEXTS[:3], raw)
     assert True in DynamicCache(config=model.config).is_sliding
     with memory.attached():
         check(model, answered(model, batch, **options), batch["attention_mask"])
 
 
 def test_a_copied_cache_serves_several_talks(parts):
-    model, tokenizer, memory = parts
-    batch = prompts(tokenizer, TEXTS[:1])
+    model, _, memory = parts
+    batch = prompts(memory, TEXTS[:1])
     cut = batch["input_ids"].shape[1] // 2
     cache = DynamicCache(config=model.config)
     with memory.attached(), torch.inference_mode():
@@ -262,8 +269,8 @@ def test_a_copied_cache_serves_several_talks(parts):
 
 
 def test_a_compiled_model_has_the_memory_while_it_is_attached(all_parts):
-    model, tokenizer, memory = all_parts("chat")
-    ids = prompts(tokenizer, ["KEY:abc"])["input_ids"]
+    model, _, memory = all_parts("chat")
+    ids = prompts(memory, ["KEY:abc"])["input_ids"]
     compiled = torch.compile(model, backend="eager")
     around = EngramMemory(compiled, memory.encoder, memory.adapter)
     with torch.inference_mode():
@@ -275,6 +282,19 @@ def test_a_compiled_model_has_the_memory_while_it_is_attached(all_parts):
                 assert torch.equal(compiled(ids, use_cache=False).logits, expected)
         assert not torch.equal(plain, expected)
         assert torch.equal(compiled(ids, use_cache=False).logits, plain)
+        with memory.attached(), pytest.raises(Exception, match="an n-gram memory runs outside compiled code"):
+            torch.compile(model, backend="eager", fullgraph=True)(ids, use_cache=False)
+
+
+def test_generate_that_compiles_its_decoding_steps(all_parts):
+    """As it does on an accelerator with a static cache."""
+    model, _, memory = all_parts("chat")
+    batch = prompts(memory, TEXTS[:2])
+    compiling = CompileConfig(backend="eager")
+    compiling._compile_all_devices = True
+    with memory.attached():
+        made = answered(model, batch, cache_implementation="static", compile_config=compiling)
+        check(model, made, batch["attention_mask"])
 
 
 def test_continuous_batching_is_refused(all_parts):
@@ -285,8 +305,8 @@ def test_continuous_batching_is_refused(all_parts):
 
 
 def test_a_cache_that_the_memory_has_not_seen_is_refused(parts):
-    model, tokenizer, memory = parts
-    ids = prompts(tokenizer, TEXTS[:1])["input_ids"]
+    model, _, memory = parts
+    ids = prompts(memory, TEXTS[:1])["input_ids"]
     other = EngramMemory(model, memory.encoder, memory.adapter)
     cache, late, foreign = (DynamicCache(config=model.config) for _ in range(3))
     with torch.inference_mode():
@@ -304,8 +324,8 @@ def test_a_cache_that_the_memory_has_not_seen_is_refused(parts):
 
 
 def test_what_it_cannot_read_is_refused(all_parts):
-    model, tokenizer, memory = all_parts("chat")
-    ids = prompts(tokenizer, TEXTS[:1])["input_ids"]
+    model, _, memory = all_parts("chat")
+    ids = prompts(memory, TEXTS[:1])["input_ids"]
     embeds = model.get_input_embeddings()(ids).detach()
     with memory.attached():
         for call in (model, model.generate):
@@ -331,8 +351,8 @@ def test_what_it_cannot_read_is_refused(all_parts):
 
 
 def test_a_tuple_instead_of_an_output_leaves_the_cache_whole(parts):
-    model, tokenizer, memory = parts
-    ids = prompts(tokenizer, TEXTS[:1])["input_ids"]
+    model, _, memory = parts
+    ids = prompts(memory, TEXTS[:1])["input_ids"]
     with memory.attached(), torch.inference_mode():
         _, cache = model(ids[:, :-1], return_dict=False, use_cache=True)
         last = model(ids[:, -1:], past_key_values=cache, return_dict=False)[0]
