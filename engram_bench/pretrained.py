@@ -136,7 +136,7 @@ class EngramMemory:
     def _after(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         numbers, self._call.numbers = self._call.numbers, None
         outputs = output if isinstance(output, tuple) else output.values()
-        given = kwargs.get("past_key_values")
+        given = calls.cache_of(kwargs)
         cache = given if given is not None else next((part for part in outputs if isinstance(part, Cache)), None)
         if cache is None or numbers is None:
             return

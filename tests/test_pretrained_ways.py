@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from engram_bench import variants
+from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.errors import UsageError
 from engram_bench.pretrained import EngramMemory
 from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
@@ -256,6 +257,35 @@ def test_sliding_windows(sliding, options, raw):
         check(model, answered(model, batch, **options), batch["attention_mask"])
 
 
+LINEAR = {
+    "Mamba": {"state_size": 4},
+    "Lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
+}
+
+
+@pytest.mark.parametrize("architecture", LINEAR)
+def test_models_whose_layers_keep_a_state_instead_of_tokens(all_parts, architecture, examples, tmp_path):
+    """The harness does not run such models; the memory here is one of random numbers."""
+    folder = make_checkpoint(tmp_path, architecture, **LINEAR[architecture])
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    encoder = all_parts("chat")[2].encoder
+    pairs = [encoder.pair(example) for example in examples]
+    adapter = EngramAdapter.create(model, variants.parse(ENGRAM, "test").config, encoder, pairs)
+    torch.manual_seed(0)
+    for layer in adapter.layers.values():
+        layer.table.data[1:].normal_()
+    memory = EngramMemory(model, encoder, adapter)
+    batch = prompts(memory, TEXTS[:3])
+    with memory.attached():
+        made = answered(model, batch)
+        check(model, made, batch["attention_mask"])
+    assert any((a - b).abs().max() > 1e-3 for a, b in zip(made.logits, answered(model, batch).logits, strict=False))
+    cache = model(batch["input_ids"], use_cache=True)
+    cache = {name: cache[name] for name in ("past_key_values", "cache_params") if name in cache}
+    with memory.attached(), pytest.raises(UsageError, match="make the cache with the memory attached"):
+        model(batch["input_ids"], **cache)
+
+
 def test_a_copied_cache_serves_several_talks(parts):
     model, _, memory = parts
     batch = prompts(memory, TEXTS[:1])
@@ -316,8 +346,8 @@ def test_a_cache_that_the_memory_has_not_seen_is_refused(parts):
         model(ids[:, 3:-2], past_key_values=late)
         with other.attached():
             model(ids[:, :-2], past_key_values=foreign)
-        for given, seen in ((cache, 0), (late, 3), (foreign, 0)):
-            with memory.attached(), pytest.raises(UsageError, match=f"of which this memory has seen {seen}; make"):
+        for given in (cache, late, foreign):
+            with memory.attached(), pytest.raises(UsageError, match="make the cache with the memory attached"):
                 model(ids[:, -2:], past_key_values=given)
             with memory.attached(), pytest.raises(UsageError, match="make the cache with the memory attached"):
                 model.generate(ids, past_key_values=given, max_new_tokens=2)
@@ -348,6 +378,18 @@ def test_what_it_cannot_read_is_refused(all_parts):
         model(ids, attention_mask=shown, past_key_values=cache)
         with pytest.raises(UsageError, match="pass the mask of then"):
             model(ids, attention_mask=torch.ones(1, 2 * ids.shape[1]), past_key_values=cache)
+
+
+def test_a_model_with_a_tuned_prompt_is_refused(all_parts):
+    """PEFT gives such a model embeddings instead of ids."""
+    import peft
+
+    model, _, memory = all_parts("chat")
+    tuned = peft.get_peft_model(model, peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    around = EngramMemory(tuned, memory.encoder, memory.adapter)
+    with around.attached(), pytest.raises(UsageError, match="pass the token ids"):
+        tuned(**prompts(memory, TEXTS[:1]))
+    model.requires_grad_(True)
 
 
 def test_a_tuple_instead_of_an_output_leaves_the_cache_whole(parts):

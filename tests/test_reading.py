@@ -186,16 +186,22 @@ def test_a_beginning_of_text_that_opens_turns_too_begins_a_new_text(text, keys):
     assert answered(encoder, reading, text, "zq") == keys
 
 
-def test_raw_text_is_read_whole_by_a_memory_that_acts_on_text():
-    encoder, reading = make_reading("text")
+@pytest.mark.parametrize("between", ["<|end|>", "<|start|>"])
+def test_raw_text_is_read_whole_by_a_memory_that_acts_on_text(between):
+    encoder, reading = make_reading("text", bos=True)
     ids = encoded(encoder, "Look up the key")
-    again = [encoder.eos_id, *ids]
-    windows = np.array(read(reading, [*ids, *again])[0])
-    stream = np.array([ABSENT] * (reading.size - 2) + again)
+    windows = np.array(read(reading, [*ids, *encoded(encoder, between), *ids])[0])
+    stream = np.array([ABSENT] * (reading.size - 2) + [encoder.eos_id, *ids])
     expected = np.lib.stride_tricks.sliding_window_view(stream, reading.size)[:, ::-1]
     assert (windows[: len(ids)] == expected).all()
     assert (windows[len(ids)] == ABSENT).all()
     assert (windows[len(ids) + 1 :] == expected).all()
+
+
+def test_the_template_s_own_text_reads_nothing():
+    encoder, reading = make_reading("text", bos=True)
+    text = "<|start|>system\nYou are another.<|end|>\n<|start|>user\n"
+    assert (np.array(read(reading, encoded(encoder, text))[0]) == ABSENT).all()
 
 
 def test_a_template_with_characters_of_several_tokens_is_found():

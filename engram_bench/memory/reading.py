@@ -257,7 +257,7 @@ class Reading:
         if token in (self._eos, self._bos):
             return [token, *self.start[PLACE:]], none
         if self.on_text:
-            return self._raw_text(row, token, piece)
+            return self._raw_text(row, token, piece, window)
         return self._raw_key(row, token, piece, run, window, key)
 
     def _behind(self, row: Row, piece: str, sought: str) -> int:
@@ -304,8 +304,8 @@ class Reading:
         """The n-gram that ends a key: the newest token first, the mark before the key, see `prompts.ngram_windows`."""
         return [*[*reversed(key), self._eos][: self.size], *self._none[len(key) + 1 :]]
 
-    def _raw_text(self, row: Row, token: int, piece: str) -> tuple[Numbers, Numbers]:
-        window = _extended(row.now[WINDOW : WINDOW + self.size], token)
+    def _raw_text(self, row: Row, token: int, piece: str, window: Numbers) -> tuple[Numbers, Numbers]:
+        window = _extended(window, token)
         acts = bool(self._header) or not self._may_be_template(row, piece)
         if not self._header and (behind := self._behind(row, piece, self._after)) >= 0:
             after = self._whole(row, len(self._after) + behind)

@@ -81,16 +81,25 @@ def seen_layer(cache: Cache | None, memory: int) -> ReadingLayer | None:
     Raises:
         UsageError: the cache holds tokens that this memory has not seen.
     """
-    layer = None if cache is None else layer_of(cache)
-    own = layer is not None and layer.memory == memory
-    seen = layer.get_seq_length() if layer is not None and own else 0
-    held = 0 if cache is None else int(cache.get_seq_length())
-    if held != seen:
+    if cache is None:
+        return None
+    layer = layer_of(cache)
+    seen = layer.get_seq_length() if layer is not None and layer.memory == memory else 0
+    if _held(cache) != seen:
         raise UsageError(
-            f"past_key_values holds {held} tokens, of which this memory has seen {seen}; "
-            "make the cache with the memory attached"
+            "the KV cache holds tokens that this memory has not seen; make the cache with the memory attached"
         )
     return layer if seen else None
+
+
+def _held(cache: Cache) -> int:
+    """Number of tokens in a cache."""
+    layer = layer_of(cache)
+    own = [linear for at, linear in zip(cache.layers, cache.is_linear, strict=True) if at is not layer]
+    if own and all(own):  # such a cache counts no tokens, and never loses any
+        known = 0 if layer is None else layer.get_seq_length()
+        return known or int(cache.has_previous_state())
+    return int(cache.get_seq_length())
 
 
 def mask_of(kwargs: dict[str, Any], cache: Cache | None, ids: Tensor, seen: int) -> Tensor | None:
