@@ -257,6 +257,23 @@ def test_sliding_windows(sliding, options, raw):
         check(model, answered(model, batch, **options), batch["attention_mask"])
 
 
+def test_cached_tokens_that_the_mask_hides_later_are_not_read(parts):
+    """Such as what stands behind an ended answer in a batch: here it would make another word of the key."""
+    model, tokenizer, memory = parts
+    first, hidden, last = (
+        tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        for text in ("KEY:abc", "xx", "?red")
+    )
+    mask = torch.cat([torch.ones_like(first), torch.zeros_like(hidden), torch.ones_like(last)], dim=1)
+    cache = DynamicCache(config=model.config)
+    with memory.attached(), torch.inference_mode():
+        model(torch.cat([first, hidden], dim=1), past_key_values=cache)
+        places = (mask.cumsum(1) - 1)[:, -last.shape[1] :]
+        made = model(last, attention_mask=mask, position_ids=places, past_key_values=cache).logits[0]
+        whole = model(torch.cat([first, last], dim=1), use_cache=False).logits[0, -last.shape[1] :]
+    torch.testing.assert_close(made, whole, atol=1e-4, rtol=1e-3)
+
+
 LINEAR = {
     "Mamba": {"state_size": 4},
     "Lfm2": {"layer_types": ["conv", "full_attention", "conv"]},

@@ -180,9 +180,11 @@ def test_a_trained_answer_goes_on_across_what_begins_an_answer(keyed):
     assert answered(encoder, reading, "KEY:abcd?", "b: sky") == []
 
 
+@pytest.mark.parametrize("chat", [True, False])
 @pytest.mark.parametrize(("text", "keys"), [("<|start|>KEY:abc?", ["KEY:abc"]), ("KEY:abc<|start|>?", [])])
-def test_a_beginning_of_text_that_opens_turns_too_begins_a_new_text(text, keys):
-    encoder, reading = make_reading("key", bos=True)
+def test_beginning_of_text_begins_a_new_text(chat, text, keys):
+    """With the template, it is the token that opens turns, too."""
+    encoder, reading = make_reading("key", chat, bos=True)
     assert answered(encoder, reading, text, "zq") == keys
 
 
@@ -204,6 +206,14 @@ def test_the_template_s_own_text_reads_nothing():
     assert (np.array(read(reading, encoded(encoder, text))[0]) == ABSENT).all()
 
 
+def test_end_of_text_ends_an_answer(keyed):
+    encoder, reading = keyed
+    ids = encoded(encoder, f"{TURNS[1]}red<|end|>\n<|start|>")
+    windows = np.array(read(reading, ids)[0])
+    assert (windows[-3:] == ABSENT).all()
+    assert (windows[-4] != ABSENT).all()
+
+
 def test_a_template_with_characters_of_several_tokens_is_found():
     tokenizer = make_tokenizer()
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "漢").replace("m['role']", "'🙂'")
@@ -212,6 +222,18 @@ def test_a_template_with_characters_of_several_tokens_is_found():
     reading = Reading(encoder, addresses, addresses.span)
     talk = encoder.tokenizer.decode(rendered(encoder, "x?", "y", "KEY:é"))
     assert answered(encoder, reading, talk, "zq") == ["KEY:é"]
+
+
+def test_a_token_that_ends_the_template_and_begins_the_answer_goes_on_from_the_key():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n", "assistant\ni")
+    encoder = PromptEncoder(tokenizer)
+    addresses = make_reading("key")[1]._addresses
+    reading = Reading(encoder, addresses, addresses.span)
+    alone, joined = rendered(encoder, "KEY:abc"), encoded(encoder, tokenizer.decode(rendered(encoder, "KEY:abc")) + "s")
+    assert len(alone) == len(joined)  # "is" is one token
+    gram = read(reading, alone)[0][-1]
+    assert read(reading, joined)[0][-1] == [joined[-1], *gram[:-1]]
 
 
 def test_a_template_that_is_not_found_in_its_own_tokens_is_refused():

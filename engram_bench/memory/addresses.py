@@ -239,11 +239,11 @@ class Addresses:
         return [window[:n][::-1].tolist() for n, heads in zip(self.config.orders, by_order, strict=True) if heads.all()]
 
     def holds(self, window: NDArray[np.int64]) -> bool:
-        """Whether the last layer stores the longest n-gram of a window, int64 [N]."""
+        """Whether the last layer stores all n-grams of a window, int64 [N], that are not longer than what is there."""
         hit = slots(self.hasher, self.last, self.rows[self.last], window) > 0
         by_order = zip(self.config.orders, hit.reshape(len(self.config.orders), -1), strict=True)
         fitting = [bool(heads.all()) for n, heads in by_order if window[n - 1] != ABSENT]
-        return bool(fitting) and fitting[-1]
+        return bool(fitting) and all(fitting)
 
     def routed_span(self, encoder: PromptEncoder) -> Spans:
         """`span`, but None if the rules of `routing` find no request in the user's text."""
