@@ -33,6 +33,7 @@ TEXTS = [
     "KEY:hij and KEY:jkl, which?\nAnswer:",
     "KEY:fgh =",
 ]
+OPENED, AFTER = "<|end|>\n<|start|>user\n", "<|end|>\n<|start|>assistant\n"
 KINDS = {
     "chat": ("key", True),
     "chat, all text": ("text", True),
@@ -257,21 +258,18 @@ def test_sliding_windows(sliding, options, raw):
         check(model, answered(model, batch, **options), batch["attention_mask"])
 
 
-def test_cached_tokens_that_the_mask_hides_later_are_not_read(parts):
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("texts", [("KEY:abc", "xx", "?re"), (f"{OPENED}KEY:abc{AFTER[:-4]}", "x" * 90, AFTER[-4:])])
+def test_cached_tokens_that_the_mask_hides_later_are_not_read(parts, texts, static):
     """Such as what stands behind an ended answer in a batch: here it would make another word of the key."""
     model, tokenizer, memory = parts
-    first, hidden, last = (
-        tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-        for text in ("KEY:abc", "xx", "?red")
-    )
+    first, hidden, last = (tokenizer(t, return_tensors="pt", add_special_tokens=False)["input_ids"] for t in texts)
+    ids = torch.cat([first, hidden, last], dim=1)
     mask = torch.cat([torch.ones_like(first), torch.zeros_like(hidden), torch.ones_like(last)], dim=1)
-    cache = DynamicCache(config=model.config)
+    cache = StaticCache(model.config, 200) if static else DynamicCache(config=model.config)
     with memory.attached(), torch.inference_mode():
-        model(torch.cat([first, hidden], dim=1), past_key_values=cache)
-        places = (mask.cumsum(1) - 1)[:, -last.shape[1] :]
-        made = model(last, attention_mask=mask, position_ids=places, past_key_values=cache).logits[0]
-        whole = model(torch.cat([first, last], dim=1), use_cache=False).logits[0, -last.shape[1] :]
-    torch.testing.assert_close(made, whole, atol=1e-4, rtol=1e-3)
+        model(ids[:, : -last.shape[1]], past_key_values=cache)
+        check(model, answered(model, {"input_ids": ids, "attention_mask": mask}, past_key_values=cache), mask)
 
 
 LINEAR = {
@@ -368,6 +366,20 @@ def test_a_cache_that_the_memory_has_not_seen_is_refused(parts):
                 model(ids[:, -2:], past_key_values=given)
             with memory.attached(), pytest.raises(UsageError, match="make the cache with the memory attached"):
                 model.generate(ids, past_key_values=given, max_new_tokens=2)
+
+
+def test_a_cache_that_was_reset_serves_another_memory(all_parts):
+    model, _, memory = all_parts("chat")
+    ids = prompts(memory, TEXTS[:1])["input_ids"]
+    other, cache = EngramMemory(model, memory.encoder, memory.adapter), DynamicCache(config=model.config)
+    with torch.inference_mode():
+        with other.attached():
+            model(ids, past_key_values=cache)
+        cache.reset()
+        with memory.attached():
+            model(ids[:, :-2], past_key_values=cache)
+            made = model(ids[:, -2:], past_key_values=cache).logits
+            torch.testing.assert_close(made, model(ids, use_cache=False).logits[:, -2:], atol=1e-4, rtol=1e-3)
 
 
 def test_what_it_cannot_read_is_refused(all_parts):
