@@ -1,18 +1,28 @@
-"""An n-gram memory on a transformers model that runs under the model's own ``generate``.
+"""An n-gram memory on a transformers model that runs under the model's own forward and ``generate``.
 
 ``` python
 model = AutoModelForCausalLM.from_pretrained(folder)
 memory = EngramMemory.from_pretrained("my-adapter", model, AutoTokenizer.from_pretrained(folder))
 with memory.attached():
-    model.generate(**inputs)  # greedy, sampling or beam search; batches with left padding; with or without a KV cache
+    model.generate(**inputs)
 ```
+
+What a token reads follows from the ids up to it. So answers do not depend on the KV cache, on the parts in which a text
+reaches the model, or on padding. docs/transformers.md lists the ways of calling a model, and which are refused.
+
+In raw text, without the chat template, a memory with ``span: key`` takes the last stored key so far. An answer may
+begin after the key, and after each later token that ends with ``: ? = >`` or a line break. A memory with ``span: text``
+acts on every token of raw text. `memory.reading` has the whole rule.
 """
 
 from __future__ import annotations
 
+import itertools
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -21,51 +31,46 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
+from engram_bench.backends.torch import calls
 from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.device import uploaded
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
-from engram_bench.prompts import ABSENT, PromptEncoder, extend_windows, ngram_windows
-
-
-class WindowsLayer(DynamicLayer):  # type: ignore[misc]
-    """The n-gram that each cached token reads, [batch, 1, tokens, N], stored as an extra layer of the KV cache.
-
-    So reordering beams, dropping rows and cropping tokens of the cache changes the n-grams too.
-    """
+from engram_bench.memory.reading import PADDING, Reading, Row
+from engram_bench.memory.torch import injected
+from engram_bench.prompts import ABSENT, PromptEncoder
 
 
 class Call(threading.local):
-    """The n-grams of one forward pass. Each thread has its own, so threads may share a model."""
+    """What one forward pass adds to the cache. Each thread has its own, so threads may share a model."""
 
-    windows: NDArray[np.int64] | None = None
+    numbers: NDArray[np.int64] | None = None
 
 
 _with_memory: WeakSet[nn.Module] = WeakSet()  # models that have a memory attached
+_count = itertools.count()
 
 
 class EngramMemory:
     """An n-gram memory and the model it belongs to.
 
-    The first forward with a new KV cache must contain the whole prompt; all later tokens count as the answer. While a
-    memory is attached, several threads may call the model.
+    While a memory is attached, several threads may call the model.
 
     Args:
-        model: a transformers causal language model, or a PEFT model of one.
-        encoder: encoder of the model's tokenizer; its chat template separates the prompt from the answer.
+        model: a transformers causal language model, a PEFT model of one, or what ``torch.compile`` made of either.
+        encoder: encoder of the model's tokenizer.
         adapter: the memory.
 
     Raises:
-        UsageError: the tokenizer has no chat template.
+        UsageError: the chat template cannot be found in token ids.
     """
 
     def __init__(self, model: nn.Module, encoder: PromptEncoder, adapter: EngramAdapter) -> None:
-        if not encoder.has_template:
-            raise UsageError("the tokenizer has no chat template; set tokenizer.chat_template")
         self.model, self.encoder, self.adapter = model, encoder, adapter
-        self._call = Call()
+        self._reading = Reading(encoder, adapter.addresses, adapter.span)
+        self._call, self._number = Call(), next(_count)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, model: nn.Module, tokenizer: Any) -> EngramMemory:
@@ -75,7 +80,7 @@ class EngramMemory:
             UsageError: a file is missing or damaged, or the memory belongs to a model of another shape.
         """
         encoder, path = PromptEncoder(tokenizer), Path(folder)
-        return cls(model, encoder, EngramAdapter.load(model, weights.engram_config(path), encoder, path))
+        return cls(model, encoder, EngramAdapter.load(_inner(model), weights.engram_config(path), encoder, path))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write one safetensors file and one JSON file into a folder, creating it if needed."""
@@ -87,22 +92,25 @@ class EngramMemory:
         """Attach the memory to the model while the context lasts; afterwards the model is as before, bit for bit.
 
         Raises:
-            UsageError: another memory is attached to the model.
+            UsageError: another memory is attached to the model. The model's forward and ``generate`` raise it too, if
+                they are called in a way that the memory cannot follow.
         """
-        # PEFT's own `generate` calls the model inside the wrapper, and so does its forward.
-        model: Any = self.model
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner = _inner(self.model)
         if inner in _with_memory:
             raise UsageError("this model has a memory attached; leave its context before you attach another")
+        if "torch._dynamo" in sys.modules:  # code that was compiled earlier would run without the memory
+            torch.compiler.reset()
         handles = [
-            inner.register_forward_pre_hook(self._before, with_kwargs=True),
-            inner.register_forward_hook(self._after, with_kwargs=True),
+            inner.register_forward_pre_hook(_eager(self._before), with_kwargs=True),
+            inner.register_forward_hook(_eager(self._after), with_kwargs=True),
         ]
         _with_memory.add(inner)
+        inner.init_continuous_batching = _no_continuous_batching
         try:
-            with self.adapter.on(inner):
+            with injected(inner, {layer: _eager(memory.forward) for layer, memory in self.adapter.layers.items()}):
                 yield
         finally:
+            del inner.init_continuous_batching
             _with_memory.discard(inner)
             for handle in handles:
                 handle.remove()
@@ -110,50 +118,95 @@ class EngramMemory:
     def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = args[0] if args else kwargs.get("input_ids")
         if ids is None:
-            raise ValueError("an n-gram memory needs input_ids; it cannot read inputs_embeds")
-        tokens, cached = ids.cpu().numpy(), _windows_layer(kwargs.get("past_key_values"))
-        if cached is None or cached.get_seq_length() == 0:
-            windows = self._prompt_windows(tokens, kwargs.get("attention_mask"))
-        else:
-            windows = _answer_windows(tokens, cached.keys[:, 0, -1].cpu().numpy())
-        self._call.windows = windows
+            raise UsageError("an n-gram memory needs input_ids; it cannot read inputs_embeds, so pass the token ids")
+        cache = calls.cache_of(kwargs)
+        layer = calls.seen_layer(cache, self._number)
+        seen = 0 if layer is None else layer.get_seq_length()
+        mask = calls.mask_of(kwargs, cache, ids, seen)
+        if layer is not None and mask is not None and mask.shape[1] == seen + ids.shape[1]:
+            self._hide(layer, mask[:, :seen])
+        tokens = ids.cpu().numpy()
+        real = np.ones(ids.shape, bool) if mask is None else mask[:, -ids.shape[1] :].cpu().numpy()
+        windows, self._call.numbers = self._read(tokens, real, layer)
         memories = self.adapter.memories()
         found = [memory.slots_for(tokens, windows) for memory in memories]
         for memory, slots in zip(memories, uploaded(str(ids.device), found), strict=True):
             memory.set_slots(slots)
 
     def _after(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        cache = getattr(output, "past_key_values", None)
-        if isinstance(cache, Cache):
-            layer = _windows_layer(cache)
-            if layer is None:
-                layer = WindowsLayer()
-                cache.layers.append(layer)
-            device = output.logits.device  # transformers reorders beams on this device
-            windows = torch.from_numpy(self._call.windows)[:, None].to(device)
-            layer.update(windows, windows[..., :0])
+        numbers, self._call.numbers = self._call.numbers, None
+        outputs = output if isinstance(output, tuple) else output.values()
+        given = calls.cache_of(kwargs)
+        cache = given if given is not None else next((part for part in outputs if isinstance(part, Cache)), None)
+        if cache is None or numbers is None:
+            return
+        layer = calls.layer_of(cache)
+        if layer is None:
+            layer = calls.ReadingLayer(self._number, cache.is_compileable)
+            cache.layers.append(layer)
+        layer.memory = self._number  # a layer that was reset may be another memory's
+        layer.add(numbers, (args[0] if args else kwargs["input_ids"]).device)
 
-    def _prompt_windows(self, ids: NDArray[np.int64], mask: Tensor | None) -> NDArray[np.int64]:
-        """int64 [batch, tokens, N + 1] for whole prompts; `ABSENT` for padding and for rows without the template."""
-        windows = np.full((*ids.shape, self.adapter.ngram_size + 1), ABSENT, dtype=np.int64)
-        there = np.ones(ids.shape, bool) if mask is None else mask.cpu().numpy()[:, -ids.shape[1] :] > 0
-        for row, (tokens, real) in enumerate(zip(ids, there, strict=True)):
-            if pair := self.encoder.parse(tokens[real].tolist()):
-                span, size = self.adapter.span(pair[0]), self.adapter.ngram_size
-                on_text = self.adapter.acts_on_text
-                windows[row, real] = ngram_windows(*pair, size, span, self.encoder.eos_id, on_text=on_text)
-        return windows
+    def _read(
+        self, tokens: NDArray[np.int64], real: NDArray[np.bool_], layer: calls.ReadingLayer | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What new tokens read and what the cache keeps.
+
+        Returns:
+            int64 [batch, tokens, N + 1], the n-grams, and int64 [batch, tokens, width].
+
+        Args:
+            tokens: [batch, tokens] token ids.
+            real: [batch, tokens], false for padding.
+            layer: what the memory knows of the cached tokens; None if there are none.
+        """
+        reading, (batch, count) = self._reading, tokens.shape
+        windows = np.full((batch, count, reading.size + 1), ABSENT, dtype=np.int64)
+        numbers = np.full((batch, count, len(reading.start)), PADDING, dtype=np.int64)
+        slow = np.ones(batch, bool)
+        if layer is not None and count == 1 and real.all():
+            last = layer.numbers(slice(None), 1)[:, 0]
+            windows[:, 0], numbers[:, 0], slow = reading.step(last, tokens[:, 0])
+        past = layer.newest(reading.reach) if layer is not None and slow.any() else None
+        for n in np.flatnonzero(slow).tolist():
+            row = Row(reading.start)
+            if layer is not None and past is not None:
+                more = layer.get_seq_length() > past.shape[1]
+                row = Row(reading.start, past[n], partial(layer.numbers, n) if more else None)
+            there = real[n].nonzero()[0]
+            if len(there):
+                windows[n, there] = [reading.read(row, token) for token in tokens[n, there].tolist()]
+                numbers[n, there] = row.added
+        return windows, numbers
+
+    def _hide(self, layer: calls.ReadingLayer, shown: Tensor) -> None:
+        """Read the cached tokens again if the mask now hides some, such as the padding behind an ended answer.
+
+        Raises:
+            UsageError: the mask shows tokens that were padding when they were cached.
+        """
+        if torch.equal(layer.padding, ~shown):
+            return
+        if bool((layer.padding & shown).any()):
+            raise UsageError(
+                "attention_mask is 1 for tokens that were padding when past_key_values was made; pass the mask of then"
+            )
+        layer.replace(self._read(layer.numbers(slice(None))[..., 0], shown.cpu().numpy())[1])
 
 
-def _windows_layer(cache: Any) -> WindowsLayer | None:
-    layers: Sequence[Any] = getattr(cache, "layers", ())
-    return next((layer for layer in layers if isinstance(layer, WindowsLayer)), None)
+def _inner(model: Any) -> Any:
+    """The transformers model in a PEFT model, or in what ``torch.compile`` returned: both call it themselves."""
+    if hasattr(model, "_orig_mod"):
+        return _inner(model._orig_mod)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _answer_windows(ids: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Windows [batch, tokens, N + 1] of new answer tokens `ids`, which follow the windows `last` [batch, N + 1]."""
-    steps = []
-    for column in ids.T:
-        last = extend_windows(last, column)
-        steps.append(last)
-    return np.stack(steps, axis=1)
+def _eager(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same outside compiled code: ids are read on the host, and each thread has its own forward."""
+    disable: Any = torch.compiler.disable
+    eager: Callable[..., Any] = disable(function, reason="an n-gram memory runs outside compiled code")
+    return eager
+
+
+def _no_continuous_batching(*_: Any, **__: Any) -> None:
+    raise UsageError("an n-gram memory cannot run under continuous batching; use model.generate with a padded batch")

@@ -170,25 +170,6 @@ class PromptEncoder:
             self._templates[turns] = [self._tokens.sealed(part) for part in parts]
         return self._templates[turns]
 
-    def parse(self, ids: Sequence[int]) -> Pair | None:
-        """Split token ids into a prompt and the answer after it; in a longer conversation, those of its last turn.
-
-        Returns:
-            The prompt and the answer's tokens so far. None if the ids do not follow the template, or if the tokenizer
-            would split the prompt's text into other tokens.
-        """
-        text = self._tokens.decode(ids[len(self._start) :])
-        end = text.rfind(self._after)
-        start = text.rfind(self._header, 0, max(end, 0)) + len(self._header) if self._header else 0
-        if end < 0 or start < len(self._header):
-            return None
-        try:
-            prompt = self._read(text[:end] + self._after, start, end)
-        except UsageError:
-            return None
-        count = len(prompt.ids)
-        return (prompt, tuple(ids[count:])) if prompt.ids == tuple(ids[:count]) else None
-
     def _read(
         self, whole: str, start: int, end: int, key: tuple[int, int] | None = None, *, earlier: bool = False
     ) -> Prompt:
@@ -233,6 +214,11 @@ class PromptEncoder:
         if self.eos_id in ids:
             ids = ids[: ids.index(self.eos_id)]
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
+    @property
+    def header_ids(self) -> tuple[int, ...]:
+        """Token ids of the template's text before every user turn; none without a chat template."""
+        return self._read(self._header, 0, 0).ids if self._header else ()
 
 
 def _start_ids(tokenizer: Any) -> tuple[int, ...]:

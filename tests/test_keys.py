@@ -28,6 +28,19 @@ def test_the_longest_key_wins_and_the_last_of_equals():
     assert found(index(), "door") is None
 
 
+def test_what_ends_a_key():
+    keys = index("east gate", "the east gate", "Straße 9")
+    split = units("By the East gate")
+    assert [keys.ending(split, end) for end in range(1, 5)] == [0, 0, 0, 3]
+    assert [keys.ending(split, 4, shortest) for shortest in (2, 3, 4)] == [3, 3, 0]
+    assert keys.ending(units("east gate"), 2) == 2
+    assert [keys.longest(last) for last in ("gate", "9", "east")] == [3, 2, 0]
+    assert [keys.ends_with(text) for text in ("gate", "ate", "e", "9", "gat", "te9", "zgate")] == [True] * 4 + [
+        False
+    ] * 3
+    assert not index().ends_with("a")
+
+
 @pytest.mark.parametrize("text", [
     "capital:france", "Look up CAPITAL : France.", "(CAPITAL:France)", '"CAPITAL:France",', "**CAPITAL:France**",
     "CAPITAL:France's?", "CAPITAL:\nFrance",

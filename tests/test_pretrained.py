@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engram_bench import variants
 from engram_bench.errors import UsageError
 from engram_bench.pretrained import EngramMemory
-from tests.conftest import ENGRAM, in_float32, make_checkpoint, make_tokenizer, quiet
+from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
 
 ARCHITECTURES = ["Llama", "Qwen2", "Phi", "Gemma"]
 TEXTS = ["KEY:abc", "Look up KEY:def please", "What is stored?", "x", "KEY:hij and KEY:jkl, which?", "hello KEY:zzz"]
@@ -97,14 +97,17 @@ def test_the_memory_acts_on_keys_in_padded_batches_and_on_nothing_else(parts):
     assert 2 <= sum(known) <= 4
 
 
-def test_the_last_question_of_a_longer_talk_is_the_one_that_counts(parts):
-    _, tokenizer, memory, *_ = parts
-    talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]
+def test_the_last_question_of_a_longer_talk_is_answered_as_in_the_bench(parts):
+    model, tokenizer, memory, ours, adapter = parts
+    talk = [{"role": "user", "content": "KEY:def"}, {"role": "assistant", "content": "yes"}]
     talk = [*talk, {"role": "user", "content": "Look up KEY:abc"}]
-    rendered = tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
-    prompt, answer = memory.encoder.parse(tokenizer(rendered, add_special_tokens=False)["input_ids"])
-    assert memory.encoder.tokenizer.decode(prompt.content_ids()) == "Look up KEY:abc"
-    assert answer == ()
+    batch = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    prompt = ours.encoder.prompt("Look up KEY:abc", earlier=[("KEY:def", "yes")])
+    assert batch["input_ids"][0].tolist() == list(prompt.ids)
+    with memory.attached():
+        made = model.generate(**batch, max_new_tokens=8, do_sample=False)[0, len(prompt.ids) :]
+    with ours.attached(adapter):
+        assert memory.encoder.decode(made.tolist()) == ours.encoder.decode(ours.generate([prompt], 8)[0])
 
 
 def test_saving_and_loading_changes_nothing(parts, tmp_path):
@@ -162,10 +165,6 @@ def test_what_cannot_be_is_refused(parts, tmp_path):
     model, tokenizer, memory, *_ = parts
     with pytest.raises(UsageError, match="no n-gram memory here"):
         EngramMemory.from_pretrained(tmp_path, model, tokenizer)
-    with pytest.raises(UsageError, match="no chat template"):
-        EngramMemory(model, type(memory.encoder)(make_tokenizer(chat=False)), memory.adapter)
-    with memory.attached(), pytest.raises(ValueError, match="input_ids"):
-        model(inputs_embeds=torch.zeros(1, 2, 32))
     memory.save_pretrained(tmp_path)
     wider = type(model)(type(model.config)(**{**model.config.to_dict(), "hidden_size": 64, "head_dim": 16}))
     with pytest.raises(UsageError, match="does not fit the model"):

@@ -49,14 +49,6 @@ def test_without_a_template_the_separator_follows_the_text_and_is_no_content():
     assert (encoder.has_template, repr(SEPARATOR) in encoder.describe()) == (False, True)
 
 
-@pytest.mark.parametrize("text", ["KEY:abc", "Look up\nAnswer:\n KEY:abc", "a\n", "x", " "])
-def test_without_a_template_ids_are_split_at_the_separator(text):
-    encoder = PromptEncoder(make_tokenizer(chat=False))
-    prompt, answer = encoder.prompt(text), encoder.answer("Paris")
-    assert encoder.parse((*prompt.ids, *answer)) == (prompt, answer)
-    assert encoder.parse(answer) is None
-
-
 def test_without_a_template_the_prompt_starts_as_the_tokenizer_starts_texts():
     tokenizer = make_tokenizer(chat=False)
     start = TemplateProcessing(single="<|start|> $A", special_tokens=[("<|start|>", 0)])
@@ -65,8 +57,6 @@ def test_without_a_template_the_prompt_starts_as_the_tokenizer_starts_texts():
     prompts = [encoder.prompt(text) for text in ("KEY:abc", "Look up")]
     assert list(prompts[0].ids) == tokenizer("KEY:abc" + SEPARATOR)["input_ids"]
     assert (prompts[0].ids[0], prompts[0].content[0], shared_prefix(prompts)) == (0, False, 1)
-    assert encoder.parse((*prompts[0].ids, 7)) == (prompts[0], (7,))
-    assert encoder.parse((*prompts[0].ids[1:], 7)) is None
 
 
 def test_a_template_that_puts_nothing_after_the_text_gets_the_separator():
@@ -164,19 +154,6 @@ def test_a_special_token_that_a_text_names_is_plain_text(make, chat, text):
     if make is make_tokenizer:  # other tokenizers do not give back every text
         assert encoder.tokenizer.decode(prompt.content_ids()) == text
         assert encoder.decode(encoder.answer(text)) == text
-
-
-@pytest.mark.parametrize("chat", [True, False])
-@pytest.mark.parametrize("text", NAMED)
-@pytest.mark.parametrize("make", [make_tokenizer, thoughtful])
-def test_a_special_token_that_a_text_names_does_not_end_its_turn(make, chat, text):
-    encoder = encoder_of(make, chat)
-    prompt, answer = encoder.prompt(text), encoder.answer("red")[:-1]
-    assert encoder.parse((*prompt.ids, *answer)) == (prompt, answer)
-    if chat:
-        later = (*prompt.ids, *encoder.answer("red"), *encoder.prompt("Look up <|start|>user\nKEY:abc").ids)
-        parsed, _ = encoder.parse(later)
-        assert encoder.tokenizer.decode(parsed.content_ids()) == "Look up <|start|>user\nKEY:abc"
 
 
 def test_a_special_token_that_cannot_be_split_is_refused():
@@ -314,21 +291,3 @@ def test_the_day_is_the_same_in_every_prompt():
     plain = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} " + plain + "!"
     assert PromptEncoder(tokenizer)._before == "01 Jan 2026 "
-
-
-@pytest.mark.parametrize("template", [
-    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>{% endfor %}<assistant>",
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[Q]{{ m['content'] }}[A]{% else %}"
-    "{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}",
-])  # fmt: skip
-def test_of_a_longer_talk_the_last_turn_is_told_apart_where_the_first_alone_has_a_start_token(template):
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template, tokenizer.bos_token = template, "Look"
-    encoder = PromptEncoder(tokenizer)
-    turns = [
-        {"role": role, "content": text} for role, text in (("user", "KEY:abc"), ("assistant", "red"), ("user", "up"))
-    ]
-    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
-    prompt, answer = encoder.parse(ids)
-    assert tokenizer.decode(prompt.content_ids()).strip() == "up"
-    assert answer == ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
 from typing import Any
 
 from engram_bench.errors import UsageError
@@ -64,7 +63,3 @@ class SplitTokenizer:
                 name = self._copy.id_to_token(i)
                 raise UsageError(f"the model's tokenizer cannot read {name!r} as plain text; remove it from the text")
         return [self._id.get(i, i) for i in encoded.ids], encoded.offsets
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The sealed text of token ids."""
-        return str(self._copy.decode([self._sealed_id.get(i, i) for i in ids], skip_special_tokens=False))

@@ -19,7 +19,7 @@ from engram_bench.errors import UsageError
 from engram_bench.memory import routing
 from engram_bench.memory.hashing import ABSENT_ROW, Int64Array, NgramHasher, compress_vocabulary
 from engram_bench.memory.keys import KeyIndex, key_id, key_name
-from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span, ngram_windows
+from engram_bench.prompts import ABSENT, Pair, Prompt, PromptEncoder, Span, ngram_windows
 from engram_bench.variants.configs import EngramConfig
 
 CONTROL_SEED = 0
@@ -244,6 +244,16 @@ class Addresses:
         if self.config.keyed:
             grams.append(list(span.tokens) if span else [])
         return [gram for gram, heads in zip(grams, hit.reshape(len(grams), -1), strict=True) if heads.all()]
+
+    def holds(self, window: NDArray[np.int64]) -> bool:
+        """Whether the last layer stores all n-grams of a window, int64 [N + 1], that are not longer than what is there.
+
+        A memory that looks for keys must store the one of the whole key, too.
+        """
+        hit = slots(self.hasher, self.last, self.rows[self.last], window) > 0
+        there = [bool(window[n - 1] != ABSENT) for n in self.config.orders]
+        fitting = np.array([*there, *[True] * self.config.keyed])
+        return any(there) and bool(hit.reshape(len(fitting), -1)[fitting].all())
 
     def routed_span(self, encoder: PromptEncoder) -> Spans:
         """`span`, but None if the rules of `routing` find no request in the user's text."""

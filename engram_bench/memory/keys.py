@@ -13,7 +13,8 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -79,7 +80,12 @@ WORD = {"Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No", "Mn", "Mc"}  # Unicode c
 
 def key_name(text: str) -> str:
     """The units of a key, joined by spaces. Keys that differ only in case, accents, width or white space share it."""
-    return " ".join(unit.text for unit in units(text))
+    return joined(units(text))
+
+
+def joined(split: Iterable[Unit]) -> str:
+    """The name of a key of these units."""
+    return " ".join(unit.text for unit in split)
 
 
 def key_id(name: str) -> int:
@@ -101,6 +107,7 @@ class KeyIndex:
             parts = name.split(" ")
             lengths.setdefault(parts[-1], set()).add(len(parts))
         self._lengths = {last: sorted(found, reverse=True) for last, found in lengths.items()}
+        self._backwards = sorted(last[::-1] for last in lengths)
 
     @classmethod
     def from_array(cls, array: NDArray[np.uint8]) -> KeyIndex:
@@ -129,12 +136,31 @@ class KeyIndex:
         found: Found | None = None
         longest = 1
         for end, last in enumerate(split, 1):
-            for length in self._lengths.get(last.text, ()):
-                if length < longest:
-                    break
-                if length <= end:
-                    name = " ".join(unit.text for unit in split[end - length : end])
-                    if name in self.tokens:
-                        found, longest = Found(split[end - length].start, last.end, name), length
-                        break
+            if length := self.ending(split, end, longest):
+                start = end - length
+                found, longest = Found(split[start].start, last.end, joined(split[start:end])), length
         return found
+
+    def ending(self, split: Sequence[Unit], end: int, shortest: int = 1) -> int:
+        """Number of units of the longest key whose last unit is ``split[end - 1]``; 0 if there is no such key.
+
+        Args:
+            split: units of a text.
+            end: the key's end, excluded.
+            shortest: the fewest units that count.
+        """
+        for length in self._lengths.get(split[end - 1].text, ()):
+            if length < shortest:
+                break
+            if length <= end and joined(split[end - length : end]) in self.tokens:
+                return length
+        return 0
+
+    def longest(self, last: str) -> int:
+        """Number of units of the longest key with this last unit; 0 if no key has it."""
+        return self._lengths.get(last, (0,))[0]
+
+    def ends_with(self, text: str) -> bool:
+        """Whether the last unit of some key is, or ends with, this text."""
+        at = bisect_left(self._backwards, text[::-1])
+        return at < len(self._backwards) and self._backwards[at].startswith(text[::-1])

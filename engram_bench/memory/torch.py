@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -227,7 +227,9 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 @contextmanager
-def injected(model: nn.Module, memories: Mapping[int, nn.Module], *, after: bool = False) -> Iterator[None]:
+def injected(
+    model: nn.Module, memories: Mapping[int, Callable[[Tensor], Tensor]], *, after: bool = False
+) -> Iterator[None]:
     """Run each memory on the input (or, `after`, the output) of its layer while the context lasts.
 
     It uses only hooks. No weight and no module of the model changes, so leaving restores the model bit for bit.
@@ -241,7 +243,7 @@ def injected(model: nn.Module, memories: Mapping[int, nn.Module], *, after: bool
             handle.remove()
 
 
-def _hook(layer: nn.Module, memory: nn.Module, after: bool) -> Any:
+def _hook(layer: nn.Module, memory: Callable[[Tensor], Tensor], after: bool) -> Any:
     def before_layer(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
             return (memory(args[0]), *args[1:]), kwargs
