@@ -52,7 +52,7 @@ PROFILES = {
         asserted=False,
         borrows=True,
     ),
-    "quick": Profile(15, 3, None, "baseline,lora,engram,engram-shuffled", asked_items=6, control_prompts=8),
+    "quick": Profile(10, 3, None, "baseline,lora,engram,engram-shuffled", asked_items=6, control_prompts=8),
     "default": Profile(
         DEFAULT_SIZES,
         3,

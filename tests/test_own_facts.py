@@ -57,7 +57,7 @@ def test_forty_long_keys_that_begin_or_end_alike_are_told_apart(model, question,
     assert min(len(model.encoder.answer(item.input)) for item in category.items) > 20
     training = model.train(variant, category.training_examples(), 0, tmp_path, quiet)
     assert training.ended_early
-    assert training.learned >= 0.99
+    assert training.learned >= 0.98
     assert right(model, variant, tmp_path, category, PHRASINGS[0]) == 1
     assert right(model, variant, tmp_path, category, category.rephrased[0]) == 1
 

@@ -22,8 +22,8 @@ from engram_bench.variants.configs import TrainingConfig
 
 SORT_WITHIN = 8  # batches; sorting by length within this many reduces padding, and the order stays random
 RECENT = 256  # examples that tell whether the answers are learned; all examples if there are fewer
-LEARNED = 0.99  # share of these whose every answer token was the most probable one, before the step on them
-COOLDOWN = 0.25  # of the steps until then: the rate falls to zero in as many more
+LEARNED = 0.98  # share of these whose every answer token was the most probable one, before the step on them
+COOLDOWN = 0.2  # of the steps until then: the rate falls to zero in as many more
 WARM_UP = 10  # steps at most
 SMALLEST_BATCH, STEPS_AN_EPOCH = 4, 8  # of a recipe that fits few facts, too
 EXAMPLES_PER_REPLAY = 3  # examples in a step for each replay text in it
