@@ -34,7 +34,7 @@ def test_lookup_time_by_table_size(bench: Bench) -> None:
     found = bench.lookup(LOOKED_UP)
     config = bench.variant(LOOKED_UP).config
     assert isinstance(config, EngramConfig)
-    row = len(config.orders) * config.heads * config.width * 4  # bytes: one row of every table of a layer, in float32
+    row = config.hashes * config.heads * config.width * 4  # bytes: one row of every table of a layer, in float32
     ratios = [measured["mapped_bytes"] / (measured["rows"] * row) for measured in found]
     assert [measured["rows"] for measured in found] == list(TABLE_ROWS)
     assert min(ratios) >= 1

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from engram_bench import backends, cli, options, variants
 from engram_bench.backends.torch import unsloth as torch_unsloth
 from engram_bench.backends.torch.backend import TorchModel
+from engram_bench.data.training import TrainingSet
 from engram_bench.errors import UsageError
 from engram_bench.store import adapters, models
 from tests.conftest import LORA, make_checkpoint, quiet
@@ -160,7 +161,8 @@ def test_an_engine_has_adapters_of_its_own_and_shares_the_memories(checkpoint, o
     model = models.resolve(str(checkpoint))
     for name, count in (("lora", 2), ("engram", 1)):
         (_, variant) = variants.select(name)
-        folders = {adapters.folder_of(backend, model, variant, examples, [], 0) for backend in on_cpu.values()}
+        data = TrainingSet("bare", tuple(examples))
+        folders = {adapters.folder_of(backend, model, variant, data, 0) for backend in on_cpu.values()}
         assert len(folders) == count, name
 
 
