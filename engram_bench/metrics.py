@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,6 +15,11 @@ def exact(output: str, expected: str) -> bool:
 def prefix(output: str, expected: str) -> bool:
     """Whether the output starts with the canonical answer: the more lenient rule of engram-poc's published figures."""
     return output.strip().startswith(expected.strip())
+
+
+def contains(output: str, value: str) -> bool:
+    """Whether a value stands in the output as whole words, in its own case."""
+    return re.search(rf"(?<!\w){re.escape(value.strip())}(?!\w)", output) is not None
 
 
 def consistency(outputs: Sequence[str]) -> float:

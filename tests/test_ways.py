@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from engram_bench import metrics
 from engram_bench.data import patterns
 from engram_bench.data.items import item_id
-from engram_bench.data.questions import CONTAINS, UNTOUCHED, questions, says
+from engram_bench.data.questions import CONTAINS, UNTOUCHED, questions
 from engram_bench.data.training import training_set
 from engram_bench.data.ways import WAYS
 from engram_bench.errors import UsageError
@@ -200,7 +201,7 @@ def test_bad_sentences_are_refused_with_file_and_line(case, tmp_path):
     ("", "x", False),
 ])  # fmt: skip
 def test_a_value_is_said_as_whole_words(text, value, found):
-    assert says(text, value) == found
+    assert metrics.contains(text, value) == found
 
 
 def test_two_options_repeated_are_no_answer(capitals):

@@ -7,7 +7,7 @@ and never resolves them into Python types.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,14 +124,24 @@ class Nodes:
 
     def texts(self, node: yaml.Node, name: str) -> dict[str, yaml.Node]:
         """The texts of a list node, each with its own node; report a text that is given twice."""
+        return self._distinct([(entry, entry) for entry in self.entries(node, name)], name)
+
+    def mapping(self, node: yaml.Node | None, name: str) -> dict[str, yaml.Node]:
+        """The entries of a mapping whose keys are texts of the user's; report a key that is given twice."""
+        if not isinstance(node, yaml.MappingNode) or not node.value:
+            self.problem(node, f"{name!r} must be a mapping with at least one entry")
+            return {}
+        return self._distinct(node.value, name)
+
+    def _distinct(self, entries: Iterable[tuple[yaml.Node, yaml.Node]], name: str) -> dict[str, yaml.Node]:
         found: dict[str, yaml.Node] = {}
-        for entry in self.entries(node, name):
-            text = self.scalar(entry, name)
+        for key, value in entries:
+            text = self.scalar(key, name)
             if text is None:
                 continue
             if text in found:
-                self.problem(entry, f"{name} {text!r} is given twice; keep one")
-            found.setdefault(text, entry)
+                self.problem(key, f"{text!r} of {name} is given twice; keep one")
+            found.setdefault(text, value)
         return found
 
     def place(self, node: yaml.Node | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TypeVar
 
 from engram_bench.data.items import Applied, Category, Item, Wordings, item_id
@@ -70,7 +71,7 @@ def questions(category: Category, way: str, limit: int | None = None) -> list[Qu
         asked = ((item, *category.question(item, way)) for item in category.split(way))
         return [Question(way, item, phrasing, prompt, (item.output,)) for item, phrasing, prompt in asked]
     trained = sorted(category.split("seen"), key=lambda item: item.id)
-    return [question for question in MAKERS[way](category, trained) if question][:limit]
+    return list(islice(MAKERS[way](category, trained), limit))
 
 
 def wordings(category: Category, item: Item) -> Wordings:
@@ -103,7 +104,7 @@ def _applied(category: Category, trained: Sequence[Item]) -> Iterator[Question]:
         own = [one for one in item.applied if not one.needs or one.needs in known]
         every = [*own, *wordings(category, item).applied]
         # A question over two items is rare, because both must be trained: it is asked wherever it can be.
-        one: Applied | None = own[0] if own else _chosen(every, item)
+        one: Applied | None = _chosen(own or every, item)
         other = other_of(item)
         offers = one is not None and OPTIONS.search(one.prompt + one.answer) is not None
         if one is None or (offers and other is None):
@@ -151,11 +152,6 @@ MAKERS: dict[str, Callable[[Category, Sequence[Item]], Iterator[Question]]] = {
 def two_keys(template: str, first: Item, second: Item) -> str:
     """A question for two items."""
     return template.replace("{first}", first.input).replace("{second}", second.input)
-
-
-def says(text: str, value: str) -> bool:
-    """Whether a value stands in a text as whole words, in its own case."""
-    return re.search(rf"(?<!\w){re.escape(value.strip())}(?!\w)", text) is not None
 
 
 def _filled(template: str, item: Item, name: str, **more: str) -> str:

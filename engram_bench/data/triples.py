@@ -30,7 +30,7 @@ def category(nodes: Nodes, fields: dict[str, yaml.Node], blank: Category) -> Cat
     sentences = Sentences(nodes)
     asked, trained = _frames(nodes, fields.get("frames"), sentences)
     nouns, kinds, made = dict[str, str](), dict[str, str](), dict[str, Wordings]()
-    for name, node in _mapping(nodes, fields.get("relations"), "relations").items():
+    for name, node in nodes.mapping(fields.get("relations"), "relations").items():
         own = nodes.fields(node, RELATION, RELATION[:4])
         noun, kind = nodes.text(own, "noun") or "{subject}", nodes.text(own, "of") or ""
         if noun.count("{subject}") != 1:
@@ -54,28 +54,12 @@ def _frames(nodes: Nodes, node: yaml.Node | None, sentences: Sentences) -> tuple
     return combined, trained
 
 
-def _mapping(nodes: Nodes, node: yaml.Node | None, name: str) -> dict[str, yaml.Node]:
-    """The entries of a mapping whose keys are names; report a name that is given twice."""
-    if not isinstance(node, yaml.MappingNode) or not node.value:
-        nodes.problem(node, f"{name!r} must be a mapping with at least one entry")
-        return {}
-    found: dict[str, yaml.Node] = {}
-    for key, value in node.value:
-        text = nodes.scalar(key, name)
-        if text is None:
-            continue
-        if text in found:
-            nodes.problem(key, f"{text!r} of {name} is given twice; keep one")
-        found.setdefault(text, value)
-    return found
-
-
 def _items(
     nodes: Nodes, node: yaml.Node | None, nouns: dict[str, str], kinds: dict[str, str], category: str
 ) -> list[Item]:
     found: list[Item] = []
     places: dict[str, str] = {}
-    subjects = _mapping(nodes, node, "subjects")
+    subjects = nodes.mapping(node, "subjects")
     for subject, entry in subjects.items():
         own = nodes.fields(entry, ("kind", "aliases", *nouns), ("kind",))
         kind = nodes.text(own, "kind") or ""

@@ -14,9 +14,9 @@ from contextlib import nullcontext
 from dataclasses import asdict, fields
 from functools import partial
 
-from engram_bench import backends, stats
+from engram_bench import backends, metrics, stats
 from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text
-from engram_bench.data.questions import UNTOUCHED, Question, says
+from engram_bench.data.questions import UNTOUCHED, Question
 from engram_bench.errors import UsageError
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.options import Settings
@@ -166,7 +166,8 @@ class Bench:
         def measure() -> Record:
             told = same = count = 0
             for sample in (s for name in categories for s in self.samples(variant, name, "mention")):
-                recited = any(says(sample.output, v) and not says(sample.expected, v) for v in values[sample.prompt])
+                new, old = sample.output, sample.expected
+                recited = any(metrics.contains(new, v) and not metrics.contains(old, v) for v in values[sample.prompt])
                 told, same, count = told + recited, same + sample.exact, count + 1
             return {"told": stats.rate(told, count), "unchanged": stats.rate(same, count)}
 

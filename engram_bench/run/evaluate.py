@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from engram_bench import metrics
 from engram_bench.backends.base import Backend, Progress
-from engram_bench.data import questions as data
+from engram_bench.data import questions as by_category
 from engram_bench.data.items import PatternSet
-from engram_bench.data.questions import CONTAINS, UNTOUCHED, Question, says
+from engram_bench.data.questions import CONTAINS, UNTOUCHED, Question
 from engram_bench.prompts import Prompt
 from engram_bench.records import GREEDY, REPEAT, Sample, SampleKey
 
@@ -47,7 +47,9 @@ class Plan:
 def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]], limit: int | None = None) -> list[Question]:
     """The questions of some (category, way) pairs; `limit`: see `data.questions.questions`."""
     return [
-        question for name, way in sorted(cells) for question in data.questions(patterns.categories[name], way, limit)
+        question
+        for name, way in sorted(cells)
+        for question in by_category.questions(patterns.categories[name], way, limit)
     ]
 
 
@@ -239,6 +241,6 @@ def _score(
 def right(question: Question, output: str, expected: str) -> bool:
     """Whether an answer is right by the rule of its way."""
     if question.rule == CONTAINS:
-        wanted = all(says(output, value) for value in question.wanted)
-        return wanted and not any(says(output, value) for value in question.unwanted)
+        wanted = all(metrics.contains(output, value) for value in question.wanted)
+        return wanted and not any(metrics.contains(output, value) for value in question.unwanted)
     return metrics.exact(output, expected)
