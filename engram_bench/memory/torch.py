@@ -1,7 +1,8 @@
 """The memory in torch: tables, gate, and injection into any decoder that transformers loads.
 
-Two kinds share an interface: `EngramLayer`, the paper's gated n-gram memory, and `UnigramLayer`, a published
-single-token proof of concept for comparison. Both get n-gram windows (see `prompts.ngram_windows`) before each forward.
+`PaperEngram` is the published module by itself, see `memory.paper`. Two kinds of layer share an interface:
+`EngramLayer`, the same memory with this project's options, and `UnigramLayer`, a published single-token proof of
+concept for comparison. Both get n-gram windows (see `prompts.ngram_windows`) before each forward.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from torch.nn.functional import embedding, linear
 
 from engram_bench.memory.addresses import slots
 from engram_bench.memory.hashing import Int64Array, NgramHasher
+from engram_bench.memory.paper import PaperEngram as PaperEngram
 from engram_bench.variants.configs import EngramConfig
 
-EPS = 1e-6  # of the norms
+EPS = 1e-6  # of the norms of key and query
 
 
 class MemoryLayer(Protocol):
