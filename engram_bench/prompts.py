@@ -34,12 +34,14 @@ class Span(NamedTuple):
     Attributes:
         tokens: the token ids that it hashes: those of the range, or of the key that stands there, see `memory.keys`.
         key: number that identifies the key; `ABSENT` if the memory does not look for keys.
+        whole: whether the range counts all tokens of the prompt, the template's too, not only content tokens.
     """
 
     start: int
     end: int
     tokens: tuple[int, ...]
     key: int = ABSENT
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -245,16 +247,16 @@ def ngram_windows(
 
     The prompt's last token predicts the first answer token; it reads the n-gram that ends the span. The answer's tokens
     continue from there. So a memory acts where the answer is made, and an n-gram never mixes the span with the sentence
-    around it.
+    around it. A whole prompt is read as in the paper: each token reads the n-grams that end at it, and `mark` pads the
+    text on the left.
 
     Args:
         prompt: the prompt.
         answer: token ids of the answer.
         size: N, the longest n-gram.
-        span: the content tokens that the memory reads; None: no token reads an n-gram.
+        span: the tokens that the memory reads; None: no token reads an n-gram.
         mark: token id placed before the span, so that a span of one token still makes a bigram.
-        on_text: whether the span's own tokens read n-grams too, as in the paper. The prompt's other tokens, such as
-            the template's, never do.
+        on_text: whether the span's own tokens read n-grams too, as in the paper. The prompt's other tokens never do.
 
     Returns:
         int64 [len(prompt.ids) + len(answer), size + 1]: ``[t, 0]`` is the current token, ``[t, k]`` the one k before
@@ -263,10 +265,13 @@ def ngram_windows(
     """
     windows = blank_windows(len(prompt.ids) + len(answer), size)
     if span is not None:
-        seen = _windows(np.array([mark, *span.tokens, *answer], dtype=np.int64), size, span.key)[1:]
-        if on_text:
-            windows[np.flatnonzero(prompt.content)[span.start : span.end]] = seen[: len(span.tokens)]
-        windows[len(prompt.ids) - 1 :] = seen[len(span.tokens) - 1 :]
+        before = [mark] * (size if span.whole else 1)
+        if on_text:  # the tokens that stand there: a key's own tokens may be others
+            every = np.arange(len(prompt.ids)) if span.whole else np.flatnonzero(prompt.content)
+            places = every[span.start : span.end]
+            windows[places] = _windows([*before, *np.array(prompt.ids)[places]], size, span.key)[len(before) :]
+        seen = _windows([*before, *span.tokens, *answer], size, span.key)
+        windows[len(prompt.ids) - 1 :] = seen[len(before) + len(span.tokens) - 1 :]
     return windows
 
 
@@ -275,9 +280,9 @@ def blank_windows(tokens: int, size: int) -> NDArray[np.int64]:
     return np.full((tokens, size + 1), ABSENT, dtype=np.int64)
 
 
-def _windows(stream: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
+def _windows(stream: Sequence[int], size: int, key: int) -> NDArray[np.int64]:
     """[tokens] -> [tokens, size + 1]: each row starts with its current token and ends with the key."""
-    padded = np.concatenate([np.full(size - 1, ABSENT), stream])
+    padded = np.array([*[ABSENT] * (size - 1), *stream], dtype=np.int64)
     grams = np.lib.stride_tricks.sliding_window_view(padded, size)[:, ::-1]
     return np.concatenate([grams, np.full((len(stream), 1), key)], axis=1)
 

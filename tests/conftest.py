@@ -50,6 +50,20 @@ rows: 5000
 width: 8
 training: {epochs: 12, batch_size: 8, lr: 1.0e-2, table_lr: 0.3}
 """
+PAPER = """\
+name: tiny-paper
+kind: engram
+about: the paper's memory, for tests
+layers: [1, 2]
+orders: [2, 3]
+heads: 2
+rows: 5000
+width: 8
+span: all
+bias: true
+kernel: 4
+training: {epochs: 12, batch_size: 8, lr: 1.0e-2, table_lr: 0.3}
+"""
 LORA = """\
 name: tiny-lora
 kind: lora

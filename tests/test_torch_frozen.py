@@ -54,10 +54,9 @@ def test_logits_and_gradients_are_those_of_the_whole_model(model, examples, span
     adapter = with_numbers(model, span, layers, pairs)
     prefix = model.shared_by(pairs)
     with model.attached(adapter):
-        with torch.no_grad():
-            state = model.prefix_state(pairs[0][0], prefix)
-        frozen = FrozenParts(model, adapter.first_layer, adapter.acts_on_text, state, prefix, pairs)
+        frozen = FrozenParts(model, adapter, adapter.first_layer, prefix, pairs)
         for batch in (pairs[:7], pairs[3:4], pairs[-5:]):
+            state = model.prefix_state(pairs[0][0], prefix)
             whole, parts = model.answer_logits(batch, state, prefix), frozen.answer_logits(batch)
             assert torch.equal(whole[1], parts[1])
             assert torch.allclose(whole[0], parts[0], atol=1e-4)

@@ -43,7 +43,7 @@ def placed(config: EngramConfig, depth: int) -> EngramConfig:
 def make_hasher(config: EngramConfig, compressed_ids: Int64Array, pad_id: int) -> NgramHasher:
     """Build the hash functions for a memory of this shape and a given vocabulary."""
     hasher = NgramHasher(
-        compressed_ids=compressed_ids,
+        compressed_ids=compressed_ids if config.compression else np.arange(len(compressed_ids)),
         vocab_size_per_ngram=[config.rows] * config.hashes,
         max_ngram_size=max(config.orders),
         heads_per_ngram=config.heads,
@@ -94,9 +94,9 @@ def key_tokens(key: str, encoder: PromptEncoder) -> tuple[int, ...]:
     return encoder.answer(key)[:-1]
 
 
-def _vocabulary(hasher: NgramHasher) -> NDArray[np.uint8]:
+def _vocabulary(compressed_ids: Int64Array) -> NDArray[np.uint8]:
     """SHA-256 of the compressed vocabulary; it identifies the vocabulary that a memory was trained with."""
-    return np.frombuffer(hashlib.sha256(hasher.compressed_ids.astype("<i8").tobytes()).digest(), np.uint8)
+    return np.frombuffer(hashlib.sha256(compressed_ids.astype("<i8").tobytes()).digest(), np.uint8)
 
 
 def damaged(table: NDArray[Any], how: str) -> NDArray[Any]:
@@ -115,8 +115,9 @@ def damaged(table: NDArray[Any], how: str) -> NDArray[Any]:
 class Addresses:
     """The hash functions of a memory, its known keys, and the table rows that each layer stores (sorted).
 
-    `mark` is the token id that marks the start of a span, see `ngram_windows`. `facts` are the facts written after
-    training, by key. Their rows are in the last layer's table; `written` lists those that training did not use.
+    `mark` is the token id that marks the start of a span, see `ngram_windows`. `vocabulary` identifies the tokenizer.
+    `facts` are the facts written after training, by key. Their rows are in the last layer's table; `written` lists
+    those that training did not use.
     """
 
     config: EngramConfig
@@ -124,6 +125,7 @@ class Addresses:
     mark: int
     keys: KeyIndex
     rows: dict[int, Int64Array]
+    vocabulary: NDArray[np.uint8]
     facts: dict[str, str] = field(default_factory=dict)
     written: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
 
@@ -139,10 +141,11 @@ class Addresses:
         Raises:
             UsageError: a key is part of a longer word, where `span` cannot find it.
         """
-        hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
+        compressed = compress_vocabulary(encoder.tokenizer)
+        hasher = make_hasher(config, compressed, encoder.eos_id)
         keys = {p: p.text[slice(*p.key)] for p, _ in pairs if p.key}
         known = {key_name(key): key_tokens(key, encoder) for key in dict.fromkeys(keys.values())}
-        blank = cls(config, hasher, encoder.eos_id, KeyIndex(known), {})
+        blank = cls(config, hasher, encoder.eos_id, KeyIndex(known), {}, _vocabulary(compressed))
         for prompt, key in keys.items():
             if blank.span(prompt) is None:
                 where = f"{key!r:.60} is part of a longer word in {prompt.text!r:.120}"
@@ -156,8 +159,9 @@ class Addresses:
         Raises:
             UsageError: the arrays belong to a model with another vocabulary.
         """
-        hasher = make_hasher(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id)
-        if not np.array_equal(arrays.pop("vocabulary", np.empty(0)), _vocabulary(hasher)):
+        compressed = compress_vocabulary(encoder.tokenizer)
+        hasher, vocabulary = make_hasher(config, compressed, encoder.eos_id), _vocabulary(compressed)
+        if not np.array_equal(arrays.pop("vocabulary", np.empty(0)), vocabulary):
             raise UsageError(
                 "this adapter belongs to a model with another vocabulary; load it with the model it was trained on"
             )
@@ -165,10 +169,10 @@ class Addresses:
         rows = {layer: arrays.pop(f"{layer}.row_ids", np.empty(0, np.int64)) for layer in config.layer_ids}
         written = arrays.pop("written_ids", np.empty(0, np.int64))
         facts = json.loads(arrays.pop("facts", np.frombuffer(b"{}", np.uint8)).tobytes())
-        return cls(config, hasher, encoder.eos_id, keys, rows, facts, written)
+        return cls(config, hasher, encoder.eos_id, keys, rows, vocabulary, facts, written)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        arrays: dict[str, NDArray[Any]] = {"keys": self.keys.to_array(), "vocabulary": _vocabulary(self.hasher)}
+        arrays: dict[str, NDArray[Any]] = {"keys": self.keys.to_array(), "vocabulary": self.vocabulary}
         arrays |= {f"{layer}.row_ids": rows for layer, rows in self.rows.items()}
         if self.facts:
             arrays["facts"] = np.frombuffer(json.dumps(self.facts).encode(), np.uint8)
@@ -185,12 +189,13 @@ class Addresses:
         """Return addresses that also know this fact.
 
         Raises:
-            UsageError: the key is blank or already known; or the memory has ``span: text``, where other texts would
+            UsageError: the key is blank or already known; or the memory looks for no key, so that other texts would
                 read the same rows.
         """
-        if self.config.span == "text":
+        if not self.config.keyed:
             raise UsageError(
-                "a memory with span: text takes no facts, because every text would read them; use one with span: key"
+                f"a memory with span: {self.config.span} takes no facts, because every text would read them; "
+                "use one with span: key"
             )
         if not key.strip():
             raise UsageError("the key is blank; give a key that a prompt can contain")
@@ -223,8 +228,10 @@ class Addresses:
         return replace(self, keys=keys, facts=others, rows=rows, written=np.setdiff1d(self.written, gone))
 
     def span(self, prompt: Prompt) -> Span | None:
-        """The content tokens that the memory reads; see `EngramConfig.span`."""
-        if not self.config.keyed:
+        """The tokens that the memory reads; see `EngramConfig.span`."""
+        if self.config.span == "all":
+            return Span(0, len(prompt.ids), prompt.ids, whole=True)
+        if self.config.span == "text":
             content = prompt.content_ids()
             return Span(0, len(content), tuple(content.tolist()))
         found = self.keys.find(prompt.text)

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding, linear, silu
 
 from engram_bench.memory.addresses import slots
 from engram_bench.memory.hashing import Int64Array, NgramHasher
+from engram_bench.memory.paper import CONV_EPS
 from engram_bench.memory.paper import PaperEngram as PaperEngram
+from engram_bench.prompts import ABSENT
 from engram_bench.variants.configs import EngramConfig
 
 EPS = 1e-6  # of the norms of key and query
@@ -33,25 +35,51 @@ class MemoryLayer(Protocol):
     `slots_for` turns windows into slots, which are positions in the stored table, on the host. The caller copies the
     slots of all layers to the device at once and passes them to `set_slots`. Calling the memory adds their contents to
     the hidden states.
+
+    A memory with a convolution has `taps`, see `EngramConfig.taps`, and reads what it computed for earlier tokens. The
+    caller keeps these values beside the tokens' keys and values in the KV cache, so that they belong to the call, and
+    passes them in as `earlier`.
     """
 
+    @property
+    def taps(self) -> Sequence[int]: ...
+    @property
+    def values(self) -> Tensor | None: ...
     def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]: ...
-    def set_slots(self, slots: Tensor) -> None: ...
+    def set_slots(self, slots: Tensor, earlier: Earlier | None = None) -> None: ...
     def __call__(self, hidden: Tensor) -> Tensor: ...
 
 
+class Earlier(NamedTuple):
+    """The values that a convolution reads in one forward pass.
+
+    Attributes:
+        values: float32 [n, d], values of tokens that earlier forwards read.
+        at: int64 [batch, tokens, taps], for each token, the places of those it reads: 0 for none, then those in
+            `values`, then the new tokens, row by row.
+    """
+
+    values: Tensor
+    at: Tensor
+
+
 class Forward(threading.local):
-    """Slots and gate of one forward pass. Each thread has its own, so threads may share a model.
+    """What belongs to one forward pass. Each thread has its own, so threads may share a model.
 
     Kept outside the module, where setting an attribute is slow.
     """
 
     slots: Tensor | None = None
     gate: Tensor | None = None
+    earlier: Earlier | None = None
+    values: Tensor | None = None
 
 
 class EngramLayer(nn.Module):
-    """Conditional memory of one layer (arXiv:2601.07372, section 2.3): h + gate * W_V e.
+    """Conditional memory of one layer (arXiv:2601.07372, section 2.3): h + v + SiLU(conv(RMSNorm(v))).
+
+    v is gate * (W_V e + b_V). The convolution, the bias and the gate are options. A token that reads no n-gram has
+    v = 0, and nothing is added to its hidden state.
 
     The table stores only the rows that training n-grams hash to: `row_ids`, ascending. All other rows keep their
     initial zeros, and the stored table's row 0 stands for all of them. So memory use depends on the training data, not
@@ -69,29 +97,44 @@ class EngramLayer(nn.Module):
         self, config: EngramConfig, layer: int, hasher: NgramHasher, row_ids: Int64Array, hidden_size: int
     ) -> None:
         super().__init__()
-        columns = config.hashes * config.heads
+        width = config.hashes * config.heads * config.width
         self.layer, self.hasher = layer, hasher
         self.hashes, self.order_dropout = config.hashes, config.order_dropout
+        self.gated, self.without_rows, self.taps = config.gate, config.acts_without_rows, config.taps
         self.row_ids = row_ids
         self.table = nn.Parameter(torch.zeros(1 + len(row_ids), config.width))
-        self.key = nn.Linear(columns * config.width, hidden_size, bias=False)
-        self.value = nn.Linear(columns * config.width, hidden_size, bias=False)
-        self.key_norm = nn.RMSNorm(hidden_size, eps=EPS)
-        self.query_norm = nn.RMSNorm(hidden_size, eps=EPS)
+        if config.gate:
+            self.key = nn.Linear(width, hidden_size, bias=config.bias)
+        self.value = nn.Linear(width, hidden_size, bias=config.bias)
+        if config.bias:  # so that training starts from the untouched model
+            for product in (self.key, self.value) if config.gate else (self.value,):
+                nn.init.zeros_(product.bias)
+        if config.gate:
+            self.key_norm = nn.RMSNorm(hidden_size, eps=EPS)
+            self.query_norm = nn.RMSNorm(hidden_size, eps=EPS)
+        if config.kernel:
+            self.conv_norm = nn.RMSNorm(hidden_size, eps=CONV_EPS)
+            self.conv = nn.Parameter(torch.zeros(config.kernel, hidden_size))  # the last row meets the token itself
         self.scale = 1 / math.sqrt(hidden_size)
         self._fused: tuple[Tensor, Tensor] | None = None
         self._forward = Forward()
 
     @property
     def gate(self) -> Tensor | None:
-        """[batch, tokens, 1], of the last forward; None if it found no n-gram."""
+        """[batch, tokens, 1], of the last forward; None if it found no n-gram, or has no gate."""
         return self._forward.gate
+
+    @property
+    def values(self) -> Tensor | None:
+        """What the convolution of later tokens reads: v of the last forward, [batch, tokens, d]; None: all zero."""
+        return self._forward.values
 
     @torch.no_grad()
     def fuse(self, dtype: torch.dtype) -> None:
         """Merge the projections into one matrix in `dtype` for inference; they must not change afterwards."""
-        gain = self.key_norm.weight * self.query_norm.weight * self.scale
-        self._fused = torch.cat([self.key.weight, self.value.weight]).to(dtype), gain
+        if self.gated:
+            gain = self.key_norm.weight * self.query_norm.weight * self.scale
+            self._fused = torch.cat([self.key.weight, self.value.weight]).to(dtype), gain
 
     @torch.no_grad()
     def hold(self, row_ids: Int64Array) -> None:
@@ -110,15 +153,19 @@ class EngramLayer(nn.Module):
             windows: [batch, tokens, N + 1], see `prompts.ngram_windows`.
 
         Returns:
-            int64 [batch, tokens, columns], see `addresses.slots`; of size 0 if no row is found at all.
+            int64 [batch, tokens, columns], see `addresses.slots`; of size 0 if it will change nothing. A memory that
+            acts without rows, too, has one column more: whether the token reads an n-gram.
         """
         found = slots(self.hasher, self.layer, self.row_ids, windows)
+        if self.without_rows:
+            found = np.concatenate([found, windows[..., :1] != ABSENT], axis=-1)
         return found if found.any() else found[..., :0]
 
-    def set_slots(self, slots: Tensor) -> None:
-        """Set the table positions that the next forward reads: the result of `slots_for`, on this layer's device."""
+    def set_slots(self, slots: Tensor, earlier: Earlier | None = None) -> None:
+        """Set what the next forward reads: the result of `slots_for`, on this layer's device, and earlier values."""
         self._forward.slots = slots if slots.numel() else None
-        self._forward.gate = None
+        self._forward.earlier = earlier
+        self._forward.gate = self._forward.values = None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [batch, tokens, d] -> the same, with the memory's output added; unchanged if it found no n-gram."""
@@ -126,10 +173,28 @@ class EngramLayer(nn.Module):
         if slots is None:
             return hidden
         query = hidden.float()
-        score, value = self._scored(self._looked_up(slots).to(hidden.device), query)
-        gate = openness(score)
-        self._forward.gate = gate.detach()
-        return torch.addcmul(query, gate, value).to(hidden.dtype)
+        reads = None
+        if self.without_rows:
+            slots, reads = slots[..., :-1], slots[..., -1:].to(hidden.device)
+        gate, value = self._gated(self._looked_up(slots).to(hidden.device), query)
+        if self.gated:
+            self._forward.gate = gate.detach()
+        if reads is None:
+            return torch.addcmul(query, gate, value).to(hidden.dtype)
+        value = reads * gate * value
+        if self.taps:
+            self._forward.values = value
+            return (query + value + reads * silu(self._convolved(value))).to(hidden.dtype)
+        return (query + value).to(hidden.dtype)
+
+    def _convolved(self, value: Tensor) -> Tensor:
+        """The short convolution over each token and those before it: [batch, tokens, d] -> the same shape."""
+        earlier = self._forward.earlier
+        assert earlier is not None, "a convolution needs the earlier tokens' values"
+        every = torch.cat([value.new_zeros(1, value.shape[-1]), earlier.values, value.flatten(0, 1)])
+        taps = embedding(earlier.at, self.conv_norm(every), padding_idx=0)  # instead of indexing, see `_looked_up`
+        own: Tensor = self.conv_norm(value) * self.conv[-1]
+        return own + (taps * self.conv[:-1]).sum(-2)
 
     def _looked_up(self, slots: Tensor) -> Tensor:
         """Read the table rows: float32 [batch, tokens, columns * width]."""
@@ -143,15 +208,19 @@ class EngramLayer(nn.Module):
         kept = torch.rand((*slots.shape[:-1], self.hashes), device=slots.device) >= self.order_dropout
         return kept.repeat_interleave(slots.shape[-1] // self.hashes, dim=-1)
 
-    def _scored(self, e: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Score [batch, tokens, 1] and value [batch, tokens, d], float32."""
+    def _gated(self, e: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Gate [batch, tokens, 1], and value before it [batch, tokens, d], float32."""
+        if not self.gated:
+            return query.new_ones(1), self.value(e)
         if self._fused is None or torch.is_grad_enabled():
             similarity = (self.key_norm(self.key(e)) * self.query_norm(query)).sum(-1, keepdim=True)
-            return similarity * self.scale, self.value(e)
+            return openness(similarity * self.scale), self.value(e)
         both, gain = self._fused
         key, value = linear(e.to(both.dtype), both).float().chunk(2, dim=-1)
+        if self.value.bias is not None:
+            key, value = key + self.key.bias, value + self.value.bias
         squares = (key.square().mean(-1, keepdim=True) + EPS) * (query.square().mean(-1, keepdim=True) + EPS)
-        return (key * query * gain).sum(-1, keepdim=True) * squares.rsqrt(), value
+        return openness((key * query * gain).sum(-1, keepdim=True) * squares.rsqrt()), value
 
 
 def openness(score: Tensor) -> Tensor:
@@ -172,6 +241,7 @@ class UnigramLayer(nn.Module):
     """
 
     MULTIPLIERS = (17, 31, 53, 79)
+    taps, values = (), None  # it has no convolution
 
     def __init__(self, slots: int, hidden_size: int) -> None:
         super().__init__()
@@ -195,7 +265,7 @@ class UnigramLayer(nn.Module):
         rows: NDArray[np.int64] = ids[..., None] * np.array(self.MULTIPLIERS) % len(self.table)
         return rows
 
-    def set_slots(self, slots: Tensor) -> None:
+    def set_slots(self, slots: Tensor, earlier: Earlier | None = None) -> None:
         """See `EngramLayer.set_slots`."""
         self._forward.slots = slots
 

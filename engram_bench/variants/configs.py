@@ -64,7 +64,10 @@ class LoraConfig(Config):
 
 @dataclass(frozen=True)
 class EngramConfig(Config):
-    """Shape of an n-gram memory; fields have the paper's meaning (section 2) unless a comment differs."""
+    """Shape of an n-gram memory; fields have the paper's meaning (section 2) unless a comment differs.
+
+    One class covers the paper's memory, today's, which looks for a trained key, and what lies between them.
+    """
 
     layers: Sequence[int | float]  # numbers of layers, or places as shares of the depth: 0.5 is the middle
     orders: Sequence[int]  # beyond the paper: any n-gram lengths, not only 2..N
@@ -72,13 +75,21 @@ class EngramConfig(Config):
     rows: int  # minimum rows per table, one table per layer, order and head; 1: exactly one row
     width: int  # numbers per row
     order_dropout: float = 0.0  # share of (token, order) pairs that a training step drops; beyond the paper
-    # What the memory reads: "text", all user text; or "key", a trained key in it. A key is beyond the paper. It is also
-    # hashed as a whole, so that keys that end alike are told apart.
+    # What the memory reads: "all", every token, as in the paper; "text", all user text, without the chat template; or
+    # "key", a trained key in it. A key is beyond the paper. It is also hashed as a whole, so that keys that end alike
+    # are told apart.
     span: str = "key"
+    # Where it acts: "everywhere" it reads and where the answer is made, as in the paper; or only at the "answer".
+    acts: str = ""  # empty: at the answer with span: key, else everywhere
+    gate: bool = True
+    bias: bool = False  # of the projections to keys and values; the paper has it
+    compression: bool = True  # of the tokenizer: tokens equal up to case, accents and spaces count as one
+    kernel: int = 0  # taps of the short convolution, 4 in the paper; 0: none
+    dilation: int = 3  # tokens from one tap to the next
     hash_seed: int = 0
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "heads", "rows", "width")
+        _at_least_one(self, "heads", "rows", "width", "dilation")
         if not (self.layers and self.orders):
             raise ValueError("layers and orders must each hold at least one number")
         if sorted(set(self.orders)) != list(self.orders) or self.orders[0] < 1:
@@ -87,8 +98,18 @@ class EngramConfig(Config):
             raise ValueError(f"layers has {wrong[0]}; a place is a share of the depth below 1, a layer a whole number")
         if self.order_dropout >= 1:
             raise ValueError(f"order_dropout is {self.order_dropout}; it must be a share below 1")
-        if self.span not in ("text", "key"):
-            raise ValueError(f"span is {self.span!r}; use text or key")
+        if self.span not in ("all", "text", "key"):
+            raise ValueError(f"span is {self.span!r}; use all, text or key")
+        if self.kernel == 1:
+            raise ValueError("kernel is 1, which joins no tokens; use 2 or more, or 0 for no convolution")
+        if not self.acts:
+            object.__setattr__(self, "acts", "answer" if self.keyed else "everywhere")
+        if self.acts not in ("everywhere", "answer"):
+            raise ValueError(f"acts is {self.acts!r}; use everywhere or answer")
+        if self.acts == "answer" and not self.keyed:
+            raise ValueError(
+                f"acts is 'answer' with span: {self.span}; a memory acts at the answer only with span: key"
+            )
 
     def for_depth(self, depth: int) -> EngramConfig:
         """The same shape with the numbers of the layers in a model of `depth` layers, ascending, each once.
@@ -127,7 +148,22 @@ class EngramConfig(Config):
     @property
     def acts_on_text(self) -> bool:
         """Whether it acts on every token it reads, as in the paper, and not only where the answer is made."""
-        return self.span == "text"
+        return self.acts == "everywhere"
+
+    @property
+    def acts_on_template(self) -> bool:
+        """Whether it reads and acts on the tokens of the chat template, too."""
+        return self.span == "all"
+
+    @property
+    def acts_without_rows(self) -> bool:
+        """Whether it changes the hidden state of a token none of whose n-grams has a row."""
+        return self.bias or self.kernel > 0
+
+    @property
+    def taps(self) -> list[int]:
+        """How many tokens back the convolution reads, farthest first, the current token left out; [] without one."""
+        return [back * self.dilation for back in range(self.kernel - 1, 0, -1)]
 
 
 @dataclass(frozen=True)

@@ -123,12 +123,10 @@ def sort_config(folder: Path) -> None:
 class EngramAdapter:
     """`EngramLayer`s on the inputs of the configured layers, and the index of the trained keys."""
 
-    acts_on_template = False
-
     def __init__(self, addresses: Addresses, layers: dict[int, EngramLayer]) -> None:
         self.config, self.addresses, self.layers = addresses.config, addresses, layers
         self.ngram_size, self.first_layer = max(self.config.orders), min(self.config.layer_ids)
-        self.acts_on_text = self.config.acts_on_text
+        self.acts_on_text, self.acts_on_template = self.config.acts_on_text, self.config.acts_on_template
         self._span: Spans = addresses.span
 
     @classmethod

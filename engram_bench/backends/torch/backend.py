@@ -28,7 +28,6 @@ from engram_bench.backends.torch.writing import WritableMemory
 from engram_bench.backends.training import with_validation
 from engram_bench.data.items import Example
 from engram_bench.memory import weights
-from engram_bench.memory.torch import decoder_layers
 from engram_bench.prompts import Prompt
 from engram_bench.variants import Variant
 
@@ -60,7 +59,6 @@ class TorchModel(Network):
         self._folder = folder
         self.lora_engine, self.lora_engine_reason = lora_engine
         self.batch_size = BATCH_SIZE_CPU if device == "cpu" else BATCH_SIZE
-        self.depth = len(decoder_layers(self.model))
         self.context = int(getattr(self._config, "max_position_embeddings", None) or sys.maxsize)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self._known_prompts: KnownPrompts | None = None  # set only while `generate` may reuse prompts

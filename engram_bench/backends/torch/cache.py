@@ -61,7 +61,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self, pieces: Sequence[DynamicLayer], places: Tensor, tokens: int, most_rows: int, whole: bool
     ) -> None:
         super().__init__()
-        self._shared: States | None = getattr(pieces[0], "shared", None)
+        self.shared: States | None = getattr(pieces[0], "shared", None)
         self._whole = whole
         keys, values = ([getattr(piece, name) for piece in pieces] for name in ("keys", "values"))
         self._buffers = [_gathered(states, places, most_rows) for states in (keys, values)]
@@ -76,11 +76,11 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
             buffer[:rows, :, start:end] = states
         self._show(rows, end)
         keys, values = (buffer[:rows] for buffer in self._buffers) if self._whole else (self.keys, self.values)
-        return after_shared(self._shared, keys), values
+        return after_shared(self.shared, keys), values
 
     def get_seq_length(self) -> int:
         """Number of tokens per row, shared ones included."""
-        return int(self.keys.shape[-2]) + (int(self._shared[0].shape[-2]) if self._shared else 0)
+        return int(self.keys.shape[-2]) + (int(self.shared[0].shape[-2]) if self.shared else 0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only these rows; a repeated index duplicates its row. Rows added after all existing ones cost least."""
@@ -108,8 +108,9 @@ def _gathered(pieces: Sequence[Tensor], places: Tensor, room: int) -> Tensor:
     flat = torch.cat([piece.transpose(0, 1).flatten(1, 2) for piece in pieces], dim=1)
     heads, count, size = flat.shape
     starts = torch.arange(heads, device=flat.device)[:, None] * count
-    found = _selected(flat.view(-1, size), (starts + places[:, None]).flatten(), room * heads * places.shape[1])
-    return found.view(room, heads, -1, size)
+    tokens = places.shape[1]
+    found = _selected(flat.view(heads * count, size), (starts + places[:, None]).flatten(), room * heads * tokens)
+    return found.view(room, heads, tokens, size)
 
 
 def roomy_cache(pieces: Sequence[Cache], places: NDArray[np.int64], tokens: int, most_rows: int, whole: bool) -> Cache:

@@ -2,7 +2,8 @@
 
 Below the first memory layer, hidden states are the same in every epoch. In the layers above, so are the states of all
 tokens before the first one that the memory acts on, because a causal model's tokens do not see later ones. So each
-example is read once, and a training step runs only the upper layers on the remaining tokens.
+example is read once, and a training step runs only the upper layers on the remaining tokens. If the memory acts on the
+tokens that all examples share, a step runs the upper layers on these once, too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engram_bench.backends.base import Adapter
 from engram_bench.backends.torch.layout import answer_places, ends, padded
 from engram_bench.backends.torch.network import Network, Prefix
 from engram_bench.backends.torch.prefill import read
@@ -47,19 +49,19 @@ class FrozenParts:
 
     Args:
         model: the backend.
+        adapter: the attached memory.
         first: the lowest layer that trains, or that depends on trained parameters.
-        on_text: whether the memory acts on the user's text, not only on the prompt's last token and the answer.
-        state: keys and values of the prefix that all examples share.
-        prefix: number of tokens in this prefix.
+        prefix: number of tokens that all examples share.
         pairs: the training examples, and the replay texts.
     """
 
-    def __init__(
-        self, model: Network, first: int, on_text: bool, state: Prefix, prefix: int, pairs: Sequence[Pair]
-    ) -> None:
-        self._model, self._first, self._state, self._prefix = model, first, state, prefix
-        self._whole = on_text or not model.takes_any_layout(max(len(_input_ids(pair)) for pair in pairs))
+    def __init__(self, model: Network, adapter: Adapter, first: int, prefix: int, pairs: Sequence[Pair]) -> None:
+        self._model, self._first, self._prefix, self._any = model, first, prefix, pairs[0][0]
+        self._whole = adapter.acts_on_text or not model.takes_any_layout(max(len(_input_ids(pair)) for pair in pairs))
         self._layers = list(decoder_layers(model.model))
+        with torch.no_grad(), self._recorded_inputs() as inputs:
+            self._fixed = model.prefix_state(self._any, prefix)
+        self._shared = inputs[0] if inputs and adapter.acts_on_template else None  # input of the first upper layer
         self._known: dict[Pair, Kept] = {}
         size = 0
         for pair, kept in self._read(pairs):
@@ -72,7 +74,7 @@ class FrozenParts:
         """See `Network.answer_logits`."""
         kept = self._kept(pairs)
         before, after = [one.states.shape[-2] for one in kept], [len(one.hidden) for one in kept]
-        cache = self._model.cache(self._state, len(pairs))
+        cache = self._model.cache(self._state(), len(pairs))
         if any(before):
             states = _stacked([one.states for one in kept]).movedim(0, 2)
             for layer, (keys, values) in enumerate(states, self._first):
@@ -88,6 +90,13 @@ class FrozenParts:
             logits = self._model.step(rows.ids, mask, positions, rows.windows, cache, places.shape[1], places)
         return logits, torch.from_numpy(tokens).to(logits.device)
 
+    def _state(self) -> Prefix:
+        """Keys and values of the tokens that all examples share."""
+        if self._shared is None:
+            return self._fixed
+        with self._skipped_lower_layers(self._shared):
+            return [*self._fixed[: self._first], *self._model.prefix_state(self._any, self._prefix)[self._first :]]
+
     def _kept(self, pairs: Sequence[Pair]) -> list[Kept]:
         unknown = [pair for pair in pairs if pair not in self._known]
         fresh = dict(self._read(unknown))
@@ -100,8 +109,9 @@ class FrozenParts:
         texts = [_input_ids(pair)[self._prefix :] for pair in pairs]
         windows = [self._model.windows(prompt, answer[:-1])[self._prefix :] for prompt, answer in pairs]
         with self._recorded_inputs() as inputs:
-            for piece in read(self._model, texts, windows, self._state, self._prefix):
-                upper = [torch.stack([layer.keys, layer.values]) for layer in piece.cache.layers[self._first :]]
+            for piece in read(self._model, texts, windows, self._fixed, self._prefix):
+                above = piece.cache.layers[self._first : len(self._layers)]
+                upper = [torch.stack([layer.keys, layer.values]) for layer in above]
                 states, hidden = torch.stack(upper), inputs.pop()
                 inside = states.shape[-2] - hidden.shape[-2]
                 for i, row, path in zip(piece.which, piece.rows, piece.paths, strict=True):

@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache
 
-from engram_bench.backends.base import Adapter, Text, ngram_size, windows
+from engram_bench.backends.base import Adapter, Text, windows
 from engram_bench.backends.decoding import stop_ids
-from engram_bench.backends.torch import attention
+from engram_bench.backends.torch import attention, earlier
 from engram_bench.backends.torch.adapters import TorchAdapter
 from engram_bench.backends.torch.cache import OwnLayer
 from engram_bench.backends.torch.device import make_repeatable, pick_dtype, uploaded
 from engram_bench.backends.torch.layout import NOWHERE, Rows, answer_places, padded
 from engram_bench.errors import UsageError
-from engram_bench.prompts import Prompt, PromptEncoder, blank_windows, shared_prefix
+from engram_bench.memory.torch import Earlier, decoder_layers
+from engram_bench.prompts import Prompt, PromptEncoder, shared_prefix
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # supported layer types, if a model lists them
 
@@ -67,6 +68,8 @@ class Network:
         self._wanted: Tensor | None = None
         self.model.get_output_embeddings().register_forward_pre_hook(self._before_head)
         self._adapter: TorchAdapter | None = None
+        self.depth = len(decoder_layers(self.model))
+        self._blank = torch.zeros(self._config.hidden_size, device=device)
 
     @contextmanager
     def attached(self, adapter: Adapter | None) -> Iterator[None]:
@@ -110,10 +113,9 @@ class Network:
         """Keys and values of the first `prefix` tokens, computed with the attached adapter."""
         if prefix == 0:
             return []
-        ids = np.array([prompt.ids[:prefix]])
-        (input_ids,) = self._uploaded(ids, blank_windows(prefix, ngram_size(self._adapter))[None])
+        ids, positions, seen = np.array([prompt.ids[:prefix]]), np.arange(prefix)[None], self.windows(prompt, ())
         cache = DynamicCache()
-        self._logits(NOWHERE, input_ids=input_ids, past_key_values=cache, logits_to_keep=1)
+        self.step(ids, np.ones_like(ids), positions, seen[None, :prefix], cache, keep=1, places=NOWHERE)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def forward(
@@ -178,38 +180,34 @@ class Network:
             keep: number of last positions to return logits for; 0: all.
             places: selects some of these positions, [rows, keep]; `NOWHERE` if only the cache is wanted.
         """
-        input_ids, attention_mask, position_ids = self._uploaded(ids, windows, mask, positions)
+        memories = self._adapter.memories() if self._adapter else ()
+        found = [memory.slots_for(ids, windows) for memory in memories]
+        convolves, where, values = bool(earlier.taps_of(memories)), np.empty(0, np.int64), list[Tensor]()
+        if convolves:
+            where, values = earlier.before(cache, self.depth, memories, mask, ids.shape[1], self._blank)
+        uploads = uploaded(self.device, [ids, mask, positions, where, *found])
+        input_ids, attention_mask, position_ids, at = uploads[:4]
+        for n, memory in enumerate(memories):
+            memory.set_slots(uploads[4 + n], Earlier(values[n], at) if convolves else None)
         if mask.ndim == 3:
             least = torch.finfo(self.model.dtype).min
             attention_mask = ((1 - attention_mask[:, None]) * least).to(self.model.dtype)
-        return self._logits(
-            places,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            logits_to_keep=keep,
-        )
-
-    def _logits(self, places: NDArray[np.bool_] | None, **inputs: Any) -> Tensor:
-        """One forward pass of the model; `_before_head` applies `places`."""
         self._wanted = None if places is None else torch.from_numpy(places).to(self.device)
         try:
-            logits: Tensor = self.model(**inputs, use_cache=True).logits
+            output = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                logits_to_keep=keep,
+                use_cache=True,
+            )
         finally:
             self._wanted = None
+        if convolves:
+            earlier.keep(cache.layers[self.depth], memories, ids.shape, self._blank)
+        logits: Tensor = output.logits
         return logits
-
-    def _uploaded(
-        self, ids: NDArray[np.int64], windows: NDArray[np.int64], *more: NDArray[np.int64]
-    ) -> Sequence[Tensor]:
-        """Copy `ids` and `more` to the device, and set the table slots that memories read in the next forward."""
-        memories = self._adapter.memories() if self._adapter else ()
-        found = [memory.slots_for(ids, windows) for memory in memories]
-        tensors = uploaded(self.device, [ids, *more, *found])
-        for memory, slots in zip(memories, tensors[1 + len(more) :], strict=True):
-            memory.set_slots(slots)
-        return tensors[: 1 + len(more)]
 
 
 def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, PromptEncoder]:

@@ -1,8 +1,8 @@
 """The training step for every kind of adapter: AdamW on the adapter's parameters, loss on the answer tokens.
 
 The tokens that all prompts share run once per step with batch size 1 and are expanded to the rows, gradients included.
-For a causal model this is exact, and it takes a third of the computation. A memory that never acts on these tokens
-needs them only once. Its steps run only the tokens and layers that it acts on (`frozen.py`).
+For a causal model this is exact, and it takes a third of the computation. The steps of an n-gram memory run only the
+tokens and layers that it acts on (`frozen.py`).
 """
 
 from __future__ import annotations
@@ -56,10 +56,8 @@ def train(
     texts = [*pairs, *targets]
     prefix = model.shared_by(texts)
     frozen: FrozenParts | None = None
-    if not adapter.acts_on_template:
-        with torch.no_grad():
-            state = model.prefix_state(pairs[0][0], prefix)
-        frozen = FrozenParts(model, adapter.first_layer, adapter.acts_on_text, state, prefix, texts)
+    if adapter.first_layer or not adapter.acts_on_template:
+        frozen = FrozenParts(model, adapter, adapter.first_layer, prefix, texts)
 
     def parts(batch: Sequence[Pair]) -> Sequence[Sequence[Pair]]:
         return [batch] if frozen else _parts(batch, prefix)

@@ -99,10 +99,7 @@ def _optimize(model: Network, adapter: EngramAdapter, pairs: Sequence[Pair], fre
     memory = adapter.layers[adapter.addresses.last]
     optimizer = torch.optim.Adam([memory.table], lr=RATE, betas=BETAS)
     fresh = fresh.to(memory.table.device)
-    prefix = model.shared_by(pairs)
-    with torch.no_grad():
-        state = model.prefix_state(pairs[0][0], prefix)
-    frozen = FrozenParts(model, memory.layer, adapter.acts_on_text, state, prefix, pairs)
+    frozen = FrozenParts(model, adapter, memory.layer, model.shared_by(pairs), pairs)
     steps = 0
     while True:
         logits, tokens = frozen.answer_logits(pairs)
