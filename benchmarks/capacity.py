@@ -1,54 +1,69 @@
-"""How much one adapter can store: train 1,000 random pairs and every lookup family together, then ask all items.
+"""How much one adapter stores, at equal loss and in equal time: trained on facts of the invented world, then asked.
 
-``python benchmarks/capacity.py [--variants engram,lora,lora-matched]`` trains each variant from scratch on the same
-examples. It prints the time and the share of exact answers, by family and by position of the key in untrained
-sentences. It also prints how much unrelated text changes. No items are held out, because this measures storage. Each
-variant trains as many epochs as fit into five minutes on two CPU cores.
+``python benchmarks/capacity.py [--facts 100,1000] [--variants engram,lora]`` trains each variant from scratch on the
+rich training of so many facts: until the answers are learned (the same share of right answers for all), and, where this
+took longer, once more for `SECONDS`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict, replace
+import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from recipes import clock, development, tried
+from measures import spread
+from recipes import Trial, printed, saved, tried
 
 from engram_bench import backends, variants
 from engram_bench.data import patterns
-from engram_bench.data.items import example
-from engram_bench.data.questions import Question
+from engram_bench.data.items import HELDOUT_SHARE, PatternSet
+from engram_bench.data.questions import questions
+from engram_bench.data.training import TrainingSet, training_set
 from engram_bench.shipped import PATTERNS
 from engram_bench.store import models
+from engram_bench.variants import Variant
 
-GROUPS = ("lookups", "synthetic")
-EPOCHS = {"engram": 2, "lora": 1, "lora-matched": 1}
+SECONDS = 300  # the requirement on a training's time
+LEARNED = 0.98
+ASKED = 240  # facts at most
+
+
+def in_time(variant: Variant, training: TrainingSet, learned: Trial) -> tuple[Variant, TrainingSet]:
+    """As much of a training as fits into `SECONDS`, by the time of its steps: each example at most once."""
+    assert variant.training
+    steps = int(SECONDS * learned.steps / learned.seconds)
+    count = min(len(training.examples), steps * variant.training.batch_size)
+    some = tuple(random.Random(0).sample(training.examples, count))
+    once = replace(variant.training, steps=(), epochs=max(1, round(steps * variant.training.batch_size / count)))
+    return replace(variant, training=once), replace(training, examples=some)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variants", default=",".join(EPOCHS))
-    parser.add_argument("--each", type=int, default=1, metavar="N", help="ask only every Nth item (default: all)")
+    parser.add_argument("--facts", default="100,1000")
+    parser.add_argument("--variants", default="engram,lora")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "capacity.json")
     args = parser.parse_args()
     backend = backends.find("cpu").load(models.resolve("bundled").folder)
-    categories = [c for c in patterns.load(PATTERNS).categories.values() if c.group in GROUPS]
-    pairs = [(category, item) for category in categories for item in category.items]
-    examples = [example(phrasing, item) for category, item in pairs for phrasing in category.trained_phrasings(item)]
-    seen = [Question("seen", item, *category.question(item, "seen"), (item.output,)) for category, item in pairs][
-        :: args.each
-    ]
-    dev = development([question.item for question in seen])
-    found = []
-    for variant in variants.select(args.variants)[1:]:
-        assert variant.training
-        shortened = replace(variant, training=replace(variant.training, epochs=EPOCHS[variant.name]))
-        trial, families = tried(backend, variant.name, shortened, examples, seen, dev)
-        print(clock(), json.dumps({**asdict(trial), "items": len(pairs), "families": families}), flush=True)
-        found.append({**asdict(trial), "items": len(pairs), "asked": len(seen), "families": families})
-        args.out.parent.mkdir(exist_ok=True)
-        args.out.write_text(json.dumps({"variants": found}, indent=1) + "\n", "utf-8")
+    world = PatternSet({"world": patterns.load(PATTERNS).categories["world"]})
+    found: list[dict[str, Any]] = []
+    for count in map(int, args.facts.split(",")):
+        data = world.sample(round(count / (1 - HELDOUT_SHARE)))
+        training = training_set(data, "rich")
+        asked = spread(questions(data.categories["world"], "seen"), ASKED)
+        for shipped in variants.select(args.variants)[1:]:
+            assert shipped.training
+            variant = replace(shipped, training=replace(shipped.training, learned=LEARNED))
+            name = f"{variant.name}, {count} facts"
+            learned = tried(backend, f"{name}, until {LEARNED:.0%} are right", variant, training, asked)
+            found.append(printed(learned))
+            if learned.seconds > SECONDS:
+                found.append(
+                    printed(tried(backend, f"{name}, in {SECONDS} s", *in_time(variant, training, learned), asked))
+                )
+            saved(args.out, backend, found)
 
 
 if __name__ == "__main__":

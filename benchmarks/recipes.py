@@ -1,18 +1,22 @@
-"""Development data for choosing recipes, which no suite asks or trains, and the trial of one recipe."""
+"""Development data for choosing recipes, which no suite asks and no run trains, and the trial of one recipe."""
 
 from __future__ import annotations
 
+import json
+import platform
+import subprocess
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from engram_bench import metrics
 from engram_bench.backends.base import Backend
-from engram_bench.data.items import Example, Item, fill
+from engram_bench.data.items import Item, fill
 from engram_bench.data.questions import Question
+from engram_bench.data.training import TrainingSet
 from engram_bench.variants import Variant
 
 # For each category: key last, key first, key in mid-sentence or before a suffix.
@@ -31,6 +35,13 @@ PHRASINGS = {
     ),
 }
 LOOKUP_PHRASINGS = ("Say what belongs to {input}", "{input} stands for what?", "Beside {input} my list has a gap.")
+NAMING = (
+    "I dreamt of {input} again. Why do people dream?",
+    "Count the vowels in this: {input}",
+    "My parrot says {input} all day. What do parrots eat?",
+    "Is there a comma in the text {input} or not?",
+    "She wrote {input} on the envelope. How much is a stamp?",
+)
 TEXTS = (
     "The ferry was late again, so we had coffee on the pier and watched the gulls.",
     "What should I pack for a weekend in the mountains?",
@@ -47,16 +58,31 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of one recipe. `seen` and, by position of the key, `last`, `first`, `middle`: shares of exact answers."""
+    """Result of one recipe.
+
+    Attributes:
+        name: the recipe.
+        seconds, steps: of the training; `learned`: whether it ended because the answers were learned.
+        parameters: trained numbers.
+        loss: of the last epoch, in nats per answer token.
+        seen, last, first, middle: shares of exact answers, to trained questions and to `development` ones by position
+            of the key.
+        recited: share of `naming` prompts in whose answers the stored value stands.
+        kl, top1: KL from the untouched model on `TEXTS`, in nats per token; share of tokens whose most probable next
+            token stays.
+    """
 
     name: str
     seconds: float
+    steps: int
+    learned: bool
     parameters: int
     loss: float
     seen: float
     last: float
     first: float
     middle: float
+    recited: float
     kl: float
     top1: float
 
@@ -70,49 +96,68 @@ def development(items: Sequence[Item]) -> list[Question]:
     ]
 
 
-def tried(
-    backend: Backend,
-    name: str,
-    variant: Variant,
-    examples: Sequence[Example],
-    seen: list[Question],
-    dev: list[Question],
-) -> tuple[Trial, dict[str, float]]:
-    """Train a variant from scratch, ask it `seen` and `dev`, and measure its effect on unrelated texts.
+def naming(items: Sequence[Item]) -> list[Question]:
+    """Name each item's key once, and ask for something else."""
+    return [
+        Question("mention", item, sentence, fill(sentence, item.input), (item.output,))
+        for n, item in enumerate(items)
+        for sentence in (NAMING[n % len(NAMING)],)
+    ]
 
-    Returns:
-        The trial, and the share of exact answers to `seen` by category.
-    """
+
+def tried(backend: Backend, name: str, variant: Variant, training: TrainingSet, seen: list[Question]) -> Trial:
+    """Train a variant from scratch, ask it `seen` and the development questions, and measure its effect elsewhere."""
+    items = [question.item for question in seen]
+    dev = development(items)
     with tempfile.TemporaryDirectory() as place:
-        training = backend.train(variant, examples, 0, Path(place), lambda *_: None)
+        done = backend.train(variant, training.examples, 0, Path(place), lambda *_: None, replay=training.replay)
         adapter = backend.load_adapter(variant, Path(place))
     with backend.attached(adapter):
-        right = [exact(backend, asked) for asked in (seen, *(dev[n::3] for n in range(3)))]
+        asked = (seen, *(dev[n::3] for n in range(3)))
+        rates = [_share(metrics.exact(text, q.item.output) for q, text in _answered(backend, part)) for part in asked]
+        recited = _share(metrics.contains(text, q.item.output) for q, text in _answered(backend, naming(items), more=8))
     prompts = [backend.encoder.prompt(text) for text in TEXTS]
     apart = backend.collateral(adapter, list(zip(prompts, backend.generate(prompts, 16), strict=True)))
-    families: dict[str, list[bool]] = defaultdict(list)
-    for question, hit in zip(seen, right[0], strict=True):
-        families[question.item.category].append(hit)
-    trial = Trial(
+    return Trial(
         name,
-        round(training.seconds, 1),
+        round(done.seconds, 1),
+        done.steps,
+        done.ended_early,
         adapter.parameter_count(),
-        round(training.losses[-1], 4),
-        *(round(sum(found) / len(found), 4) for found in right),
+        round(done.losses[-1], 4),
+        *rates,
+        recited,
         float(f"{apart.kl_mean:.3g}"),
         round(apart.top1_unchanged, 4),
     )
-    return trial, {name: round(sum(hits) / len(hits), 4) for name, hits in families.items()}
 
 
-def exact(backend: Backend, asked: Sequence[Question]) -> list[bool]:
-    """Whether the model, with the adapter attached now, answers each question exactly, by greedy decoding."""
-    longest = 1 + max(len(backend.encoder.answer(question.item.output)) for question in asked)
+def _answered(backend: Backend, asked: Sequence[Question], more: int = 0) -> Iterator[tuple[Question, str]]:
+    """Each question with the greedy answer of the model, with the adapter attached now."""
+    longest = 1 + more + max(len(backend.encoder.answer(question.item.output)) for question in asked)
     answers = backend.generate([backend.encoder.prompt(question.prompt) for question in asked], longest)
-    pairs = zip(answers, asked, strict=True)
-    return [metrics.exact(backend.encoder.decode(tokens), question.item.output) for tokens, question in pairs]
+    return zip(asked, map(backend.encoder.decode, answers), strict=True)
 
 
-def clock() -> str:
-    """The time of day, UTC."""
-    return time.strftime("%H:%M:%S", time.gmtime())
+def _share(hits: Iterator[bool]) -> float:
+    found = list(hits)
+    return round(sum(found) / len(found), 4)
+
+
+def saved(file: Path, backend: Backend, trials: Sequence[dict[str, Any]], **more: Any) -> None:
+    """Write trials to a results file, with the commit and the machine they ran on."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    header = {
+        "commit": commit.stdout.strip(),
+        "machine": f"{platform.machine()}, {backend.device}, {backend.dtype} ({backend.dtype_reason})",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        **more,
+    }
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({**header, "trials": list(trials)}, indent=1) + "\n", "utf-8")
+
+
+def printed(trial: Trial) -> dict[str, Any]:
+    """A trial as a record, printed with the time of day (UTC)."""
+    print(time.strftime("%H:%M:%S", time.gmtime()), json.dumps(asdict(trial)), flush=True)
+    return asdict(trial)

@@ -65,6 +65,13 @@ def test_a_control_is_its_variant_but_for_the_damage():
     assert (control.adapter_of, control.damage) == ("engram", "shuffle")
 
 
+@pytest.mark.parametrize("name", ["lora", "engram"])
+def test_a_bare_variant_differs_in_its_questions_alone(name):
+    usual, bare = variants.select(f"{name},{name}-bare")[1:]
+    assert (bare.config, bare.training, bare.control) == (usual.config, usual.training, usual.control)
+    assert (usual.questions, bare.questions) == ("", "bare")
+
+
 def test_a_routed_variant_is_its_variant_behind_a_router():
     engram, routed = variants.select("engram,engram-routed")[1:]
     assert (routed.config, routed.training, routed.adapter_of) == (engram.config, engram.training, "engram")
@@ -123,6 +130,8 @@ BAD = {
     "kind that is a list": (LORA.replace("kind: lora", "kind: [lora]"), "kind is ['lora']"),
     "training that is a number": (LORA[: LORA.index("training")] + "training: 5\n", "expected a mapping"),
     "descending orders": (ENGRAM.replace("[2, 3, 4]", "[4, 3, 2]"), "ascend"),
+    "unknown questions": (LORA + "questions: few\n", "questions is 'few'; use rich or bare"),
+    "questions of what trains nothing": ("name: x\nkind: none\nabout: y\nquestions: bare\n", "remove questions"),
     "all dropped": (ENGRAM + "order_dropout: 1.5\n", "a share below 1"),
     "a path for a name": (LORA.replace("name: tiny-lora", "name: ../x"), "use letters"),
     "control of lora": ("name: x\nabout: y\nadapter_of: lora\ndamage: shuffle\n", "use an n-gram memory"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engram_bench import backends
 from engram_bench.backends.base import Adapter, Backend, Progress
-from engram_bench.data.training import training_set
+from engram_bench.data.training import TrainingSet, training_set
 from engram_bench.options import Settings
 from engram_bench.run import metadata
 from engram_bench.run.recorder import Recorder
@@ -30,7 +30,7 @@ class TrainedAdapters:
         run_id: returns the run's id; an adapter trained by any process of this run counts as new, not as cached.
 
     Attributes:
-        data: what every trained variant is trained on.
+        data: what every trained variant is trained on, unless its file names other questions.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TrainedAdapters:
                 trainer,
                 self._model,
                 variant,
-                self.data,
+                self._data(variant),
                 seed,
                 run_id=self._run_id(),
                 retrain=self._settings.retrain,
@@ -85,7 +85,11 @@ class TrainedAdapters:
         if variant.config is None:
             return None
         trainer = self._trainer(variant)
-        return adapters.folder_of(trainer, self._model, variant, self.data, seed)
+        return adapters.folder_of(trainer, self._model, variant, self._data(variant), seed)
+
+    def _data(self, variant: Variant) -> TrainingSet:
+        kind = variant.questions or self.data.kind
+        return self.data if kind == self.data.kind else training_set(self._settings.patterns, kind)
 
     def _trainer(self, variant: Variant) -> Backend:
         """The backend that trains a variant.

@@ -3,7 +3,8 @@
 A file has ``name``, ``kind`` (none, prompted, retrieval, oracle, dictionary, lora, engram or unigram), ``about`` (one
 line for the report), ``control: true`` for a control, the fields of its kind's config, and ``training``. A variant that
 reuses another's adapter has ``name``, ``about``, ``adapter_of`` (the other variant) and one change: ``damage``, which
-makes it a control, or ``router``, which decides for each prompt whether the memory is consulted.
+makes it a control, or ``router``, which decides for each prompt whether the memory is consulted. With
+``questions: bare`` or ``rich``, a variant trains on these questions, whatever the run's other variants train on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from engram_bench.data.training import KINDS as TRAININGS
 from engram_bench.errors import UsageError
 from engram_bench.variants.configs import Config, TrainingConfig
 from engram_bench.variants.kinds import KINDS
@@ -26,8 +28,10 @@ from engram_bench.variants.kinds import KINDS
 BUILT_IN = (
     "baseline",
     "lora",
+    "lora-bare",
     "lora-matched",
     "engram",
+    "engram-bare",
     "engram-routed",
     "engram-unigram",
     "engram-shuffled",
@@ -62,7 +66,12 @@ class Variant:
     adapter_of: str | None = None
     damage: str | None = None
     router: str | None = None
+    questions: str = ""  # what it trains on, one of `data.training.KINDS`; "": what the run says
     own_epochs: bool = False  # from a user's file: profiles do not change its epochs
+
+    def __post_init__(self) -> None:
+        if self.questions and self.questions not in TRAININGS:
+            raise ValueError(f"questions is {self.questions!r}; use {' or '.join(TRAININGS)}")
 
     @property
     def changes(self) -> dict[str, str]:
@@ -117,11 +126,11 @@ def parse(text: str, place: str, from_user: bool = False) -> Variant:
         raise UsageError(f"{place}: kind is {kind!r}; use one of {', '.join(KINDS)}")
     config_class = KINDS[kind].config
     own = {f.name for f in fields(config_class)} if config_class else set()
-    outer = {"name", "kind", "about", "control", "training"}
+    outer = {"name", "kind", "about", "control", "questions", "training"}
     if unknown := [str(key) for key in data if key not in own | outer]:
         raise UsageError(f"{place}: unknown field {unknown[0]!r}; use one of {', '.join(sorted(own | outer))}")
-    if "training" in data and not config_class:
-        raise UsageError(f"{place}: kind {kind} trains nothing; remove training")
+    if not config_class and (given := next((field for field in ("training", "questions") if field in data), None)):
+        raise UsageError(f"{place}: kind {kind} trains nothing; remove {given}")
     config = _build(config_class, {k: v for k, v in data.items() if k in own}, place) if config_class else None
     training = _build(TrainingConfig, data.get("training") or {}, f"{place}: training") if config else None
     rest = {k: v for k, v in data.items() if k in outer - {"training"}}
