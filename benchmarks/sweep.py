@@ -31,6 +31,7 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
     "lora": [
         {},
         {"batch_size": 16},
+        {"batch_size": 16, "first_layer": 0.47},
         {"batch_size": 16, "lr": 2e-3},
         {"batch_size": 16, "lr": 1e-3},
         {"batch_size": 16, "replay_weight": 3.0},

@@ -45,6 +45,7 @@ BUILT_IN = (
 EXPECTED: dict[Any, str] = {  # words for the types of fields, for error messages
     int: "a whole number, 0 or more",
     float: "a number, 0 or more",
+    int | float: "a number, 0 or more",
     bool: "true or false",
     str: "text",
     Sequence[int]: "a list of whole numbers, 0 or more",

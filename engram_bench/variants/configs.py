@@ -59,10 +59,23 @@ class LoraConfig(Config):
 
     rank: int
     alpha: float
+    first_layer: int | float = 0  # the lowest adapted layer: its number, or its place as a share of the depth
     four_bit: bool = False  # train against a 4-bit backbone (Unsloth only); the unquantized one answers
 
     def __post_init__(self) -> None:
         _at_least_one(self, "rank")
+        _place(self.first_layer, "first_layer")
+
+    def check(self, depth: int) -> None:
+        self.layers(depth)
+
+    def layers(self, depth: int) -> range:
+        """Numbers of the adapted layers in a model of `depth` layers.
+
+        Raises:
+            ValueError: the model has no such layer.
+        """
+        return range(_layer(self.first_layer, depth), depth)
 
 
 @dataclass(frozen=True)
@@ -97,8 +110,8 @@ class EngramConfig(Config):
             raise ValueError("layers and orders must each hold at least one number")
         if sorted(set(self.orders)) != list(self.orders) or self.orders[0] < 1:
             raise ValueError(f"orders is {self.orders}; n-gram lengths must ascend, starting at 1 or more")
-        if wrong := [layer for layer in self.layers if isinstance(layer, float) and layer >= 1]:
-            raise ValueError(f"layers has {wrong[0]}; a place is a share of the depth below 1, a layer a whole number")
+        for layer in self.layers:
+            _place(layer, "layers")
         if self.order_dropout >= 1:
             raise ValueError(f"order_dropout is {self.order_dropout}; it must be a share below 1")
         if self.span not in ("all", "text", "key"):
@@ -120,9 +133,7 @@ class EngramConfig(Config):
         Raises:
             ValueError: the model has no such layer.
         """
-        numbers = sorted({int(layer * depth) if isinstance(layer, float) else layer for layer in self.layers})
-        if numbers[-1] >= depth:
-            raise ValueError(f"layer {numbers[-1]} does not exist: this model has layers 0 to {depth - 1}")
+        numbers = sorted({_layer(layer, depth) for layer in self.layers})
         return replace(self, layers=numbers)
 
     def check(self, depth: int) -> None:
@@ -177,6 +188,19 @@ class UnigramConfig(Config):
 
     def __post_init__(self) -> None:
         _at_least_one(self, "slots")
+
+
+def _place(layer: int | float, field: str) -> None:
+    if isinstance(layer, float) and layer >= 1:
+        raise ValueError(f"{field} has {layer}; a place is a share of the depth below 1, a layer a whole number")
+
+
+def _layer(layer: int | float, depth: int) -> int:
+    """The number of a layer that is given by its number, or by its place as a share of the depth."""
+    number = int(layer * depth) if isinstance(layer, float) else layer
+    if number >= depth:
+        raise ValueError(f"layer {number} does not exist: this model has layers 0 to {depth - 1}")
+    return number
 
 
 def _at_least_one(config: object, *fields: str) -> None:

@@ -47,7 +47,7 @@ class MlxAdapter(Adapter, Protocol):
 
 
 class LoraAdapter(WithoutNgrams):
-    """mlx-lm's LoRA on every linear layer except the head, attached and detached by mlx-lm's functions.
+    """mlx-lm's LoRA on all linear layers of the last decoder layers, attached and detached by mlx-lm's functions.
 
     Args:
         config: mlx-lm's adapter config.
@@ -60,7 +60,7 @@ class LoraAdapter(WithoutNgrams):
     @classmethod
     def create(cls, model: nn.Module, config: LoraConfig, encoder: PromptEncoder, pairs: Sequence[Pair]) -> LoraAdapter:
         parameters = {"rank": config.rank, "scale": config.alpha / config.rank, "dropout": 0.0}
-        layers = len(model.layers)
+        layers = len(config.layers(len(model.layers)))
         return cls({"fine_tune_type": "lora", "num_layers": layers, "lora_parameters": parameters}, None)
 
     @classmethod

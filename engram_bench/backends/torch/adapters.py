@@ -40,22 +40,25 @@ class TorchAdapter(Adapter, Protocol):
 
 
 class LoraAdapter(WithoutNgrams):
-    """peft's LoRA on every linear layer except the head. peft wraps the model; `unload` restores its layers."""
+    """peft's LoRA on all linear layers of some decoder layers. peft wraps the model; `unload` restores its layers."""
 
-    first_layer = 0
-
-    def __init__(self, config: Any, state: dict[str, torch.Tensor] | None) -> None:
-        self._config, self._state, self._fresh = config, state, state is None
+    def __init__(self, config: Any, state: dict[str, torch.Tensor] | None, first_layer: int) -> None:
+        self._config, self._state, self._fresh, self.first_layer = config, state, state is None, first_layer
         self._peft: Any = None
 
     @classmethod
     def create(cls, model: nn.Module, config: LoraConfig, encoder: PromptEncoder, pairs: Sequence[Pair]) -> LoraAdapter:
         import peft
 
-        return cls(
-            peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules="all-linear", task_type="CAUSAL_LM"),
-            None,
+        layers = config.layers(len(decoder_layers(model)))
+        own = peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            target_modules=linear_layers(model),
+            layers_to_transform=list(layers),
+            task_type="CAUSAL_LM",
         )
+        return cls(own, None, layers.start)
 
     @classmethod
     def load(cls, model: nn.Module, config: LoraConfig, encoder: PromptEncoder, folder: Path) -> LoraAdapter:
@@ -69,7 +72,7 @@ class LoraAdapter(WithoutNgrams):
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UsageError(f"{folder}: this adapter cannot be read ({error}); {weights.ANEW}") from error
         stored.base_model_name_or_path = None  # peft would warn that the model's folder has another name
-        return cls(stored, state)
+        return cls(stored, state, config.layers(len(decoder_layers(model))).start)
 
     @contextmanager
     def on(self, model: Any) -> Iterator[None]:
@@ -110,6 +113,14 @@ class LoraAdapter(WithoutNgrams):
     def save(self, folder: Path) -> None:
         self._peft.save_pretrained(folder)
         sort_config(folder)
+
+
+def linear_layers(model: nn.Module) -> list[str]:
+    """Last name parts of the linear layers in the decoder layers, sorted."""
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
+
+    named = decoder_layers(model).named_modules()
+    return sorted({name.rpartition(".")[2] for name, module in named if isinstance(module, (nn.Linear, Conv1D))})
 
 
 def sort_config(folder: Path) -> None:

@@ -151,8 +151,10 @@ def main() -> None:
 
 
 def _load(job: Job) -> Any:
-    """Load the model with Unsloth, and put its LoRA on every linear layer except the head."""
+    """Load the model with Unsloth, and put its LoRA on all linear layers of its decoder layers."""
     from unsloth import FastLanguageModel  # import first, because it patches the other libraries
+
+    from engram_bench.backends.torch.adapters import linear_layers
 
     longest = max(len(prompt) + len(answer) for prompt, answer in (*job["pairs"], *job["replay"]))
     import torch
@@ -173,19 +175,18 @@ def _load(job: Job) -> Any:
         lora_alpha=job["lora"]["alpha"],
         lora_dropout=0.0,
         bias="none",
-        target_modules=_linear_layers(model),
+        target_modules=linear_layers(model),
+        layers_to_transform=_layers(model, job),
         use_gradient_checkpointing=False,
         random_state=job["seed"],
     )
 
 
-def _linear_layers(model: Any) -> list[str]:
-    """Last name parts of all linear layers except the head, sorted: what peft means by all-linear."""
-    import torch
+def _layers(model: Any, job: Job) -> list[int]:
+    """Numbers of the decoder layers that the LoRA adapts."""
+    from engram_bench.memory.torch import decoder_layers
 
-    head = model.get_output_embeddings()
-    named = ((name, module) for name, module in model.named_modules() if module is not head)
-    return sorted({name.rpartition(".")[2] for name, module in named if isinstance(module, torch.nn.Linear)})
+    return list(LoraConfig(**job["lora"]).layers(len(decoder_layers(model))))
 
 
 def fit(model: Any, job: Job, progress: Progress) -> Training:
@@ -263,6 +264,7 @@ def save(model: Any, job: Job) -> None:
         r=job["lora"]["rank"],
         lora_alpha=job["lora"]["alpha"],
         target_modules=_trained_layers(state),
+        layers_to_transform=_layers(model, job),
         task_type="CAUSAL_LM",
         base_model_name_or_path=job["model"],
         inference_mode=True,
