@@ -32,12 +32,11 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {},
         {"batch_size": 16},
         {"batch_size": 16, "first_layer": 0.47},
-        {"batch_size": 16, "lr": 2e-3},
-        {"batch_size": 16, "lr": 1e-3},
-        {"batch_size": 16, "replay_weight": 3.0},
-        {"batch_size": 16, "rank": 8, "alpha": 16},
-        {"batch_size": 16, "alpha": 16},
-        {"batch_size": 8, "lr": 2e-3},
+        {"batch_size": 16, "first_layer": 0.47, "lr": 2e-3},
+        {"batch_size": 16, "first_layer": 0.47, "lr": 1e-3},
+        {"batch_size": 16, "first_layer": 0.47, "replay_weight": 3.0},
+        {"batch_size": 16, "first_layer": 0.47, "rank": 8, "alpha": 16},
+        {"batch_size": 16, "first_layer": 0.67},
     ],
     "engram": [
         {},
@@ -77,7 +76,7 @@ def main() -> None:
     for kind in args.kinds.split(","):
         for changes in TRIALS[kind]:
             name = f"{kind} " + (", ".join(f"{key} {value}" for key, value in changes.items()) or "as it was")
-            if args.only in name:
+            if args.only in name and name not in found:
                 base = variants.select(kind)[1]
                 found[name] = printed(tried(backend, name, changed(base, changes), training, seen))
                 saved(args.out, backend, list(found.values()), items=len(seen), examples=len(training.examples))

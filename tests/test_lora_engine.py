@@ -29,10 +29,11 @@ class FastLanguageModel:
         return transformers.AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype), None
 
     @staticmethod
-    def get_peft_model(model, r, target_modules, lora_alpha, lora_dropout, bias, use_gradient_checkpointing,
-                       random_state):
+    def get_peft_model(model, r, target_modules, lora_alpha, lora_dropout, bias, layers_to_transform,
+                       use_gradient_checkpointing, random_state):
         torch.manual_seed(random_state)
-        config = peft.LoraConfig(r=r, lora_alpha=lora_alpha, target_modules=target_modules, task_type="CAUSAL_LM")
+        config = peft.LoraConfig(r=r, lora_alpha=lora_alpha, target_modules=target_modules, task_type="CAUSAL_LM",
+                                 layers_to_transform=layers_to_transform)
         model = peft.get_peft_model(model, config)
         model.config.update({"unsloth_version": "0"})
         return model
