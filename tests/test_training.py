@@ -41,7 +41,7 @@ class Learner:
 def test_training_ends_soon_after_the_answers_are_learned():
     learner = Learner(at=20)
     training = run(learner, config(), pairs(40), 0, quiet)
-    seen = 20 + 8  # once as many examples as there are came out right
+    seen = 20 + 2 * 8  # once twice as many examples as there are came out right
     assert training.steps == len(learner.rates) == seen + math.ceil(seen / 5)
     assert training.ended_early
     assert training.learned == 1

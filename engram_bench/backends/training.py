@@ -21,7 +21,7 @@ from engram_bench.prompts import Pair
 from engram_bench.variants.configs import TrainingConfig
 
 SORT_WITHIN = 8  # batches; sorting by length within this many reduces padding, and the order stays random
-RECENT = 256  # examples that tell whether the answers are learned; all examples if there are fewer
+RECENT, PASSES = 256, 2  # examples that tell whether the answers are learned; of fewer facts, so many passes over all
 COOLDOWN = 0.2  # of the steps until then: the rate falls to zero in as many more
 WARM_UP = 10  # steps at most
 SMALLEST_BATCH, STEPS_AN_EPOCH = 4, 8  # of a recipe that fits few facts, too
@@ -66,7 +66,7 @@ def run(
     if config.steps:  # of few examples, smaller batches
         size = min(size, max(SMALLEST_BATCH, math.ceil(len(pairs) / STEPS_AN_EPOCH)))
     least, most = config.budget(math.ceil(len(pairs) / size))
-    recent: deque[bool] = deque(maxlen=min(RECENT, len(pairs)))
+    recent: deque[bool] = deque(maxlen=min(RECENT, PASSES * len(pairs)))
     again = _rounds(replay, random.Random(seed))
     diverged: deque[tuple[float, int]] = deque(maxlen=len(replay))  # over the last pass: a text's sum, and its tokens
     losses: list[float] = []
