@@ -65,16 +65,6 @@ def test_without_steps_all_epochs_are_made_however_well_it_goes():
     assert (training.steps, training.epochs) == (20, 4)
 
 
-@pytest.mark.parametrize(("learned", "ended_early"), [(0.5, True), (0.99, False)])
-def test_the_share_that_ends_training_is_the_recipes_own(learned, ended_early):
-    def step(batch, *_):  # a quarter of the examples is never answered right
-        right = [pair not in pairs(40)[::4] for pair in batch]
-        return 1.0, np.repeat(right, [len(answer) for _, answer in batch]), np.empty(0)
-
-    training = run(step, config(learned=learned), pairs(40), 0, quiet)
-    assert training.ended_early == ended_early
-
-
 def test_one_wrong_token_makes_an_answer_wrong():
     def step(batch, *_):
         hits = np.ones(sum(len(answer) for _, answer in batch), bool)
@@ -133,12 +123,6 @@ def test_a_loss_that_is_no_number_ends_training_with_a_line():
 def test_a_negative_replay_weight_is_refused():
     with pytest.raises(ValueError, match="replay_weight is -1"):
         config(replay_weight=-1)
-
-
-@pytest.mark.parametrize("share", [0, 1.5])
-def test_the_learned_share_is_checked(share):
-    with pytest.raises(ValueError, match=f"learned is {share}"):
-        config(learned=share)
 
 
 def test_the_least_and_the_most_are_checked():

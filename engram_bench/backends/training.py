@@ -22,6 +22,7 @@ from engram_bench.variants.configs import TrainingConfig
 
 SORT_WITHIN = 8  # batches; sorting by length within this many reduces padding, and the order stays random
 RECENT, PASSES = 256, 2  # examples that tell whether the answers are learned; of fewer facts, so many passes over all
+LEARNED = 0.98  # share of these whose every answer token was the most probable one, before the step on them
 COOLDOWN = 0.2  # of the steps until then: the rate falls to zero in as many more
 WARM_UP = 10  # steps at most
 SMALLEST_BATCH, STEPS_AN_EPOCH = 4, 8  # of a recipe that fits few facts, too
@@ -43,8 +44,7 @@ def run(
     """Train until the answers are learned, within the least and the most steps of the config.
 
     An answer is learned if each of its tokens is the most probable one, given the tokens before it: then the greedy
-    answer is right. Once the share `config.learned` of the recent examples is, the learning rate falls to zero and
-    training ends.
+    answer is right. Once `LEARNED` of the recent examples are, the learning rate falls to zero and training ends.
 
     Args:
         step: makes one optimizer step on a batch of examples and a batch of replay texts, with all learning rates
@@ -81,12 +81,7 @@ def run(
             recent.extend(_by_text(np.logical_and, batch, hits))
             diverged.extend(zip(_by_text(np.add, texts, kl), (len(answer) for _, answer in texts), strict=True))
             progress(f"loss {total / tokens:.3f}", done, end)
-            if (
-                learned_at is None
-                and done >= least
-                and len(recent) == recent.maxlen
-                and _share(recent) >= config.learned
-            ):
+            if learned_at is None and done >= least and len(recent) == recent.maxlen and _share(recent) >= LEARNED:
                 learned_at, end = done, min(most, done + math.ceil(COOLDOWN * done))
             if done == end:
                 break

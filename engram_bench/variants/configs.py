@@ -22,15 +22,12 @@ class TrainingConfig:
     table_lr: float = 0.0  # for memory tables; a row is updated rarely, so each update must be large
     beta2: float = 0.99
     clip: float = 0.0  # maximum gradient norm; 0: no clipping
-    learned: float = 0.98  # share of recent examples answered right that ends training, see `backends.training.run`
     replay_weight: float = 1.0  # of the divergence from the untouched model, per token of the replay texts
 
     def __post_init__(self) -> None:
         _at_least_one(self, "epochs", "batch_size")
         if self.steps and not (len(self.steps) == 2 and 1 <= self.steps[0] <= self.steps[1]):
             raise ValueError(f"steps is {list(self.steps)}; give the least and the most, such as [20, 300]")
-        if not 0 < self.learned <= 1:
-            raise ValueError(f"learned is {self.learned}; it must be a share above 0, at most 1")
         if self.replay_weight < 0:
             raise ValueError(f"replay_weight is {self.replay_weight}; it must be 0 or more")
 
