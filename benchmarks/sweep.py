@@ -30,13 +30,13 @@ ITEMS = 8  # of each category
 TRIALS: dict[str, list[dict[str, Any]]] = {
     "lora": [
         {},
-        {"batch_size": 16},
-        {"batch_size": 16, "first_layer": 0.47},
-        {"batch_size": 16, "first_layer": 0.47, "lr": 2e-3},
-        {"batch_size": 16, "first_layer": 0.47, "lr": 1e-3},
-        {"batch_size": 16, "first_layer": 0.47, "replay_weight": 3.0},
-        {"batch_size": 16, "first_layer": 0.47, "rank": 8, "alpha": 16},
-        {"batch_size": 16, "first_layer": 0.67},
+        {"first_layer": 0, "batch_size": 32},
+        {"first_layer": 0},
+        {"first_layer": 0.67},
+        {"lr": 2e-3},
+        {"lr": 5e-3},
+        {"replay_weight": 3.0},
+        {"rank": 8, "alpha": 16},
     ],
     "engram": [
         {},
@@ -75,7 +75,7 @@ def main() -> None:
     found = {trial["name"]: trial for trial in known}
     for kind in args.kinds.split(","):
         for changes in TRIALS[kind]:
-            name = f"{kind} " + (", ".join(f"{key} {value}" for key, value in changes.items()) or "as it was")
+            name = f"{kind} " + (", ".join(f"{key} {value}" for key, value in changes.items()) or "as shipped")
             if args.only in name and name not in found:
                 base = variants.select(kind)[1]
                 found[name] = printed(tried(backend, name, changed(base, changes), training, seen))
