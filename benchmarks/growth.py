@@ -142,6 +142,7 @@ PARTS = {
     "accented_s": "finding it in a text with an accent",
     "hash_s": "hash and search for rows",
     "gather_s": "gathering rows",
+    "direct_s": "hash and gathering, no search",
 }
 VARIED = {"rows": "rows held by a layer", "keys": "keys known", "tokens": "tokens of the prompt"}
 

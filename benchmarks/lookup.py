@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,7 @@ SYLLABLES = (
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 Sizes = dict[str, int]
+T = TypeVar("T")
 
 
 def known_keys(count: int, seed: int = 0) -> list[str]:
@@ -112,33 +113,34 @@ def look_up(memory: Memory, prompt: Prompt) -> dict[str, float]:
     """Seconds of each part for a whole prompt, and of hashing, search and gathering for one more token.
 
     "accented" is the time to find a key in the same text with an accent in it: such a text is split letter by letter.
+    "direct" is that of hashing and gathering without a search, which a table with all its rows does not need.
 
     Raises:
         ValueError: the prompt holds no known key, or a row is not stored.
     """
-    addresses, layer = memory.addresses, memory.addresses.last
-    held, size, found = addresses.rows[layer], max(addresses.config.orders), list[Any]()
-
-    def timed(call: Callable[[], Any]) -> float:
-        started = time.perf_counter()
-        found.append(call())
-        return time.perf_counter() - started
-
-    find = timed(lambda: addresses.span(prompt))
-    if (span := found[-1]) is None:
+    addresses, layer, table = memory.addresses, memory.addresses.last, memory.table
+    hasher, held, size = addresses.hasher, addresses.rows[layer], max(addresses.config.orders)
+    find, span = timed(lambda: addresses.span(prompt))
+    if span is None:
         raise ValueError(f"no key is found in {prompt.text[:60]!r}")
-    accented = f"\u00e9 {prompt.text}"
-    slower = timed(lambda: addresses.keys.find(accented))
+    accented, _ = timed(lambda: addresses.keys.find(f"\u00e9 {prompt.text}"))
     content = prompt.content_ids()
     every = Span(0, len(content), tuple(content.tolist()), span.key)
     windows = ngram_windows(prompt, (), size, every, addresses.mark, on_text=True)[np.flatnonzero(prompt.content)]
-    hashed = timed(lambda: slots(addresses.hasher, layer, held, windows))
-    places = found[-1]
-    gathered = timed(lambda: memory.table[places])
-    if not places[-1].all():
-        raise ValueError("a row of the last token is not stored")
-    one = timed(lambda: memory.table[slots(addresses.hasher, layer, held, windows[-1:])])
-    return {"find": find, "accented": slower, "hash": hashed, "gather": gathered, "step": one}
+    hashed, places = timed(lambda: slots(hasher, layer, held, windows))
+    gathered, rows = timed(lambda: table[places])
+    direct, same = timed(lambda: table[slots(hasher, layer, None, windows)])
+    if not (places[-1].all() and np.array_equal(rows, same)):
+        raise ValueError("a row that the hash names is not stored")
+    step, _ = timed(lambda: table[slots(hasher, layer, held, windows[-1:])])
+    return {"find": find, "accented": accented, "hash": hashed, "gather": gathered, "direct": direct, "step": step}
+
+
+def timed(call: Callable[[], T]) -> tuple[float, T]:
+    """Seconds that a call takes, and what it returns."""
+    started = time.perf_counter()
+    found = call()
+    return time.perf_counter() - started, found
 
 
 def points() -> list[tuple[str, Sizes]]:
@@ -157,8 +159,8 @@ def measure(
 
     Returns:
         One dictionary per point: its sizes; "find_s", "hash_s" and "gather_s", per token of the prompt; "seconds", of
-        all three; "accented_s": "find_s" where the text has an accent; "step_s": hashing, search and gathering for a
-        single token, as in decoding.
+        all three; "accented_s": "find_s" where the text has an accent; "direct_s": hashing and gathering without a
+        search; "step_s": hashing, search and gathering for a single token, as in decoding.
     """
     (_, variant) = variants.select("engram")
     assert isinstance(variant.config, EngramConfig)

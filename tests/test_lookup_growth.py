@@ -14,7 +14,7 @@ from engram_bench.memory.keys import KeyIndex, key_name, units
 from engram_bench.prompts import PromptEncoder
 from tests.running import ROOT
 
-PARTS = ("find_s", "accented_s", "hash_s", "gather_s", "step_s", "seconds")
+PARTS = ("find_s", "accented_s", "hash_s", "gather_s", "direct_s", "step_s", "seconds")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,7 @@ def test_each_series_goes_through_the_base_and_varies_one_size():
 def test_the_stored_measurement_has_every_point_and_says_where_it_was_made():
     stored = json.loads((ROOT / "benchmarks" / "results" / "growth.json").read_text(encoding="utf-8"))["lookup"]
     assert set(stored) == {"commit", "date", "dtype", "machine", "base", "rows", "keys", "tokens"}
+    assert all(point[part] > 0 for name in lookup.BASE for point in stored[name] for part in PARTS)
     assert [(name, {size: point[size] for size in lookup.BASE}) for name in lookup.BASE for point in stored[name]] == (
         lookup.points()
     )
