@@ -58,6 +58,7 @@ CAVEAT = (
     "A few prompts prove nothing: for intervals, controls and held-out items, run `make bench` and read "
     "reports/runs/latest/report.md."
 )
+NOTHING_FOUND = "no trained key found"
 LONGEST = 16  # new tokens of an answer, unless a right one is longer
 LONGEST_UNTOUCHED = 12  # the same where the baseline's answer is the right one
 
@@ -105,6 +106,7 @@ class Take:
     seconds: float = 0.0
     done: bool = False
     notes: list[str] = field(default_factory=list)  # lines about the n-grams and gates of the memory
+    idle: bool = False  # a memory that found nothing to read: the answer is the baseline's by construction
 
 
 def scenes(patterns: PatternSet, seed: int, quick: bool) -> list[Scene]:
@@ -151,7 +153,8 @@ class Stage:
 def show(stage: Stage, console: Console, shown: Sequence[Scene], pause: Callable[[], object]) -> None:
     """Run the whole demo: title, scenes, summary. It calls `pause` before each scene and before the summary."""
     console.print(Panel(Text(ABOUT, justify="center"), title="[bold]engram-bench", padding=(1, 2)))
-    right: dict[str, list[int]] = {name: [0, 0] for name in VARIANTS}  # of scenes that ask, and of those that do not
+    # Right answers of scenes that ask; of the others, unchanged answers, and those that are so by construction.
+    right: dict[str, list[int]] = {name: [0, 0, 0] for name in VARIANTS}
     takes: dict[str, list[Take]] = {name: [] for name in VARIANTS}
     with stage.attached() if shown else nullcontext():
         for number, scene in enumerate(shown, 1):
@@ -161,6 +164,7 @@ def show(stage: Stage, console: Console, shown: Sequence[Scene], pause: Callable
             for name, take in played.items():
                 takes[name].append(take)
                 right[name][not scene.asks] += scene.right(take.text, played[BASELINE].text)
+                right[name][2] += take.idle and not scene.asks
     pause()
     console.print(Rule("Summary"))
     console.print(_summary(takes, right, sum(scene.asks for scene in shown), sum(not scene.asks for scene in shown)))
@@ -203,6 +207,7 @@ def _answer(backend: Backend, adapter: Adapter | None, scene: Scene, longest: in
         take.seconds += time.perf_counter() - started
         if not ids and adapter:
             take.notes = _lookup_notes(backend.encoder, adapter, prompt)
+            take.idle = take.notes == [NOTHING_FOUND]
         if token is None:
             take.done = True
         else:
@@ -217,7 +222,7 @@ def _lookup_notes(encoder: PromptEncoder, adapter: Adapter, prompt: Prompt) -> l
     if ngrams is None:
         return []
     if not ngrams:
-        return ["no trained key found"]
+        return [NOTHING_FOUND]
     ends = (encoder.decode([i for i in ids if i != encoder.eos_id]).strip() for ids in (ngrams[0], ngrams[-1]))
     texts = " to ".join(dict.fromkeys(map(repr, ends)))
     gates = " ".join(f"{gate:.2f}" for gate in adapter.gates())
@@ -238,6 +243,8 @@ def _answer_cell(scene: Scene, take: Take, baseline: Take) -> Text:
     text = Text(inert(take.text) + ("" if take.done else "▌"))
     if not take.done:
         return text
+    if take.idle and not scene.asks and take.text == baseline.text:
+        return text.append(f"\nsame by construction\n{inert(take.notes[0])}", style="dim")
     if take is baseline and not scene.asks:
         return text.append(f"\nthe untouched model\n{_count(take.tokens, 'token')}, {take.seconds:.1f} s", style="dim")
     good = scene.right(take.text, baseline.text)
@@ -261,8 +268,9 @@ def _summary(takes: dict[str, list[Take]], right: dict[str, list[int]], asked: i
         table.add_column(title, justify="left" if not title else "right")
     for name, found in takes.items():
         tokens, seconds = sum(take.tokens for take in found), sum(take.seconds for take in found)
-        answered, left = right[name]
-        unchanged = "by construction" if name == BASELINE else f"{left} of {unasked}"
+        answered, left, given = right[name]
+        given = unasked if name == BASELINE else given
+        unchanged = f"{left - given} of {unasked - given}" if unasked > given else "by construction" if given else ""
         table.add_row(name, f"{answered} of {asked}", unchanged, str(tokens), f"{seconds:.1f}")
     return table
 

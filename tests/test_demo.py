@@ -51,11 +51,12 @@ def test_every_scene_is_answered_by_every_variant_and_told_right_or_wrong(stage,
     assert len(pauses) == len(shown) + 1
     assert "\x1b" not in told, "no colour where it is piped"
     assert max(map(len, told.splitlines())) <= 80
-    notes = ("✓ right", "unchanged", "gate 0.", "no trained key", "engram-bench")
+    notes = ("✓ right", "same by construction", "gate 0.", "no trained key", "engram-bench")
     for text in (shown[0].prompt, *shown[0].wanted, *notes):
         assert text in told, text
+    assert "✓ unchanged" not in told, "what follows from the memory's definition gets no mark"
     summary = next(line for line in told.splitlines() if "engram" in line and "1 of 1" in line)
-    assert summary
+    assert "by construction" in summary
 
 
 def test_another_seed_shows_another_item_and_the_same_seed_the_same(stage):
