@@ -69,3 +69,12 @@ def test_a_damaged_table_is_a_sanity_check_and_no_finding(kept):
     damaged = made(answers(["engram"], items=9, categories=("facts",)), [*VARIANTS, DAMAGED], categories=("facts",))
     for text in told(damaged).values():
         assert "engram-zeroed: sanity checks, not findings." in text
+
+
+def test_a_look_up_among_equally_many_rows_is_constant_by_construction():
+    measured = [{"rows": 10**n, "seconds": 2e-5, "mapped_seconds": 3e-5, "mapped_bytes": 10**n} for n in (3, 8)]
+    found = made([], lookup=measured)
+    for text in told(found).values():
+        assert "by construction their time does not depend on it" in text
+    (axis,) = plots.lookup(found).axes
+    assert "as many touched rows for every size, in memory" in [line.get_label() for line in axis.lines]

@@ -233,7 +233,10 @@ def lookup(report: Report) -> Figure | None:
         return None
     figure, (axis,) = _figure(3.5)
     rows = [measured["rows"] for measured in report["lookup"]]
-    ways = {"seconds": "rows that training touched, in memory", "mapped_seconds": "all rows, in a memory-mapped file"}
+    ways = {
+        "seconds": "as many touched rows for every size, in memory",
+        "mapped_seconds": "all rows, in a memory-mapped file",
+    }
     for (key, label), marker, color in zip(ways.items(), "Ds", COLOURS[2:], strict=False):
         if all(key in measured for measured in report["lookup"]):
             axis.plot(rows, [1e6 * m[key] for m in report["lookup"]], f"{marker}-", color=color, label=label)
