@@ -37,7 +37,7 @@ VARIANTS = (BASELINE, "lora", "engram")
 CONTROL = "control"
 SCENES = (  # title, category, way of asking
     ("A fact", "facts", "rephrased"),
-    ("A random pair: only memory can answer it", "synthetic", "rephrased"),
+    ("A random pair: only what was trained can answer it", "synthetic", "rephrased"),
     ("Plain words: the key is not stated as it was trained", "capital", "paraphrased"),
     ("Two keys in one question", "capital", "combined"),
     ("A key that is only named: something else is asked", "synthetic", "mention"),
