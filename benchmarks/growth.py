@@ -1,8 +1,9 @@
-"""Time and memory as items, samples and table rows grow: ``python -m benchmarks.growth``, about 15 minutes.
+"""Time and memory as items, samples, rows, keys and prompts grow: ``python -m benchmarks.growth``, about 15 minutes.
 
 Items: runs the whole command with the baseline and a memory trained for one epoch. A tiny random model keeps the cost
-of the model small, so this measures the harness. Samples: sampled answers to a few prompts on the real model. Rows:
-table lookup for one token. Writes results/growth.json and docs/growth.png.
+of the model small, so this measures the harness. Samples: sampled answers to a few prompts on the real model. Look-up:
+see `benchmarks.lookup`; it needs the model's tokenizer alone. Writes results/growth.json and docs/growth.png;
+``--only lookup`` measures one part again and keeps the others.
 """
 
 from __future__ import annotations
@@ -10,27 +11,32 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import random
 import string
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from engram_bench import backends, variants
+from benchmarks import lookup
+from engram_bench import backends
 from engram_bench.data import patterns
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.options import chosen_items
+from engram_bench.prompts import PromptEncoder
 from engram_bench.report.plots import COLOURS
-from engram_bench.run.speed import lookup_times
 from engram_bench.shipped import CHECKOUT, PATTERNS
 from engram_bench.store import models
 from tests.conftest import make_checkpoint
 
+RESULTS = Path(__file__).parent / "results" / "growth.json"
 ITEMS = (100, 1_000, 10_000, 100_000)
 SAMPLES = (1, 2, 5, 10, 20)
 PROMPTS = 64  # that get sampled answers
@@ -117,16 +123,33 @@ def samples(counts: tuple[int, ...]) -> list[Record]:
     return found
 
 
-def rows() -> list[Record]:
-    """`speed.lookup_times` of the default memory with the real model's vocabulary."""
-    backend = backends.find("cpu").load(models.resolve("bundled").folder)
-    (_, engram) = variants.select("engram")
-    return lookup_times(engram.config, compress_vocabulary(backend.encoder.tokenizer))
+def looked_up() -> Record:
+    """`lookup.measure` with the real model's tokenizer, and where and how it was measured."""
+    from transformers import AutoTokenizer
+
+    encoder = PromptEncoder(AutoTokenizer.from_pretrained(models.resolve("bundled").folder, local_files_only=True))
+    found = lookup.measure(encoder, compress_vocabulary(encoder.tokenizer), lookup.points())
+    describe = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    commit = subprocess.run(describe, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.strip()
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}; {backends.find('cpu').dtype_reason}"
+    date = f"{datetime.now(UTC):%Y-%m-%d}"
+    return {"commit": commit, "date": date, "dtype": "float32", "machine": machine, "base": lookup.BASE, **found}
+
+
+PARTS = {
+    "seconds": "whole look-up",
+    "find_s": "finding a key",
+    "accented_s": "finding it in a text with an accent",
+    "hash_s": "hash and search for rows",
+    "gather_s": "gathering rows",
+    "direct_s": "hash and gathering, no search",
+}
+VARIED = {"rows": "rows held by a layer", "keys": "keys known", "tokens": "tokens of the prompt"}
 
 
 def draw(grown: Record) -> Figure:
-    figure = Figure(figsize=(12.8, 3.6), layout="constrained")
-    time_of_items, memory_of_items, of_samples, of_rows = figure.subplots(1, 4)
+    figure = Figure(figsize=(12.8, 7.2), layout="constrained")
+    (time_of_items, memory_of_items, of_samples), below = figure.subplots(2, 3)
     counts = [point["items"] for point in grown["items"]]
     for name, colour in zip(("seconds", "training", "answering"), COLOURS, strict=False):
         label = {"seconds": "whole command"}.get(name, name)
@@ -138,11 +161,13 @@ def draw(grown: Record) -> Figure:
     drawn = [point["samples"] for point in grown["samples"]]
     of_samples.plot(drawn, [point["seconds"] for point in grown["samples"]], "o-", color=COLOURS[0])
     of_samples.set(xlabel=f"sampled answers to each of {PROMPTS} prompts", ylabel="seconds", xlim=(0, None), ylim=0)
-    sizes = [point["rows"] for point in grown["rows"]]
-    for name, label, colour in (("seconds", "touched rows", COLOURS[0]), ("mapped_seconds", "mapped file", COLOURS[1])):
-        of_rows.plot(sizes, [point[name] * 1e6 for point in grown["rows"]], "o-", color=colour, label=label)
-    of_rows.set(xscale="log", xlabel="rows of a table", ylabel="µs to look up a token", ylim=0)
-    of_rows.legend()
+    for axis, (varied, title) in zip(below, VARIED.items(), strict=True):
+        points = grown["lookup"][varied]
+        for (part, label), colour in zip(PARTS.items(), COLOURS, strict=False):
+            times = [1e6 * point[part] for point in points]
+            axis.plot([point[varied] for point in points], times, "o-", color=colour, label=label)
+        axis.set(xscale="log", xlabel=title, ylabel="µs a token of the prompt, one layer", ylim=0)
+    below[0].legend()
     for axes in figure.axes:
         axes.grid(alpha=0.3)
     return figure
@@ -151,15 +176,17 @@ def draw(grown: Record) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", default=",".join(map(str, ITEMS)))
+    parser.add_argument("--only", choices=("items", "samples", "lookup"), help="measure one part, keep the others")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        tiny = make_checkpoint(Path(place))
-        grown = {
-            "items": items(tuple(map(int, args.items.split(","))), tiny),
-            "samples": samples(SAMPLES),
-            "rows": rows(),
+        measures: dict[str, Callable[[], Any]] = {
+            "items": lambda: items(tuple(map(int, args.items.split(","))), make_checkpoint(Path(place))),
+            "samples": lambda: samples(SAMPLES),
+            "lookup": looked_up,
         }
-    (Path(__file__).parent / "results" / "growth.json").write_text(json.dumps(grown, indent=1) + "\n", encoding="utf-8")
+        kept = json.loads(RESULTS.read_text(encoding="utf-8")) if args.only else {}
+        grown = {name: measure() if args.only in (None, name) else kept[name] for name, measure in measures.items()}
+    RESULTS.write_text(json.dumps(grown, indent=1) + "\n", encoding="utf-8")
     draw(grown).savefig(CHECKOUT / "docs" / "growth.png", dpi=100)
 
 

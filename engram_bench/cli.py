@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(f"--{name}", default=default, metavar="VALUE", help=same)
 
     demo = commands.add_parser("demo", help="show answers with and without adapters, token by token")
-    demo.add_argument("--quick", action="store_true", help="three scenes instead of eight")
+    demo.add_argument("--quick", action="store_true", help="six scenes instead of eleven")
     demo.add_argument("--no-pause", action="store_true", help="do not wait for Enter between scenes")
     demo.add_argument("--interactive", action="store_true", help="afterwards, answer typed prompts until Ctrl-C")
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="random seed for the items (default 0)")

@@ -26,24 +26,30 @@ from rich.text import Text
 from engram_bench import metrics
 from engram_bench.backends.base import Adapter, Backend
 from engram_bench.data import prompt_sets
-from engram_bench.data.items import Item, PatternSet
+from engram_bench.data.items import PatternSet
+from engram_bench.data.questions import questions
 from engram_bench.prompts import Prompt, PromptEncoder
+from engram_bench.records import BASELINE
 from engram_bench.report.text import inert
 from engram_bench.run.bench import Bench
 
-VARIANTS = ("baseline", "lora", "engram")
-SCENES = (  # title, category; None: a prompt that asks for no trained item
-    ("A fact", "facts"),
-    ("A random pair: only memory can answer it", "synthetic"),
-    ("An unrelated prompt: did training change anything else?", None),
-    ("A code idiom", "code_idioms"),
-    ("A format", "formats"),
-    ("An error to fix", "error_fixes"),
-    ("An acronym", "acronym"),
-    ("A chemical element", "element_name"),
+VARIANTS = (BASELINE, "lora", "engram")
+CONTROL = "control"
+SCENES = (  # title, category, way of asking
+    ("A fact", "facts", "rephrased"),
+    ("A random pair: only what was trained can answer it", "synthetic", "rephrased"),
+    ("Plain words: the key is not stated as it was trained", "capital", "paraphrased"),
+    ("Two keys in one question", "capital", "combined"),
+    ("A key that is only named: something else is asked", "synthetic", "mention"),
+    ("An unrelated prompt: did training change anything else?", "", CONTROL),
+    ("A code idiom", "code_idioms", "rephrased"),
+    ("A format", "formats", "rephrased"),
+    ("An error to fix", "error_fixes", "rephrased"),
+    ("An acronym", "acronym", "rephrased"),
+    ("A chemical element", "element_name", "rephrased"),
 )
 NARROWEST = 80  # columns
-QUICK = 3  # scenes with --quick
+QUICK = 6  # scenes with --quick
 ABOUT = (  # two lines at the narrowest width
     "Engram adds a memory to a model: it hashes n-grams of the prompt to\n"
     "table rows, and a gate adds these rows to the hidden state."
@@ -52,16 +58,43 @@ CAVEAT = (
     "A few prompts prove nothing: for intervals, controls and held-out items, run `make bench` and read "
     "reports/runs/latest/report.md."
 )
-LONGEST_UNRELATED = 24  # new tokens of an answer to an unrelated prompt
+NOTHING_FOUND = "no trained key found"
+LONGEST = 16  # new tokens of an answer, unless a right one is longer
+LONGEST_UNTOUCHED = 12  # the same where the baseline's answer is the right one
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One prompt; `item` is the trained item that it asks for, None for an unrelated prompt."""
+    """One prompt and what a right answer is.
+
+    Attributes:
+        title: shown above it.
+        prompt: the user's text.
+        wanted: what the answer must be or, for several values, contain; none: the baseline's answer is the right one.
+        unwanted: values that the answer must not recite if the baseline's does not.
+    """
 
     title: str
     prompt: str
-    item: Item | None
+    wanted: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ()
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for something trained."""
+        return bool(self.wanted)
+
+    def right(self, answer: str, baseline: str) -> bool:
+        """Whether an answer is right, given the baseline's."""
+        if not self.asks:
+            return answer == baseline
+        if len(self.wanted) == 1:
+            return metrics.exact(answer, self.wanted[0])
+        return all(metrics.contains(answer, value) for value in self.wanted)
+
+    def recites(self, answer: str, baseline: str) -> bool:
+        """Whether an answer has a stored value that nobody asked for."""
+        return any(metrics.contains(answer, v) and not metrics.contains(baseline, v) for v in self.unwanted)
 
 
 @dataclass
@@ -73,18 +106,19 @@ class Take:
     seconds: float = 0.0
     done: bool = False
     notes: list[str] = field(default_factory=list)  # lines about the n-grams and gates of the memory
+    idle: bool = False  # a memory that found nothing to read: the answer is the baseline's by construction
 
 
 def scenes(patterns: PatternSet, seed: int, quick: bool) -> list[Scene]:
-    """Draw the scenes by seed: for each category, a trained item in an untrained phrasing."""
+    """Draw the scenes by seed: for each, a question about a trained item in a way that was never trained."""
     rng = random.Random(seed)
     found = []
-    for title, category in SCENES[: QUICK if quick else None]:
-        if category is None:
-            found.append(Scene(title, rng.choice(prompt_sets.control()), None))
-        elif category in patterns.categories:
-            item = rng.choice(patterns.categories[category].split("seen"))
-            found.append(Scene(title, patterns.categories[category].question(item, "rephrased")[1], item))
+    for title, category, way in SCENES[: QUICK if quick else None]:
+        if way == CONTROL:
+            found.append(Scene(title, rng.choice(prompt_sets.control())))
+        elif category in patterns.categories and (asked := questions(patterns.categories[category], way)):
+            question = rng.choice(asked)
+            found.append(Scene(title, question.prompt, question.wanted, question.unwanted))
     return found
 
 
@@ -119,18 +153,21 @@ class Stage:
 def show(stage: Stage, console: Console, shown: Sequence[Scene], pause: Callable[[], object]) -> None:
     """Run the whole demo: title, scenes, summary. It calls `pause` before each scene and before the summary."""
     console.print(Panel(Text(ABOUT, justify="center"), title="[bold]engram-bench", padding=(1, 2)))
-    right = dict.fromkeys(VARIANTS, 0)
+    # Right answers of scenes that ask; of the others, unchanged answers, and those that are so by construction.
+    right: dict[str, list[int]] = {name: [0, 0, 0] for name in VARIANTS}
     takes: dict[str, list[Take]] = {name: [] for name in VARIANTS}
     with stage.attached() if shown else nullcontext():
         for number, scene in enumerate(shown, 1):
             pause()
             console.print(Rule(f"{number}/{len(shown)}  {scene.title}"))
-            for name, take in play(stage, console, scene).items():
+            played = play(stage, console, scene)
+            for name, take in played.items():
                 takes[name].append(take)
-                right[name] += scene.item is not None and metrics.exact(take.text, scene.item.output)
+                right[name][not scene.asks] += scene.right(take.text, played[BASELINE].text)
+                right[name][2] += take.idle and not scene.asks
     pause()
     console.print(Rule("Summary"))
-    console.print(_summary(takes, right, sum(scene.item is not None for scene in shown)))
+    console.print(_summary(takes, right, sum(scene.asks for scene in shown), sum(not scene.asks for scene in shown)))
     console.print(Text(CAVEAT, style="dim"))
 
 
@@ -138,7 +175,7 @@ def play(stage: Stage, console: Console, scene: Scene) -> dict[str, Take]:
     """Answer one scene with every variant, one token each in turn, and show the answers while they grow."""
     takes = {name: Take() for name in VARIANTS}
     with stage.attached() as backends:
-        longest = LONGEST_UNRELATED if scene.item is None else stage.bench.max_new_tokens
+        longest = _longest(stage.bench.backend.encoder, scene)
         steps = zip_longest(
             *(_answer(backends[name], stage.bench.adapter(name), scene, longest, take) for name, take in takes.items())
         )
@@ -152,6 +189,13 @@ def play(stage: Stage, console: Console, scene: Scene) -> dict[str, Take]:
     return takes
 
 
+def _longest(encoder: PromptEncoder, scene: Scene) -> int:
+    """The most new tokens of an answer to a scene."""
+    if not scene.asks:
+        return LONGEST_UNTOUCHED
+    return max(LONGEST, len(encoder.answer(", ".join(scene.wanted))))
+
+
 def _answer(backend: Backend, adapter: Adapter | None, scene: Scene, longest: int, take: Take) -> Iterator[None]:
     """Fill `take`; each step adds one token."""
     prompt = backend.encoder.prompt(scene.prompt)
@@ -163,6 +207,7 @@ def _answer(backend: Backend, adapter: Adapter | None, scene: Scene, longest: in
         take.seconds += time.perf_counter() - started
         if not ids and adapter:
             take.notes = _lookup_notes(backend.encoder, adapter, prompt)
+            take.idle = take.notes == [NOTHING_FOUND]
         if token is None:
             take.done = True
         else:
@@ -177,7 +222,7 @@ def _lookup_notes(encoder: PromptEncoder, adapter: Adapter, prompt: Prompt) -> l
     if ngrams is None:
         return []
     if not ngrams:
-        return ["no trained key found"]
+        return [NOTHING_FOUND]
     ends = (encoder.decode([i for i in ids if i != encoder.eos_id]).strip() for ids in (ngrams[0], ngrams[-1]))
     texts = " to ".join(dict.fromkeys(map(repr, ends)))
     gates = " ".join(f"{gate:.2f}" for gate in adapter.gates())
@@ -186,11 +231,11 @@ def _lookup_notes(encoder: PromptEncoder, adapter: Adapter, prompt: Prompt) -> l
 
 def _picture(scene: Scene, takes: dict[str, Take]) -> Group:
     prompt = Text.assemble(("prompt  ", "dim"), (inert(scene.prompt), "bold"))
-    wanted = Text.assemble(("wanted  ", "dim"), inert(scene.item.output) if scene.item else "the baseline's answer")
+    wanted = Text.assemble(("wanted  ", "dim"), inert(" and ".join(scene.wanted)) or "the baseline's answer")
     table = Table(expand=True, show_lines=False)
     for name in takes:
         table.add_column(name, ratio=1, overflow="fold")
-    table.add_row(*(_answer_cell(scene, take, takes["baseline"]) for take in takes.values()))
+    table.add_row(*(_answer_cell(scene, take, takes[BASELINE]) for take in takes.values()))
     return Group(prompt, wanted, table)
 
 
@@ -198,10 +243,14 @@ def _answer_cell(scene: Scene, take: Take, baseline: Take) -> Text:
     text = Text(inert(take.text) + ("" if take.done else "▌"))
     if not take.done:
         return text
-    if take is baseline and scene.item is None:
+    if take.idle and not scene.asks and take.text == baseline.text:
+        return text.append(f"\nsame by construction\n{inert(take.notes[0])}", style="dim")
+    if take is baseline and not scene.asks:
         return text.append(f"\nthe untouched model\n{_count(take.tokens, 'token')}, {take.seconds:.1f} s", style="dim")
-    good = take.text == baseline.text if scene.item is None else metrics.exact(take.text, scene.item.output)
-    verdict = ("unchanged" if good else "changed") if scene.item is None else ("right" if good else "wrong")
+    good = scene.right(take.text, baseline.text)
+    verdict = ("right" if good else "wrong") if scene.asks else ("unchanged" if good else "changed")
+    if scene.recites(take.text, baseline.text):
+        verdict = "recites the value"
     text.append(f"\n{'✓' if good else '✗'} {verdict}", style="green" if good else "red")
     text.append(f"\n{_count(take.tokens, 'token')}, {take.seconds:.1f} s", style="dim")
     for note in take.notes:
@@ -213,13 +262,16 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def _summary(takes: dict[str, list[Take]], right: dict[str, int], asked: int) -> Table:
+def _summary(takes: dict[str, list[Take]], right: dict[str, list[int]], asked: int, unasked: int) -> Table:
     table = Table(expand=True)
-    for title in ("", "right answers", "tokens", "seconds"):
+    for title in ("", "right answers", "left unchanged", "tokens", "seconds"):
         table.add_column(title, justify="left" if not title else "right")
     for name, found in takes.items():
         tokens, seconds = sum(take.tokens for take in found), sum(take.seconds for take in found)
-        table.add_row(name, f"{right[name]} of {asked}", str(tokens), f"{seconds:.1f}")
+        answered, left, given = right[name]
+        given = unasked if name == BASELINE else given
+        unchanged = f"{left - given} of {unasked - given}" if unasked > given else "by construction" if given else ""
+        table.add_row(name, f"{answered} of {asked}", unchanged, str(tokens), f"{seconds:.1f}")
     return table
 
 
@@ -232,7 +284,7 @@ def interact(stage: Stage, console: Console) -> None:
                 text = console.input("[bold]> ").strip()
                 if not text:
                     return
-                play(stage, console, Scene("", text, None))
+                play(stage, console, Scene("", text))
             except (KeyboardInterrupt, EOFError):
                 console.print()
                 return

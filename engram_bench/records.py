@@ -28,6 +28,7 @@ IDENTITY: Mapping[str, Callable[[Record], Any]] = {
     "variant": itemgetter("name"),
     "collateral": itemgetter("variant"),
     "mention": itemgetter("variant"),
+    "passages": itemgetter("variant", "kind"),
     "threshold": itemgetter("id"),
     "routing": itemgetter("set", "router"),
     "speed": itemgetter("variant"),

@@ -1,7 +1,8 @@
-"""Collateral: how much an adapter changes on unrelated prompts, and whether detaching it restores the baseline."""
+"""Collateral: how much an adapter changes where nothing is asked, and whether detaching it restores the baseline."""
 
 import pytest
 
+from engram_bench.data.prompt_sets import Passage
 from engram_bench.run.bench import Bench
 from engram_bench.variants.configs import EngramConfig
 
@@ -18,6 +19,19 @@ def test_unrelated_text(bench: Bench, variant: str, control_prompts: list[str]) 
     if named and not bench.settings.shipped_patterns:
         pytest.skip(f"recorded only: a key of these patterns is in the control prompt {named[0]!r}")
     assert (found.kl_max, found.top1_unchanged) == (0, 1)
+
+
+def test_running_text_with_keys(bench: Bench, variant: str, passages: list[Passage]) -> None:
+    """Prose and code that hold keys and ask nothing; recorded for the report.
+
+    No threshold: no requirement says how far such a text may be changed, and how often a memory that looks for keys
+    acts on it follows from how many keys it holds. Where it finds none, the text must be left alone, bit for bit.
+    """
+    found = bench.passages(variant, passages)
+    if not found:
+        pytest.skip("no item is trained, or no passage fits the model's context")
+    for kind in found:
+        assert kind["firings"] != 0 or kind["kl_max"] == 0, kind["kind"]
 
 
 def test_detached_model_is_the_baseline(bench: Bench, variant: str, control_prompts: list[str]) -> None:

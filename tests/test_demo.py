@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from engram_bench import cli, demo
-from engram_bench.data.items import Item
+from engram_bench.data.training import training_set
 from engram_bench.options import settle
 from engram_bench.run.bench import Bench
 from tests.conftest import ENGRAM, LORA, PATTERNS
@@ -44,18 +44,19 @@ def screen():
 
 def test_every_scene_is_answered_by_every_variant_and_told_right_or_wrong(stage, screen):
     shown = demo.scenes(stage.settings.patterns, seed=0, quick=True)
-    assert [scene.item is None for scene in shown] == [False, True], "there are no random pairs in these patterns"
+    assert [scene.asks for scene in shown] == [True, False], "these patterns have facts alone"
     pauses = []
     demo.show(demo.Stage(stage), screen, shown, lambda: pauses.append(1))
     told = screen.file.getvalue()
     assert len(pauses) == len(shown) + 1
     assert "\x1b" not in told, "no colour where it is piped"
     assert max(map(len, told.splitlines())) <= 80
-    notes = ("✓ right", "unchanged", "gate 0.", "no trained key", "engram-bench")
-    for text in (shown[0].prompt, shown[0].item.output, *notes):
+    notes = ("✓ right", "same by construction", "gate 0.", "no trained key", "engram-bench")
+    for text in (shown[0].prompt, *shown[0].wanted, *notes):
         assert text in told, text
+    assert "✓ unchanged" not in told, "what follows from the memory's definition gets no mark"
     summary = next(line for line in told.splitlines() if "engram" in line and "1 of 1" in line)
-    assert summary
+    assert "by construction" in summary
 
 
 def test_another_seed_shows_another_item_and_the_same_seed_the_same(stage):
@@ -64,11 +65,11 @@ def test_another_seed_shows_another_item_and_the_same_seed_the_same(stage):
 
 
 def test_answers_typed_side_by_side_are_the_decoded_ones(stage, screen):
-    scene = next(scene for scene in demo.scenes(stage.settings.patterns, seed=0, quick=True) if scene.item)
+    scene = next(scene for scene in demo.scenes(stage.settings.patterns, seed=0, quick=True) if scene.asks)
     prompt, takes = stage.backend.encoder.prompt(scene.prompt), demo.play(demo.Stage(stage), screen, scene)
     for name, take in takes.items():
         with stage.backend.attached(stage.adapter(name)):
-            (whole,) = stage.backend.generate([prompt], stage.max_new_tokens)
+            (whole,) = stage.backend.generate([prompt], demo.LONGEST)
         assert (take.text, take.tokens) == (stage.backend.encoder.decode(whole), len(whole))
     assert len({take.text for take in takes.values()}) == 3
 
@@ -90,7 +91,7 @@ def test_what_the_memory_found_ends_in_the_key(stage):
     texts = [encoder.decode([i for i in ids if i != encoder.eos_id]).strip() for ids in found]
     assert all(key.endswith(text) for text in texts)
     wide = Console(file=io.StringIO(), width=300)
-    demo.play(demo.Stage(stage), wide, demo.Scene("", f"Well, {key}, please", None))
+    demo.play(demo.Stage(stage), wide, demo.Scene("", f"Well, {key}, please"))
     assert f"{len(texts)} n-grams found: {texts[0]!r} to {texts[-1]!r}" in wide.file.getvalue()
     with stage.backend.attached(adapter):
         next(stage.backend.stream(encoder.prompt(f"Well, {key}, please"), 8))
@@ -108,8 +109,6 @@ class Silent(str):
 
 class Scripted:
     """A bench whose variants say, a letter a token, what they are told to."""
-
-    max_new_tokens = 9
 
     def __init__(self, **answers):
         self.answers, self.on = answers, None
@@ -130,6 +129,9 @@ class Scripted:
     def prompt(self, text):
         return text
 
+    def answer(self, text):
+        return (*map(ord, text), 0)
+
     def decode(self, ids):
         return "".join(map(chr, ids))
 
@@ -148,8 +150,10 @@ class Scripted:
             yield ord(letter)
 
 
-ASKED = demo.Scene("asked", "what?", Item("id", "facts", "what", "yes"))
-UNRELATED = demo.Scene("unrelated", "hello", None)
+ASKED = demo.Scene("asked", "what?", ("yes",))
+TWO = demo.Scene("two", "what and who?", ("yes", "me"))
+NAMED = demo.Scene("named", "Spell it backwards", (), ("yes",))
+UNRELATED = demo.Scene("unrelated", "hello")
 
 
 def test_right_wrong_changed_and_unchanged_are_told_apart_and_counted(screen):
@@ -158,13 +162,29 @@ def test_right_wrong_changed_and_unchanged_are_told_apart_and_counted(screen):
     asked, unrelated, summary = re.split("asked ─|unrelated ─|Summary ─", told)[1:]
     assert [word for word in re.findall(r"right|wrong", asked) if "answers" not in word] == ["wrong", "right", "wrong"]
     assert re.findall(r"untouched|unchanged|changed", unrelated) == ["untouched", "changed", "unchanged"]
-    rows = [re.findall(r"\w[\w .]*\w|\d", line) for line in summary.splitlines() if "of 1" in line]
-    assert [row[:3] for row in rows] == [
-        ["baseline", "0 of 1", "4"],
-        ["lora", "1 of 1", "6"],
-        ["engram", "0 of 1", "4"],
+    rows = [re.sub(r"[│\s]+", " ", line).split() for line in summary.splitlines() if "of 1" in line]
+    assert [" ".join(row[:-1]) for row in rows] == [
+        "baseline 0 of 1 by construction 4",
+        "lora 1 of 1 0 of 1 6",
+        "engram 0 of 1 1 of 1 4",
     ]
     assert " ".join(demo.CAVEAT.split()) in " ".join(summary.split())
+
+
+def test_two_values_are_right_in_any_words_and_one_of_them_is_wrong(screen):
+    answers = {"baseline": "yes, it is me", "lora": "yes, it is", "engram": "yes"}
+    demo.play(demo.Stage(Scripted(**answers)), screen, TWO)
+    told = screen.file.getvalue()
+    assert "wanted  yes and me" in told
+    assert re.findall(r"✓ right|✗ wrong", told) == ["✓ right", "✗ wrong", "✗ wrong"]
+
+
+def test_a_stored_value_that_nobody_asked_for_is_told(screen):
+    demo.play(demo.Stage(Scripted(baseline="no", lora="yes", engram="no")), screen, NAMED)
+    told = screen.file.getvalue()
+    assert "wanted  the baseline's answer" in told
+    assert re.findall(r"untouched|✓ unchanged|✗ [\w ]*\w", told) == ["untouched", "✗ recites the value", "✓ unchanged"]
+    assert not NAMED.recites("yes", baseline="yes, of course"), "the untouched model says it, too"
 
 
 def test_on_a_terminal_all_answers_are_typed_at_once_token_by_token():
@@ -175,30 +195,46 @@ def test_on_a_terminal_all_answers_are_typed_at_once_token_by_token():
     assert grown == ["n", "y", "a", "no", "ye", "ab", "yes", "abc"], "side by side"
 
 
-def test_an_unrelated_answer_is_cut_and_another_is_not(screen):
-    takes = demo.play(demo.Stage(Scripted(**dict.fromkeys(demo.VARIANTS, "x" * 99))), screen, UNRELATED)
-    assert {take.tokens for take in takes.values()} == {demo.LONGEST_UNRELATED}
-    takes = demo.play(demo.Stage(Scripted(**dict.fromkeys(demo.VARIANTS, "x" * 99))), screen, ASKED)
-    assert {take.tokens for take in takes.values()} == {Scripted.max_new_tokens}
+def test_answers_are_cut_but_never_below_a_right_one():
+    long = demo.Scene("long", "what?", ("y" * 40,))
+    lengths = {}
+    for scene in (UNRELATED, NAMED, ASKED, long):
+        quiet = Console(file=io.StringIO(), width=80)
+        takes = demo.play(demo.Stage(Scripted(**dict.fromkeys(demo.VARIANTS, "x" * 99))), quiet, scene)
+        (lengths[scene.title],) = {take.tokens for take in takes.values()}
+    assert lengths == {"unrelated": 12, "named": 12, "asked": 16, "long": 41}
 
 
 def test_nothing_that_is_asked_or_answered_steers_the_terminal(screen):
     odd = "\x1b[31m[b]z"
-    asked = demo.Scene("odd", odd, Item("id", "facts", odd, odd))
+    asked = demo.Scene("odd", odd, (odd,))
     demo.play(demo.Stage(Scripted(**dict.fromkeys(demo.VARIANTS, odd))), screen, asked)
     told = screen.file.getvalue()
     assert "\x1b" not in told
     assert told.count("·[31m[b]z") == 5
 
 
-def test_three_scenes_are_quick_and_eight_are_all():
+def test_six_scenes_are_quick_and_eleven_are_all():
     shipped = settle({"engram_profile": "quick"}, lambda _: "").patterns
     whole, quick = (demo.scenes(shipped, seed=0, quick=quick) for quick in (False, True))
-    assert [(scene.title, scene.item and scene.item.category) for scene in whole] == list(demo.SCENES)
-    assert [scene.title for scene in quick] == [title for title, _ in demo.SCENES[:3]]
-    trained = {item.id for category in shipped.categories.values() for item in category.split("seen")}
-    phrasings = {e.prompt for e in shipped.training_examples()}
-    assert all(scene.item.id in trained and scene.prompt not in phrasings for scene in whole if scene.item)
+    assert [scene.title for scene in whole] == [title for title, _, _ in demo.SCENES]
+    assert whole[:6] == quick
+    assert [way for _, _, way in demo.SCENES[:6]] == [
+        "rephrased", "rephrased", "paraphrased", "combined", "mention", "control",
+    ]  # fmt: skip
+    phrasings = {example.prompt for example in training_set(shipped, "rich").examples}
+    assert phrasings.isdisjoint(scene.prompt for scene in whole)
+
+
+def test_each_scene_asks_about_a_trained_item_in_its_way():
+    shipped = settle({"engram_profile": "quick"}, lambda _: "").patterns
+    keys = {name: [i.input for i in c.split("seen")] for name, c in shipped.categories.items()}
+    for seed in range(5):
+        for scene, (_, category, way) in zip(demo.scenes(shipped, seed, quick=False), demo.SCENES, strict=True):
+            named = [key for key in keys.get(category, ()) if key in scene.prompt]
+            assert len(named) == {"paraphrased": 0, "combined": 2, "control": 0}.get(way, 1), scene
+            assert len(scene.wanted) == {"combined": 2, "mention": 0, "control": 0}.get(way, 1), scene
+            assert bool(scene.unwanted) == (way == "mention"), scene
 
 
 def test_the_title_is_two_lines_at_the_narrowest(screen):
@@ -229,7 +265,7 @@ def test_the_command_is_plain_where_it_is_piped_and_says_what_it_trains(command,
     out, err = capsys.readouterr()
     assert "\x1b" not in out
     assert "Type a prompt" in out
-    assert "3/3" in out
+    assert "6/6" in out
     assert max(map(len, out.splitlines())) <= 80
     assert err.startswith("lora will be trained first")
 
@@ -241,7 +277,7 @@ def test_the_command_waits_between_scenes_unless_told_not_to(command, monkeypatc
     assert command("--no-pause") == 0
     assert waited == []
     assert command() == 0
-    assert len(waited) == 4
+    assert len(waited) == 7
 
 
 @pytest.mark.parametrize(("ending", "code"), [(EOFError, 0), (KeyboardInterrupt, 130)])

@@ -295,9 +295,11 @@ def test_scores_are_those_of_torch(model, torch_model, examples, tmp_path):
         adapter = backend.load_adapter(variant, tmp_path)
         with backend.attached(adapter):
             results += backend.log_probabilities(texts)
-        divergence = backend.collateral(adapter, texts)
-        results.append([divergence.tokens, divergence.kl_mean, divergence.kl_max, divergence.top1_unchanged])
-    assert [len(row) for row in found] == [3, 1, 2, 0, 4]
+        for answers_only in (True, False):
+            divergence = backend.collateral(adapter, texts, answers_only=answers_only)
+            results.append([divergence.tokens, divergence.kl_mean, divergence.kl_max, divergence.top1_unchanged])
+    assert [len(row) for row in found] == [3, 1, 2, 0, 4, 4]
+    assert found[-2][0] == 6, "the tokens of the answers"
     for ours, theirs in zip(found, expected, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
     shared = shared_prefix([prompt for prompt, _ in texts])

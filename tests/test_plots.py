@@ -31,6 +31,9 @@ def test_a_category_of_ones_own_has_its_row():
 
 
 COLLATERAL = [{"variant": "engram", "prompts": 2, "tokens": 30, "kl_mean": 0.1, "kl_max": 1.0, "top1_unchanged": 0.9}]
+PASSAGES = {
+    **COLLATERAL[0], "kind": "prose with keys", "words": 100, "keys": 2, "firings": 1, "firings_per_1000_words": 10.0,
+}  # fmt: skip
 SPEED = [
     {"variant": name, "prefill_tokens_s": 9.0, "decode_tokens_s": rate, "ttft_s": 0.1, "overhead": 0.0}
     for name, rate in (("baseline", 20.0), ("engram", 19.0))
@@ -54,8 +57,8 @@ def test_every_section_and_plot_the_video_script_names_is_in_a_report():
     missed = {"id": "x", "requirement": "y", "measured": 0.0, "low": 0.0, "passed": False}
     new = [{**s, "split": "heldout"} for s in BEFORE + AFTER]
     parts = [(everything(), []), (built(a_run(np.random.default_rng(0))), []), (report(new, thresholds=[missed]), [])]
-    anew = [{**s, "split": "rephrased"} for s in BEFORE]
-    told = "".join(render(*part) for part in [*parts, (report(anew), anew)])
+    ways = [{**s, "split": way} for s in BEFORE for way in ("rephrased", "paraphrased", "combined", "mention")]
+    told = "".join(render(*part) for part in [*parts, (report(ways, passages=[PASSAGES]), ways)])
     titles = re.findall("^## (.*)$", told, re.MULTILINE)
     named = [re.findall(r"\*(.+?)\*", cell) for _, cell in rows]
     assert len(named) == 10
@@ -63,6 +66,7 @@ def test_every_section_and_plot_the_video_script_names_is_in_a_report():
     assert [name for names in named for name in names if not any(title.startswith(name) for title in titles)] == []
     drawn = {name for screen, _ in rows for name in re.findall(r"plots/(\w+)\.png", screen)}
     assert drawn <= plots.PLOTS.keys()
+    assert all((ROOT / file).exists() for screen, _ in rows for file in re.findall(r"docs/\w+\.png", screen))
 
 
 def test_what_a_report_has_numbers_for_is_drawn_and_shown_and_nothing_else(tmp_path):

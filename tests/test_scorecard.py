@@ -286,14 +286,35 @@ def test_examples_show_a_right_and_a_wrong_answer_of_every_variant_in_every_way(
     assert found.headers[3:] == ("baseline", "lora", "engram")
     shown = {(row[0], name, cell[0]) for row in found.rows
              for name, cell in zip(found.headers[3:], row[3:], strict=True)}  # fmt: skip
-    assert shown == {
-        ("held out" if s["split"] == "heldout" else s["split"], s["variant"], "✓" if s["exact"] else "✗")
-        for s in samples
-    }
+    assert shown == {("held out" if s["split"] == "heldout" else s["split"], s["variant"], mark(s)) for s in samples}
     assert ("paraphrased", "engram", "✗") in shown, "the memory's failures, too"
     assert len(found.rows) <= 3 * len(WAYS)
     page = html.render(whole, samples, {})
     assert "<h2>Before and after</h2>" in page
+
+
+def mark(answered):
+    """How an answer of `answers` begins in the table: with no mark where it is right by construction."""
+    if answered["variant"] == "baseline" and answered["split"] in ("mention", "neighbour"):
+        return answered["output"][0]
+    return "✓" if answered["exact"] else "✗"
+
+
+def test_a_variant_without_a_wrong_answer_is_named_with_the_ways(whole):
+    (found,) = before_and_after(whole, answers(), safe)
+    assert [point for point in found.points if point.startswith("engram")] == [
+        "engram has no wrong answer to show in: seen, rephrased, applied, contradicted, neighbour."
+    ]
+    assert not any("baseline" in point for point in found.points), "what is right by construction is no success"
+    assert found.points[0] in render(whole, answers())
+
+
+def test_the_value_that_decides_is_in_the_cell():
+    output = f"{'Well, let me see. ' * 3}It is red."
+    samples = [sample("engram", "i0", True, split="combined", prompt=f"{'x' * 100} KEY:abc?", output=output)]
+    (found,) = before_and_after(report(samples), samples, safe)
+    assert "KEY" in found.rows[0][1]
+    assert "It is red" in found.rows[0][-1]
 
 
 def test_a_single_failure_among_many_is_an_example():

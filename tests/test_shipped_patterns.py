@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from engram_bench import shipped, stats
-from engram_bench.data import patterns, prompt_sets
+from engram_bench.data import patterns, prompt_sets, training
+from engram_bench.data.items import PatternSet
 from engram_bench.options import chosen_items
 from tests.running import ROOT
 
@@ -187,6 +188,44 @@ def test_mentions_name_trained_items_in_sentences_of_their_own():
     assert used == set(product(SHIPPED.categories, sentences))
     assert len({item for _, item in named}) == len(named)
     assert all(item in SHIPPED.categories[item.category].split("seen") for _, item in named)
+
+
+def test_passages_hold_trained_keys_and_no_others():
+    texts = prompt_sets.read(prompt_sets.FOLDER / "passages.yaml")
+    assert list(texts) == ["prose with keys", "code with keys"]
+    assert all(len(set(some)) == len(some) >= 12 for some in texts.values())
+    every = [text for some in texts.values() for text in some]
+    assert [text for text in every if not 40 <= len(text.split()) <= 120 or text.count("{input}") not in (1, 2)] == []
+    keys = [item.input for c in SHIPPED.categories.values() for item in c.items]
+    assert whole_words(keys, every) == [], "only what is put in is a key"
+    found, trained = prompt_sets.passages(SHIPPED), {i for c in SHIPPED.categories.values() for i in c.split("seen")}
+    assert [passage.kind for passage in found] == [kind for kind, some in texts.items() for _ in some]
+    assert [len(passage.keys) for passage in found] == [text.count("{input}") for text in every]
+    assert all(key in passage.text for passage in found for key in passage.keys)
+    inputs = [key for passage in found for key in passage.keys]
+    assert {item.input for item in trained}.issuperset(inputs)
+    assert len(set(inputs)) == len(inputs)
+    assert {item.category for item in trained if item.input in inputs} == set(SHIPPED.categories)
+
+
+def test_passages_are_drawn_by_seed():
+    first, again, other = (prompt_sets.passages(SHIPPED, 3, seed) for seed in (0, 0, 1))
+    assert len(first) == 6
+    assert first == again
+    assert not {key for p in first for key in p.keys} & {key for p in other for key in p.keys}
+    few = PatternSet({"port": SHIPPED.sample(2).categories["port"]})
+    assert {key for p in prompt_sets.passages(few) for key in p.keys} == {few.categories["port"].split("seen")[0].input}
+    assert prompt_sets.passages(PatternSet({})) == []
+
+
+def test_no_passage_is_trained_on():
+    """Neither a passage nor, apart from its keys, a sentence of it."""
+    trained = training.training_set(SHIPPED, "rich")
+    prompts = "\0".join(map(plain, (*(example.prompt for example in trained.examples), *trained.replay)))
+    texts = prompt_sets.read(prompt_sets.FOLDER / "passages.yaml")
+    sentences = {plain(s) for some in texts.values() for text in some for s in re.split(r"[.\n]", text) if len(s) > 20}
+    assert len(sentences) > 100
+    assert [s for s in sentences if s in prompts] == []
 
 
 def test_routing_prompts_hold_what_they_ask_for_and_stand_in_no_other_set():

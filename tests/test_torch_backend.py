@@ -433,6 +433,24 @@ def test_divergence_from_itself_is_zero_and_from_an_adapter_is_not(model, traine
     assert model.collateral(model.load_adapter(variant, folder), texts).kl_mean > 0
 
 
+def test_divergence_over_the_continuations_alone_leaves_out_the_prompts_tokens(model, trained):
+    variant, folder, _ = trained
+    answers = [(5, 6, 7), (8,), (9, 10), (11, 12, 13, 14)]
+    texts = [(model.encoder.prompt(text), answer) for text, answer in zip(TEXTS, answers, strict=True)]
+    adapter = model.load_adapter(variant, folder)
+    found, expected = model.collateral(adapter, texts, answers_only=True), []
+    for prompt, answer in texts:
+        logs = []
+        for attached in (None, adapter):
+            with model.attached(attached), torch.inference_mode():
+                whole, _ = model.forward([], model.rows([(prompt, answer)], 0), 0)
+            logs.append(whole[0, len(prompt.ids) - 1 : len(prompt.ids) - 1 + len(answer)].log_softmax(-1))
+        expected += (logs[0].exp() * (logs[0] - logs[1])).sum(-1).tolist()
+    assert found.tokens == len(expected) == 10
+    assert found.kl_mean == pytest.approx(np.mean(expected), rel=1e-3)
+    assert found.kl_max == pytest.approx(max(expected), rel=1e-3)
+
+
 @pytest.mark.parametrize("architecture", ["Qwen2", "Phi", "Gemma"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_architectures_train_attach_generate_and_detach(architecture, kind, examples, tmp_path):

@@ -55,7 +55,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Collateral:
-    """How much an adapter changes the model's predictions on unrelated texts, measured over `tokens` tokens."""
+    """How much an adapter changes the model's predictions where nothing was to be learned, over `tokens` tokens."""
 
     tokens: int
     kl_mean: float  # nats per token, KL(baseline || variant)
@@ -304,8 +304,11 @@ class Backend(Protocol):
         """Log-probability, in nats, of each answer token given its prompt and the previous answer tokens."""
         ...
 
-    def collateral(self, adapter: Adapter | None, texts: Sequence[Text]) -> Collateral:
-        """Compare next-token distributions with and without the adapter over prompts and their given continuations."""
+    def collateral(self, adapter: Adapter | None, texts: Sequence[Text], *, answers_only: bool = False) -> Collateral:
+        """Compare next-token distributions with and without the adapter over prompts and their given continuations.
+
+        With `answers_only`, compare only the distributions that predict a token of the continuation.
+        """
         ...
 
 

@@ -2,6 +2,7 @@
 
 - Control prompts, whose answers no adapter should change.
 - Prompts that name a stored key but ask for something else.
+- Passages: running text in which keys occur and nothing is asked.
 - Labelled prompts, to evaluate routers.
 
 Files under ``patterns/prompts/`` hold ``prompts: {kind: [text, ...]}``; texts are used unchanged. For prompts that ask
@@ -13,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +31,18 @@ ROUTING = {  # set -> files of prompts that ask for an item, and of prompts that
     "in own words": ("routing_own_words", "routing_negative"),
     "hard": ("routing_hard_positive", "routing_hard_negative"),
 }
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Running text in which `keys`, the inputs of trained items, occur although nothing is asked.
+
+    `kind` is "prose with keys" or "code with keys".
+    """
+
+    kind: str
+    text: str
+    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,33 @@ def mentions(patterns: PatternSet, count: int) -> list[tuple[str, Item]]:
         turn, at = divmod(n, len(trained))
         item = trained[at][turn % len(trained[at])]
         found.append((fill(sentences[(turn + at) % len(sentences)], item.input), item))
+    return found
+
+
+def passages(patterns: PatternSet, each: int | None = None, seed: int = 0) -> list[Passage]:
+    """Prose and code with the inputs of trained items where such a text may have them.
+
+    Categories take turns; each draws its trained items by seed, and none twice before all are used.
+
+    Args:
+        patterns: the items of the run.
+        each: number of passages of each kind, the first ones; None: all.
+        seed: a different seed puts other items into the same passages.
+
+    Returns:
+        The passages; none if no item is trained.
+    """
+    trained = [sorted(c.split("seen"), key=lambda item: item.id) for c in patterns.categories.values()]
+    drawn = [random.Random(f"{seed}:{items[0].category}").sample(items, len(items)) for items in trained if items]
+    if not drawn:
+        return []
+    keys = (item.input for item in chain.from_iterable(zip(*map(cycle, drawn), strict=True)))
+    found = []
+    for kind, texts in read(FOLDER / "passages.yaml").items():
+        for first, *rest in (text.split("{input}") for text in texts[:each]):
+            named = tuple(islice(keys, len(rest)))
+            text = first + "".join(key + part for key, part in zip(named, rest, strict=True))
+            found.append(Passage(kind, text, named))
     return found
 
 

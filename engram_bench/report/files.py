@@ -58,6 +58,7 @@ def rebuild(folder: Path, partial: bool = False) -> None:
             variants=old["variants"],
             samples=samples,
             collateral=old["collateral"],
+            passages=old.get("passages", ()),
             mentions=old.get("mentions", ()),
             thresholds=old["thresholds"],
             speed=old["speed"],

@@ -14,6 +14,7 @@ from engram_bench.records import BASELINE, Report
 from engram_bench.report.scorecard_text import BY_CONSTRUCTION
 from engram_bench.report.scorecard_text import items as items_of
 from engram_bench.report.views import SPLIT_NAMES, by_construction
+from engram_bench.report.views import still as still_of
 
 # Okabe and Ito's palette is readable with any common colour blindness; the markers repeat the distinction.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
@@ -135,22 +136,29 @@ def exact(report: Report) -> Figure | None:
 
 
 def frontier(report: Report) -> Figure | None:
-    """Recall of rephrased prompts against KL on unrelated prompts; up and to the left is better."""
+    """Recall of rephrased prompts against KL on unrelated prompts; up and to the left is better.
+
+    A white marker stands for a KL of 0 by construction.
+    """
     moved = {c["variant"]: c["kl_mean"] for c in report["collateral"]} | {BASELINE: 0.0}
     recalled = {c["variant"]: c for c in report["cells"] if (c["category"], c["split"]) == ("all core", "rephrased")}
     shown = [name for name in _styles(report) if name in moved and name in recalled]
     if len(shown) < 2:
         return None
     figure, (axis,) = _figure(4.5)
+    still = still_of(report)
     for name in shown:
         exact, (colour, marker) = recalled[name]["exact"], _styles(report)[name]
         low, high = exact["rate"] - exact["low"], exact["high"] - exact["rate"]
         bars = [[100 * max(0.0, low)], [100 * max(0.0, high)]]
+        inside = "white" if name in still else colour
         axis.errorbar(
-            [moved[name]], [100 * exact["rate"]], yerr=bars, fmt=marker, color=colour, markersize=9, label=name
-        )
+            [moved[name]], [100 * exact["rate"]], yerr=bars, fmt=marker, color=colour, markersize=9, label=name,
+            markerfacecolor=inside,
+        )  # fmt: skip
     axis.set_xscale("symlog", linthresh=1e-4)
-    axis.set(xlim=(-2e-5, None), ylim=(-4, 104), xlabel="KL(baseline ‖ variant) on unrelated prompts, nats per token")
+    axis.set(xlim=(-2e-5, None), ylim=(-4, 104))
+    axis.set_xlabel("KL(baseline ‖ variant) on unrelated prompts, nats per token; white: 0 by construction")
     axis.set(ylabel="exact, all core, rephrased, %")
     axis.grid(alpha=0.3)
     _legend(figure, axis)
@@ -225,7 +233,10 @@ def lookup(report: Report) -> Figure | None:
         return None
     figure, (axis,) = _figure(3.5)
     rows = [measured["rows"] for measured in report["lookup"]]
-    ways = {"seconds": "rows that training touched, in memory", "mapped_seconds": "all rows, in a memory-mapped file"}
+    ways = {
+        "seconds": "as many touched rows for every size, in memory",
+        "mapped_seconds": "all rows, in a memory-mapped file",
+    }
     for (key, label), marker, color in zip(ways.items(), "Ds", COLOURS[2:], strict=False):
         if all(key in measured for measured in report["lookup"]):
             axis.plot(rows, [1e6 * m[key] for m in report["lookup"]], f"{marker}-", color=color, label=label)

@@ -29,7 +29,11 @@ def opening(report: Report, name: Callable[[str], str] = str) -> list[str]:
         sentences.append(
             f"Trained items in phrasings never trained ({name(group)}, n = {n}), exact: {', '.join(rates)}."
         )
-    moved = [f"{name(c['variant'])} {c['kl_mean']:.2g}" for c in report["collateral"]]
+    still = views.still(report)
+    moved = [
+        f"{name(c['variant'])} {'0 by construction' if c['variant'] in still else format(c['kl_mean'], '.2g')}"
+        for c in report["collateral"]
+    ]
     if moved:
         sentences.append(f"Unrelated prompts, KL from the baseline in nats per token: {', '.join(moved)}.")
     new = [c for c in report["contrasts"] if (c["split"], c["metric"]) == ("heldout", "exact")]
@@ -56,10 +60,19 @@ def reading(report: Report, name: Callable[[str], str] = str) -> list[str]:
         if rates:
             title = "random pairs" if group == "synthetic" else group
             lines.append(f"On {title}, exact answers to trained items: {', '.join(rates)}.")
+    still = views.still(report)
     for c in report["collateral"]:
+        if c["variant"] in still:
+            continue
         lines.append(
             f"On unrelated text, {name(c['variant'])} shifts the model by a KL of {c['kl_mean']:.2g} nats per token "
             f"and leaves {percent(c['top1_unchanged'])} of its top-1 tokens unchanged."
+        )
+    for p in report.get("passages", ()):
+        fires = "" if p["firings"] is None else f"acts {p['firings_per_1000_words']:.1f} times per 1,000 words and "
+        lines.append(
+            f"In {p['kind']} that asks nothing, {name(p['variant'])} {fires}shifts the continuation by a KL of "
+            f"{p['kl_mean']:.2g} nats per token."
         )
     for m in report.get("mentions", ()):
         lines.append(
@@ -81,8 +94,13 @@ def reading(report: Report, name: Callable[[str], str] = str) -> list[str]:
     keyed = [name(v["name"]) for v in report["variants"] if (v["config"].get("config") or {}).get("span") == "key"]
     if keyed:
         lines.append(
-            f"{', '.join(keyed)}: the memory acts only on prompts that contain a trained key. It neither disturbs nor "
-            "improves any other prompt."
+            f"{', '.join(keyed)}: the memory acts only on prompts that contain a trained key. By construction it "
+            "neither disturbs nor improves any other prompt, so a KL of 0 on unrelated text is no finding."
+        )
+    if checks := [name(check) for check in views.sanity_checks(report)]:
+        lines.append(
+            f"{', '.join(checks)}: sanity checks, not findings. A memory without its rows' contents must answer "
+            "nothing; an answer would show a fault in the measurement."
         )
     lines.append(f"One model of {report['model']['parameters']:,} parameters; {_seeds(report['run']['seeds'])}")
     return lines

@@ -25,7 +25,7 @@ def results(report: Report, show: Show) -> list[Section]:
 
 def details(report: Report, show: Show) -> list[Section]:
     """All other sections: further measurements, costs, thresholds, and how to read them."""
-    answers = (consistency, collateral, mentions, routing, contrasts)
+    answers = (consistency, collateral, passages, mentions, routing, contrasts)
     measured = (*answers, costs.training, costs.speed, costs.lookup, thresholds, published.section)
     meaning = Section("What the numbers show, and what they do not", points=reading(report, show))
     found = [part(report, show) for part in measured]
@@ -121,14 +121,13 @@ def consistency(report: Report, show: Show) -> Section:
 
 def collateral(report: Report, show: Show) -> Section:
     """How far an adapter changes unrelated prompts."""
+    still, given = views.still(report), scorecard_text.BY_CONSTRUCTION
     rows = [
         (
             show(c["variant"]),
             str(c["prompts"]),
             str(c["tokens"]),
-            f"{c['kl_mean']:.2g}",
-            f"{c['kl_max']:.2g}",
-            percent(c["top1_unchanged"]),
+            *((f"0 {given}", f"0 {given}", f"100% {given}") if c["variant"] in still else _moved(c)),
         )
         for c in report["collateral"]
     ]
@@ -136,7 +135,39 @@ def collateral(report: Report, show: Show) -> Section:
         "Collateral: change on unrelated prompts and on the baseline's answers to them",
         headers=("variant", "prompts", "tokens", "KL mean", "KL max", "top-1 unchanged"),
         rows=rows,
-        note="KL(baseline ‖ variant) in nats per token.",
+        note="KL(baseline ‖ variant) in nats per token. By construction: a memory with keys is not consulted on text "
+        "without a key, so its row is no finding; the test only checks that it is left out.",
+    )
+
+
+def _moved(measured: Report) -> tuple[str, str, str]:
+    """Mean and maximum divergence, and the share of tokens whose most probable next token stays."""
+    return f"{measured['kl_mean']:.2g}", f"{measured['kl_max']:.2g}", percent(measured["top1_unchanged"])
+
+
+def passages(report: Report, show: Show) -> Section:
+    """How far an adapter changes running text that holds keys and asks nothing."""
+    rows = [
+        (
+            show(p["kind"]),
+            show(p["variant"]),
+            *(str(p[count]) for count in ("prompts", "words", "keys")),
+            "looks for no key" if p["firings"] is None else f"{p['firings_per_1000_words']:.1f} ({p['firings']})",
+            *_moved(p),
+        )
+        for p in sorted(report.get("passages", ()), key=lambda p: p["kind"], reverse=True)
+    ]
+    return Section(
+        "Collateral in running text: keys occur, nothing is asked",
+        headers=(
+            *("text", "variant", "passages", "words", "keys", "false firings per 1,000 words"),
+            *("KL mean", "KL max", "top-1 unchanged"),
+        ),
+        rows=rows,
+        note="False firings: passages in which a memory finds a key and so acts, although nothing is asked; their "
+        "number in brackets. A memory acts at most once in a passage, so the rate follows from how many passages hold "
+        "a key and says nothing of other texts. KL(baseline ‖ variant) in nats per token of the baseline's "
+        "continuation.",
     )
 
 

@@ -16,6 +16,18 @@ def by_construction(variant: str, split: str) -> bool:
     return variant == BASELINE and WAYS[split].right == UNTOUCHED
 
 
+def still(report: Report) -> frozenset[str]:
+    """Variants whose KL on unrelated text is 0 by definition: such a memory is not consulted on text without a key."""
+    return frozenset(
+        row["variant"] for row in report.get("scorecard", ()) if row["kl"] and row["kl"]["by_construction"]
+    )
+
+
+def sanity_checks(report: Report) -> list[str]:
+    """Variants with a damaged table: they check the measurement and are no findings."""
+    return [v["name"] for v in report["variants"] if v["config"].get("damage")]
+
+
 def cells(report: Report, split: str) -> dict[tuple[str, str], Report]:
     """The cells of a split by category and variant."""
     return {(c["category"], c["variant"]): c for c in report["cells"] if c["split"] == split}

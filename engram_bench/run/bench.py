@@ -16,6 +16,7 @@ from functools import partial
 
 from engram_bench import backends, metrics, stats
 from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text
+from engram_bench.data.prompt_sets import Passage
 from engram_bench.data.questions import UNTOUCHED, Question
 from engram_bench.errors import UsageError
 from engram_bench.memory.hashing import compress_vocabulary
@@ -23,6 +24,7 @@ from engram_bench.options import Settings
 from engram_bench.records import BASELINE, GREEDY, SAMPLES, CellKey, Record, Sample
 from engram_bench.run import evaluate, metadata, speed
 from engram_bench.run.checks import alike, faults
+from engram_bench.run.passages import measure as measure_passages
 from engram_bench.run.readers import EXAMPLES, Asked, Facts, Fitted, fitted, reader_of
 from engram_bench.run.recorder import Recorder
 from engram_bench.run.rundir import RunDir
@@ -149,6 +151,28 @@ class Bench:
 
         data = self.recorder.once("collateral", variant, prompts, measure)
         return Collateral(**{f.name: data[f.name] for f in fields(Collateral)})
+
+    def passages(self, variant: str, passages: Sequence[Passage]) -> list[Record]:
+        """How a variant changes the continuation of running text that holds keys and asks nothing.
+
+        Returns:
+            A record for each kind of text; a passage that exceeds the model's context is left out. The divergence
+            covers the untouched model's continuations alone. `firings` counts the passages in which a memory finds a
+            key; None for a variant that looks for no key.
+        """
+        room = self.backend.context - self.max_new_tokens - 1
+        fitting = [p for p in passages if len(self.backend.encoder.prompt(p.text).ids) <= room]
+        found = []
+        for kind in dict.fromkeys(passage.kind for passage in fitting):
+            some = [passage for passage in fitting if passage.kind == kind]
+            measure = partial(self._continued, variant, some)
+            found.append(self.recorder.once("passages", variant, [passage.text for passage in some], measure))
+        return found
+
+    def _continued(self, variant: str, passages: Sequence[Passage]) -> Record:
+        config, texts = self.variant(variant).config, self._control_texts([passage.text for passage in passages])
+        keyed = isinstance(config, EngramConfig) and config.keyed
+        return measure_passages(self.backend, self.adapter(variant), passages, texts, keyed=keyed)
 
     def recited(self, variant: str) -> Record:
         """How often a variant recites a stored value when a prompt names its key but asks for something else.

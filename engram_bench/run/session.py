@@ -98,6 +98,7 @@ class Session:
             variants=[variants[name] for name in order if name in variants],
             samples=samples,
             collateral=[collateral[name] for name in order if name in collateral],
+            passages=[p for name in order for (variant, _), p in named["passages"].items() if variant == name],
             mentions=[named["mention"][name] for name in order if name in named["mention"]],
             thresholds=sorted(thresholds.values(), key=lambda t: t["id"]),
             speed=[named["speed"][name] for name in order if name in named["speed"]],

@@ -162,25 +162,29 @@ class MlxModel(Network):
             found += [logs[first:last] for first, last in zip([0, *ends], ends, strict=False)]
         return found
 
-    def collateral(self, adapter: Adapter | None, texts: Sequence[Text]) -> Collateral:
+    def collateral(self, adapter: Adapter | None, texts: Sequence[Text], *, answers_only: bool = False) -> Collateral:
         kl: list[NDArray[np.float64]] = []
         same: list[NDArray[np.bool_]] = []
         # Compare batch by batch: the distributions of all texts together do not fit in memory.
         for start in range(0, len(texts), SCORING_BATCH_SIZE):
             batch = texts[start : start + SCORING_BATCH_SIZE]
             with self.attached(None):
-                base = self._score(batch)
+                base = self._score(batch, answers_only)
             with self.attached(adapter):
-                variant = self._score(batch)
+                variant = self._score(batch, answers_only)
             kl.append(np.array((mx.exp(base) * (base - variant)).sum(-1), dtype=np.float64))
             same.append(np.array(base.argmax(-1) == variant.argmax(-1)))
         return Collateral.over(kl, same)
 
-    def _score(self, batch: Sequence[Text]) -> mx.array:
-        """Log-probabilities of all tokens, row by row: float32 [tokens, vocabulary]."""
+    def _score(self, batch: Sequence[Text], answers_only: bool) -> mx.array:
+        """Log-probabilities of all tokens, or of the answers' tokens, row by row: float32 [tokens, vocabulary]."""
         prefix = shared_prefix([prompt for prompt, _ in batch])
-        rows = self.rows(batch, prefix)
-        logits, _ = self.forward(self.prefix_state(batch[0][0], prefix), rows, rows.mask)
+        state = self.prefix_state(batch[0][0], prefix)
+        if answers_only:
+            logits, _ = self.answer_logits(batch, state, prefix)
+        else:
+            rows = self.rows(batch, prefix)
+            logits, _ = self.forward(state, rows, rows.mask)
         logs = log_softmax(logits)
         mx.eval(logs)
         return logs

@@ -154,5 +154,5 @@ class TorchModel(Network):
         return scoring.log_probabilities(self, texts)
 
     @torch.inference_mode()
-    def collateral(self, adapter: Adapter | None, texts: Sequence[Text]) -> Collateral:
-        return scoring.collateral(self, adapter, texts)
+    def collateral(self, adapter: Adapter | None, texts: Sequence[Text], *, answers_only: bool = False) -> Collateral:
+        return scoring.collateral(self, adapter, texts, answers_only=answers_only)

@@ -30,8 +30,11 @@ def log_probabilities(model: Network, texts: Sequence[Text]) -> list[list[float]
     return found
 
 
-def collateral(model: Network, adapter: Adapter | None, texts: Sequence[Text]) -> Collateral:
+def collateral(
+    model: Network, adapter: Adapter | None, texts: Sequence[Text], *, answers_only: bool = False
+) -> Collateral:
     """See `Backend.collateral`."""
+    logits_of = _answer_logits if answers_only else _logits
     kl: list[NDArray[np.float64]] = []
     same: list[NDArray[np.bool_]] = []
     # Alternate with and without the adapter every few batches: all distributions together do not fit in memory.
@@ -39,10 +42,12 @@ def collateral(model: Network, adapter: Adapter | None, texts: Sequence[Text]) -
     for few in _chunks(by_length, WHOLE_TEXTS * TURN):
         batches = list(_chunks(few, WHOLE_TEXTS))
         with model.attached(None):
-            before = [_logits(model, batch) for batch in batches]
+            before = [logits_of(model, batch) for batch in batches]
         with model.attached(adapter):
             for batch, base in zip(batches, before, strict=True):
-                for some in zip(torch.split(base, COMPARED), torch.split(_logits(model, batch), COMPARED), strict=True):
+                for some in zip(
+                    torch.split(base, COMPARED), torch.split(logits_of(model, batch), COMPARED), strict=True
+                ):
                     p, q = (logits.float().log_softmax(-1) for logits in some)
                     kl.append((p.exp() * (p - q)).sum(-1).cpu().numpy())
                     same.append((p.max(-1).indices == q.max(-1).indices).cpu().numpy())
@@ -54,6 +59,12 @@ def _logits(model: Network, batch: Sequence[Text]) -> Tensor:
     prefix = model.shared_by(batch)
     state, rows = model.prefix_state(batch[0][0], prefix), model.rows(batch, prefix)
     return model.forward(state, rows, keep=0, places=rows.mask > 0)[0]
+
+
+def _answer_logits(model: Network, batch: Sequence[Text]) -> Tensor:
+    """Logits that predict the answers' tokens, text by text: [tokens, vocabulary]."""
+    prefix = model.shared_by(batch)
+    return model.answer_logits(batch, model.prefix_state(batch[0][0], prefix), prefix)[0]
 
 
 def _chunks(texts: Sequence[Text], size: int) -> Iterator[Sequence[Text]]:
