@@ -56,7 +56,8 @@ def forms(report: Report, show: Show) -> Section:
         headers=("way of asking", "variant", "n", "right", "right value, other form", "wrong"),
         rows=rows,
         note="Greedy answers of all categories that the variant was asked. Right: the whole answer is the value. Other "
-        "form: the answer is not, but has the value in it as whole words, in any case. Wrong: the value is not there. "
+        "form: the answer is not, but has the value in it as whole words, in any case. Wrong: the value is not there; "
+        "answers end where the longest right answer of their category would, so it may come later. "
         "In brackets the 95% Wilson interval. report.json has the figures of each category (value_only).",
     )
 

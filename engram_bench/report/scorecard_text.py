@@ -124,11 +124,13 @@ def _training(row: Record) -> tuple[str, str]:
 def _per_right(row: Record, key: str) -> str:
     if row[key] is None:
         return "no right answer" if row["asked"] and not row["right"] else "not measured"
-    return f"{row[key]:.3g}"
+    return f"{row[key]:.3g}" if row[key] < 1000 else f"{row[key]:,.0f}"
 
 
 def _bytes(row: Record) -> str:
     """Stored bytes per right answer."""
+    if row["variant"] == BASELINE:
+        return "none"
     found = row.get("bytes_per_right")
     if found is not None:
         return size(round(found))
