@@ -22,7 +22,6 @@ SEED = 0
 BATCH = 1000  # resamples held at once; all of them would take 8 GB for 100,000 items
 ENOUGH_SEEDS = 5  # number of training seeds from which their spread can be estimated
 MARGIN = 0.02  # "no worse" than the baseline means worse by less than this
-NON_INFERIORITY_MARGIN = 0.05  # and "no worse" than retrieval, worse by less than this
 
 
 @dataclass(frozen=True)
@@ -338,17 +337,6 @@ def equivalent(difference: Interval, margin: float) -> bool:
 def no_worse(difference: Interval, margin: float = MARGIN) -> bool:
     """Whether the 95% interval excludes a loss of the margin or more: a one-sided test at 2.5%."""
     return difference.low > -margin
-
-
-def non_inferiority(difference: Interval, margin: float) -> str:
-    """Whether the 95% interval shows that a difference is no loss of the margin or more.
-
-    Returns:
-        "shown": the interval excludes such a loss; "not shown": it has nothing else; "inconclusive": it has both.
-    """
-    if no_worse(difference, margin):
-        return "shown"
-    return "not shown" if difference.high <= -margin else "inconclusive"
 
 
 def verdict(comparison: Comparison) -> str:

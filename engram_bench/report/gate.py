@@ -161,11 +161,11 @@ def _other_consistency(baseline: Record, report: Record) -> str:
         return f"{before} sampled answers per item before, {now} now"
     cells = [_cells(r, "consistency") for r in (baseline, report)]
     if any("agreement" not in o for r in (baseline, report) for o in r["outcomes"] if o.get("consistency")):
-        return f"the baseline's version counted answers that agree, right or wrong; {REMAKE}"
+        return f"one of the runs is of a version that counted answers that agree, right or wrong; {REMAKE}"
     asked = [_cells(r, "items").keys() for r in (baseline, report)]
     shared = {cell._replace(split=way) for cell in cells[0].keys() & cells[1].keys() for way in PHRASED}
     other = sorted({cell.split for cell in shared & (asked[0] ^ asked[1])})
-    return f"only one of the runs asked all items in these ways: {', '.join(other)}" if other else ""
+    return f"only one of the runs asked some cells in these ways: {', '.join(other)}" if other else ""
 
 
 def _paired(
