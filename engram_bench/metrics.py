@@ -22,17 +22,17 @@ def contains(output: str, value: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(value.strip())}(?!\w)", output) is not None
 
 
-def consistency(outputs: Sequence[str]) -> float:
-    """Share of the most common output among samples of one prompt, in (0, 1].
+def value_only(output: str, expected: str) -> bool:
+    """Whether an answer is not exact but has the right value in it: as whole words, in any case."""
+    return not exact(output, expected) and contains(output.casefold(), expected.casefold())
+
+
+def agreement(outputs: Sequence[str]) -> float:
+    """Share of the most common output among samples of one prompt, right or wrong, in (0, 1].
 
     Raises:
         ValueError: `outputs` is empty.
     """
     if not outputs:
-        raise ValueError("consistency is undefined for no samples")
+        raise ValueError("agreement is undefined for no samples")
     return Counter(output.strip() for output in outputs).most_common(1)[0][1] / len(outputs)
-
-
-def token_efficiency(canonical_tokens: int, generated_tokens: int) -> float:
-    """Canonical tokens divided by generated tokens, at most 1; 0 if nothing was generated."""
-    return min(1.0, canonical_tokens / generated_tokens) if generated_tokens else 0.0

@@ -34,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in backends.NAMES:
         config.addinivalue_line("markers", f"{name}: runs on this backend; `-m {name}` selects it")
     config.addinivalue_line("markers", "splits(*names): measure `cell` in these splits only")
+    above = "above(variant): `cell` of the variants with thresholds only, and only if the run has this other variant"
+    config.addinivalue_line("markers", above)
     if hasattr(config, "workerinput"):
         if config.workerinput["engram_grouped"]:  # workers parse the original --dist
             config.option.loadgroup = True

@@ -19,6 +19,8 @@ Report = Mapping[str, Any]  # a report.json or a part of it, read-only
 SAMPLES = "samples.jsonl"
 
 BASELINE = "baseline"  # every other variant is compared with this one
+PROMPTED, RETRIEVAL = "prompted", "retrieval"  # the untouched model with solved examples, without facts and with them
+CLAIMS = ("lora", "engram")  # variants that must meet the thresholds; all other variants are only reported
 GREEDY = 0  # sample number of the greedy answer; sampled answers count from 1
 REPEAT = -1  # the greedy answer again, in another batch: shows whether rounding changes it
 
@@ -31,6 +33,7 @@ IDENTITY: Mapping[str, Callable[[Record], Any]] = {
     "passages": itemgetter("variant", "kind"),
     "threshold": itemgetter("id"),
     "routing": itemgetter("set", "router"),
+    "routed": itemgetter("prompt"),
     "speed": itemgetter("variant"),
     "lookup": itemgetter("rows"),
 }
@@ -61,7 +64,11 @@ class SampleKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One scored answer, a line of samples.jsonl; `tokens` counts the generated tokens without end-of-text."""
+    """One scored answer, a line of samples.jsonl.
+
+    `tokens` counts the generated tokens without end-of-text; `prompt_tokens` those that the model read before, 0 if the
+    answer needed no model, None in answers of older versions.
+    """
 
     variant: str
     category: str
@@ -77,6 +84,7 @@ class Sample:
     canonical_tokens: int
     exact: bool
     prefix: bool
+    prompt_tokens: int | None = None
 
     @property
     def key(self) -> SampleKey:

@@ -21,7 +21,7 @@ MORE_RESAMPLES = 99_999  # for a p so small that its resampling error could chan
 SEED = 0
 BATCH = 1000  # resamples held at once; all of them would take 8 GB for 100,000 items
 ENOUGH_SEEDS = 5  # number of training seeds from which their spread can be estimated
-MARGIN = 0.02  # "no worse" means worse by less than this
+MARGIN = 0.02  # "no worse" than the baseline means worse by less than this
 
 
 @dataclass(frozen=True)
@@ -92,24 +92,32 @@ def crossed(values: np.ndarray) -> tuple[Interval, float, float]:
 
 def mean(values: Sequence[float]) -> Interval:
     """Mean of the items' shares with its percentile bootstrap interval (BCa is undefined on constant data)."""
-    return _bootstrap_mean(np.asarray(values, dtype=float), 0.0, 1.0)
+    return ratio(values, [1] * len(values))
 
 
-def _bootstrap_mean(values: np.ndarray, low: float, high: float) -> Interval:
-    """Mean with its bootstrap interval; a single value lies between `low` and `high`."""
-    if len(values) == 0:
-        return Interval(0.0, low, high)
-    if np.ptp(values) == 0:
-        # Resampling equal values gives an interval of width 0. Instead: if n of n agree, at least the share `same` of
+def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Interval:
+    """Sum of the items' parts over the sum of their wholes, with its percentile bootstrap interval over items.
+
+    Items without a whole are left out.
+    """
+    part, whole = (np.asarray(values, dtype=float)[np.asarray(wholes) > 0] for values in (parts, wholes))
+    if len(whole) == 0:
+        return Interval(0.0, 0.0, 1.0)
+    shares = part / whole
+    if np.ptp(shares) == 0:
+        # Resampling equal shares gives an interval of width 0. Instead: if n of n agree, at least the share `same` of
         # all items agrees (exact binomial bound), and the rest may take any value.
-        same = clopper_pearson(len(values), len(values)).low
-        point = float(values[0])
-        return Interval(point, float(same * point + (1 - same) * low), float(same * point + (1 - same) * high))
-    result = scipy.stats.bootstrap(
-        (values,), np.mean, method="percentile", n_resamples=RESAMPLES, confidence_level=LEVEL, rng=SEED, batch=BATCH
-    )
-    found = result.confidence_interval
-    return Interval(float(values.mean()), float(found.low), float(found.high))
+        same = clopper_pearson(len(shares), len(shares)).low
+        point = float(shares[0])
+        return Interval(point, same * point, same * point + (1 - same) * max(1.0, point))
+
+    def pooled(some: np.ndarray, of: np.ndarray, axis: int) -> np.ndarray:
+        totals: np.ndarray = some.sum(axis=axis) / of.sum(axis=axis)
+        return totals
+
+    options = {"method": "percentile", "n_resamples": RESAMPLES, "confidence_level": LEVEL, "rng": SEED, "batch": BATCH}
+    found = scipy.stats.bootstrap((part, whole), pooled, paired=True, **options).confidence_interval
+    return Interval(float(part.sum() / whole.sum()), float(found.low), float(found.high))
 
 
 @dataclass(frozen=True)
@@ -140,8 +148,6 @@ class Paired:
 
     a: Sequence[float]
     b: Sequence[float]
-    rates: bool = True
-    max_difference: float = 1.0
     by_seed: np.ndarray | None = None
 
     def least_p(self) -> float:
@@ -164,10 +170,7 @@ def compare_all(pairs: Sequence[Paired]) -> list[Comparison]:
     tested = testable([pair.least_p() for pair in pairs])
     family = sum(tested)
     sizes = [family if counts else family + 1 for counts in tested]
-    found = [
-        compare(p.a, p.b, rates=p.rates, max_difference=p.max_difference, family=size, by_seed=p.by_seed)
-        for p, size in zip(pairs, sizes, strict=True)
-    ]
+    found = [compare(p.a, p.b, family=size, by_seed=p.by_seed) for p, size in zip(pairs, sizes, strict=True)]
     adjusted = iter(holm([c.p for c, counts in zip(found, tested, strict=True) if counts]))
     return [replace(c, p_holm=next(adjusted) if counts else 1.0) for c, counts in zip(found, tested, strict=True)]
 
@@ -176,8 +179,6 @@ def compare(
     a: Sequence[float],
     b: Sequence[float],
     *,
-    rates: bool = True,
-    max_difference: float = 1.0,
     family: int = 1,
     by_seed: np.ndarray | None = None,
 ) -> Comparison:
@@ -186,17 +187,14 @@ def compare(
     The test and the interval depend on the outcomes:
 
     - correct or not (0 or 1): exact McNemar test, Newcombe's interval for a paired difference;
-    - shares of correct answers, averaged over a few training seeds or phrasings: sign-flip permutation test, Newcombe's
-      interval;
-    - any other mean per item: sign-flip permutation test, bootstrap interval over items;
-    - `by_seed` given: `crossed`. For correct answers its interval is widened to at least Newcombe's, because items that
-      are rarely lost show no spread until one is lost.
+    - shares of correct answers, averaged over an item's training seeds, phrasings and draws: sign-flip permutation
+      test, Newcombe's interval;
+    - `by_seed` given: `crossed`. Its interval is widened to at least Newcombe's, because items that are rarely lost
+      show no spread until one is lost.
 
     Args:
         a: outcomes of one variant, by item.
         b: outcomes of the other variant.
-        rates: outcomes are correct answers (0 or 1) or shares of them; False for any other mean per item.
-        max_difference: the largest possible difference of one item.
         family: how many comparisons share the 5%; the MDE is for a test at 5%/family, Holm's first step.
         by_seed: [seeds, items] differences, given for `ENOUGH_SEEDS` or more seeds.
 
@@ -216,17 +214,14 @@ def compare(
         return Comparison(0, Interval(0.0, -1.0, 1.0), 1.0, 1.0, True, 1.0)
     identical = bool(np.array_equal(x, y))
     quantiles = [1 - (1 - LEVEL) / (2 * family), POWER]  # for a two-sided test and its power
+    table = _table(x, y)
     if by_seed is not None and n > 1 and np.ptp(by_seed):
         found, p, error = crossed(by_seed)
-        low, high = max(-max_difference, found.low), min(max_difference, found.high)
-        if rates:
-            least = newcombe(_table(x, y))
-            low, high = min(low, least.low), max(high, least.high)
-        interval = Interval(found.value, low, high)
+        least = newcombe(table)
+        interval = Interval(found.value, min(max(-1.0, found.low), least.low), max(min(1.0, found.high), least.high))
         mde = float(scipy.stats.t(min(by_seed.shape) - 1).ppf(quantiles).sum()) * error
         return Comparison(n, interval, p, min(1.0, mde), identical, p)
-    table = _table(x, y)
-    if rates and np.isin(x, (0, 1)).all() and np.isin(y, (0, 1)).all():
+    if np.isin(x, (0, 1)).all() and np.isin(y, (0, 1)).all():
         p = 1.0 if identical else float(mcnemar(table, exact=True).pvalue)
         cancelling = 2 * float(min(table[0, 1], table[1, 0])) / n
         return Comparison(n, newcombe(table), p, minimum_detectable(n, cancelling, family), identical, p)
@@ -237,8 +232,7 @@ def compare(
     spread = float(differences.std(ddof=1)) if np.ptp(differences) else 0.5
     mde = float(scipy.stats.norm.ppf(quantiles).sum()) * spread / math.sqrt(n)
     p = _sign_flip(differences)
-    interval = newcombe(table) if rates else _bootstrap_mean(differences, -max_difference, max_difference)
-    return Comparison(n, interval, p, min(1.0, mde), identical, p)
+    return Comparison(n, newcombe(table), p, min(1.0, mde), identical, p)
 
 
 def _table(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -7,8 +7,10 @@ from engram_bench.data import prompt_sets
 from engram_bench.fixtures.cells import needs
 from engram_bench.memory import routing
 from engram_bench.run.bench import Bench
+from engram_bench.run.routed import PROMPTS
 
 REQUIRED = 0.99
+ROUTED = "engram-routed"
 ROUTERS = ("keys", "rules")  # the memory's search for trained keys; rules on the text, which know no keys
 
 
@@ -22,7 +24,7 @@ def test_routers(bench: Bench, shipped_patterns: None, router: str, prompts: str
     asked = prompt_sets.routing(prompts)
     if router == "keys":
         needs(bench, "engram")
-        trained = {item.input for c in bench.settings.patterns.categories.values() for item in c.split("seen")}
+        trained = bench.settings.patterns.trained_inputs()
         asked = [p for p in asked if p.input is None or p.input in trained]
         span, encoder = bench.adapter("engram").span, bench.backend.encoder
         routed = [span(encoder.prompt(p.text)) is not None for p in asked]
@@ -41,3 +43,19 @@ def test_routers(bench: Bench, shipped_patterns: None, router: str, prompts: str
             assert rate.value >= REQUIRED or not bench.settings.plan.asserted, (
                 f"{name} {rate.value:.1%} of n={len(asked)}"
             )
+
+
+def test_prompts_of_the_published_table(bench: Bench) -> None:
+    """Recorded for the report: confidence, route and answer. What goes to the model gets the untouched model's answer.
+
+    The memory has the router inside where the run has `engram-routed`; else the rules decide before `engram`.
+    """
+    variants = [variant.name for variant in bench.settings.variants]
+    if ROUTED not in variants:
+        needs(bench, "engram")
+    if not (
+        bench.settings.shipped_patterns or {asked.key for asked in PROMPTS} & bench.settings.patterns.trained_inputs()
+    ):
+        pytest.skip("the patterns of this run have none of the table's keys")
+    rows = bench.routed(ROUTED if ROUTED in variants else "engram")
+    assert all(row["output"] == row["untouched"] for row in rows if row["route"] == "model")

@@ -49,6 +49,16 @@ def test_every_question_is_answered_once_and_seen_ones_are_drawn_for_too(model, 
     assert len({sample.key for sample in found}) == len(found) == 8 * (1 + 3 + 1) + 8 + 2
 
 
+def test_answers_record_the_tokens_of_their_prompt_unless_they_need_no_model(model, asked):
+    for found in answers(model, asked):
+        assert found.prompt_tokens == len(model.encoder.prompt(found.prompt).ids)
+    prompts = {question.prompt: model.encoder.prompt(question.prompt) for question in asked}
+    planned = evaluate.plan(asked, prompts, 64, 0, None, {"colours": 1})
+    options = {"seed": 0, "progress": lambda *_: None, "known": {question.prompt: "red" for question in asked[1:]}}
+    looked_up = [s for batch in evaluate.answer(model, "dictionary", planned, **options) for s in batch]
+    assert [s.prompt for s in looked_up if s.prompt_tokens] == [asked[0].prompt]
+
+
 def test_batches_of_1_7_and_64_give_the_same_answers_in_float32(model, asked):
     one, seven, many = ({s.key: s for s in answers(model, asked, batch_size=n)} for n in (1, 7, 64))
     assert one == seven == many

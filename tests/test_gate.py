@@ -19,10 +19,13 @@ FAIL = {"exact": 0.02}
 
 
 def a_report(wrong=(), items=200, draws=None, **changes):
-    """One variant on `items` items, right but for those in `wrong`; `draws` gives each item's drawn answers."""
+    """One variant on `items` items, right but for those in `wrong`; `draws` gives each item's drawn answers.
+
+    "a" is the right one of them.
+    """
     samples = [sample("engram", f"i{n}", n not in wrong) for n in range(items)]
     for n, outputs in enumerate(draws or ()):
-        samples += [sample("engram", f"i{n}", True, sample=k + 1, output=text) for k, text in enumerate(outputs)]
+        samples += [sample("engram", f"i{n}", text == "a", sample=k + 1, output=text) for k, text in enumerate(outputs)]
     made = report(samples, **changes)
     made["model"]["prompt_sha256"] = "2" * 64
     return made
@@ -141,7 +144,7 @@ def test_two_runs_with_nothing_in_common_are_not_called_equal():
     assert gate.exit_code(gate.compare(a_report(), other, FAIL)) == 4
 
 
-def test_consistency_is_gated_where_both_drew_as_many():
+def test_consistency_is_gated_where_both_count_the_same_answers():
     stable, loose = [["a"] * 3] * 60, [["a", "b", "c"]] * 60
     found = gate.compare(a_report(items=60, draws=stable), a_report(items=60, draws=loose), {"consistency": 0.05})
     assert verdicts(found)["facts", "consistency"] == "regressed"
@@ -149,7 +152,25 @@ def test_consistency_is_gated_where_both_drew_as_many():
     fewer["run"]["samples"] = 2
     found = gate.compare(a_report(items=60, draws=stable), fewer, {"consistency": 0.05, "exact": 0.02})
     assert ("facts", "consistency") not in verdicts(found)
-    assert "was not compared" in found["warnings"][-1]
+    assert "was not compared: 3 sampled answers" in found["warnings"][-1]
+    older = a_report(items=60, draws=loose)
+    for outcome in older["outcomes"]:
+        del outcome["agreement"]
+    found = gate.compare(older, a_report(items=60, draws=stable), {"consistency": 0.05})
+    assert found["rows"] == [], "its consistency was that of right and wrong answers"
+    assert "right or wrong" in found["warnings"][-1]
+
+
+def test_consistency_is_not_gated_if_only_one_run_asked_the_other_phrasings():
+    def asked(*ways):
+        samples = [sample("engram", f"i{n}", True, sample=k) for n in range(9) for k in range(4)]
+        return report([*samples, *(sample("engram", f"i{n}", False, split=way) for n in range(9) for way in ways)])
+
+    more, less, other = asked("rephrased", "paraphrased"), asked("rephrased"), asked("rephrased", "applied")
+    found = gate.compare(more, less, {"consistency": 0.05})
+    assert found["rows"] == []
+    assert "in these ways: paraphrased" in found["warnings"][-1]
+    assert {row["metric"] for row in gate.compare(less, other, {"consistency": 0.05})["rows"]} == {"consistency"}
 
 
 def test_a_gated_report_keeps_to_the_schema_and_shows_the_gate():

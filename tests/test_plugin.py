@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from engram_bench import cli, options, plugin
+from engram_bench.data import patterns
 from engram_bench.errors import UsageError
 from engram_bench.run.progress import Reporter
 from engram_bench.store import adapters
@@ -88,9 +89,12 @@ def test_a_module_of_ones_own_measures_all_categories_or_those_it_names(tmp_path
     assert [line for line in found if line.startswith("test_one.py")] == ["test_one.py::test_it[lookups-port]"]
 
 
-@pytest.mark.parametrize(("chosen", "count"), [("facts", 70), ("lookups", 491), ("synthetic", 66)])
+@pytest.mark.parametrize(("chosen", "count"), [("facts", 76), ("lookups", 533), ("synthetic", 72)])
 def test_categories_are_chosen_by_name_or_group(chosen, count):
-    """Seven variants, nine ways, consistency; groups have targets, random pairs have controls and no paraphrases."""
+    """Seven variants, nine ways, consistency; groups have targets, random pairs have controls and no paraphrases.
+
+    Two variants have thresholds over `prompted`, for seen, rephrased and consistency.
+    """
     result = run("--collect-only", "-q", "-k", chosen)
     assert sum("::" in line for line in result.stdout.splitlines()) == count, result.stdout
 
@@ -357,12 +361,65 @@ def test_a_threshold_that_is_missed_fails_the_run_and_is_on_record(tiny):
     folder, _, env = tiny
     weak = folder / "weak.yaml"
     weak.write_text(LORA.replace("tiny-lora", "lora").replace("lr: 1.0e-2", "lr: 1.0e-9"))
-    args = [*tiny[1][:4], "--engram-variants", weak, "--engram-backend", "cpu", "--engram-report", folder / "weak"]
-    result = run(*args, "-k", "test_categories", **env)
+    two = folder / "two"
+    two.mkdir()
+    (two / "colours.yaml").write_text(PATTERNS)
+    alike = re.sub('output: "[a-z]+"', 'output: "red"', PATTERNS).replace("colours", "alike").replace("KEY", "SAME")
+    (two / "alike.yaml").write_text(alike)
+    args = [*tiny[1][:2], "--engram-patterns", two, "--engram-variants", f"{weak},prompted,retrieval"]
+    result = run(
+        *args, "--engram-backend", "cpu", "--engram-report", folder / "weak", "-k", "test_categories", "-rs", **env
+    )
     assert result.returncode == 1
     report = json.loads((folder / "weak" / "latest" / "report.json").read_text())
-    missed = {t["id"] for t in report["thresholds"] if not t["passed"]}
-    assert "accuracy/colours/lora/seen" in missed
+    thresholds = {t["id"]: t for t in report["thresholds"]}
+    for name in ("accuracy", "accuracy-over-prompted", "consistency", "consistency-over-prompted"):
+        assert not thresholds[f"{name}/colours/lora/seen"]["passed"]
+    assert "above prompted" in thresholds["accuracy-over-prompted/colours/lora/rephrased"]["requirement"]
+    assert "accuracy/alike/lora/seen" in thresholds
+    assert "accuracy-over-prompted/alike/lora/seen" not in thresholds
+    assert "prompted has a question of alike without a solved example" in " ".join(result.stdout.split())
+    (contrast,) = [c for c in report["non_inferiority"] if (c["category"], c["split"]) == ("colours", "seen")]
+    assert (contrast["a"], contrast["b"], contrast["n"]) == ("retrieval", "lora", 8)
+    cards = {row["variant"]: row for row in report["scorecard"]}
+    facts = sum(len(f"{o['input']} = {o['output']}\n") for o in trained_in(two))
+    assert [v["facts_bytes"] for v in report["variants"]] == [None, None, None, facts]
+    assert all(row["prompt_tokens_counted"] for row in cards.values())
+
+
+def trained_in(folder):
+    return [
+        {"input": item.input, "output": item.output}
+        for category in patterns.load(folder).categories.values()
+        for item in category.split("seen")
+    ]
+
+
+@pytest.mark.parametrize("more", ["", ",engram-routed"])
+def test_the_published_routing_table_is_answered_end_to_end(tiny, tmp_path, more):
+    _, args, env = tiny
+    (tmp_path / "engram.yaml").write_text(ENGRAM.replace("tiny-engram", "engram"))
+    (tmp_path / "towns.yaml").write_text(
+        PATTERNS.replace("KEY:bcd", "CAPITAL:France").replace("name: colours", "name: towns")
+    )
+    args = [*args[:2], "--engram-patterns", tmp_path / "towns.yaml", *args[6:]]
+    variants = ["--engram-variants", f"{tmp_path / 'engram.yaml'}{more}"]
+    result = run(*args, *variants, "--engram-report", tmp_path, "-k", "published_table", **env)
+    assert result.returncode == 0, result.stdout
+    report = json.loads((tmp_path / "latest" / "report.json").read_text())
+    jsonschema.validate(report, SCHEMA)
+    rows = report["routed"]
+    assert [(row["prompt"], row["confidence"], row["route"], row["trained"]) for row in rows] == [
+        ("ACRONYM:GPU", 1.0, "memory", False),
+        ("CAPITAL:France", 1.0, "memory", True),
+        ("What is the capital of France?", 0.7, "memory", True),
+        ("Write a poem about cats", 0.0, "model", False),
+        ("How do I sort a list?", 0.0, "model", False),
+    ]
+    assert rows[1]["output"] == "blue" != rows[1]["untouched"]
+    assert {row["variant"] for row in rows} == {more[1:] or "engram"}
+    assert all(row["output"] == row["untouched"] for row in rows[3:])
+    assert "## Routing, end to end" in (tmp_path / "latest" / "report.md").read_text()
 
 
 def test_the_readmes_own_category_runs(tiny, tmp_path):

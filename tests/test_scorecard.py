@@ -178,6 +178,24 @@ def test_costs_are_those_of_a_right_answer_to_a_question_about_a_trained_value(w
     assert counted["tokens_per_right"] == pytest.approx(14 * 1000 / right)
     assert counted["prompt_tokens_counted"]
     assert not found["prompt_tokens_counted"]
+    assert counted["token_efficiency"]["mean"] == pytest.approx(2 * right / (14 * 1000))
+
+
+def test_bytes_are_those_of_one_trainings_adapter_or_of_the_facts_that_are_looked_up(whole):
+    right = 2 * (96 * 4 + 60)
+    assert card(whole, "lora")["bytes_per_right"] == pytest.approx(4_200_000 / right)
+    assert card(whole, "baseline")["bytes_per_right"] is None
+    twice = answers(["lora"]) + answers(["lora"], seed=1)
+    assert card(made(twice), "lora")["bytes_per_right"] == pytest.approx(4_200_000 / right), "each seed has its own"
+    store = [variant("baseline"), {**variant("retrieval"), "facts_bytes": 500}]
+    found = made(answers(["baseline", "retrieval"], right={"retrieval": RIGHT["engram"], "baseline": RIGHT["engram"]}),
+                 store, collateral=[], mentions=[])  # fmt: skip
+    assert card(found, "retrieval")["bytes_per_right"] == pytest.approx(500 / (2 * (100 * 3 + 10 + 50)))
+    jsonschema.validate(json.loads(json.dumps(found)), SCHEMA)
+    text = render(found, [])
+    assert re.search(r"\| retrieval .* 1 B ", text)
+    assert re.search(r"\| baseline .* none +\| [\d.]+% +\|$", text, re.MULTILINE)
+    assert [line for line in terminal(found) if line.startswith("retrieval") and line.endswith(" 1 B")]
 
 
 def test_drawn_answers_take_time_and_are_no_answers_of_their_own():

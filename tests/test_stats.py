@@ -74,10 +74,10 @@ def test_total_improvement_keeps_an_honest_interval():
 def test_fractions_are_compared_by_permutation():
     rng = np.random.default_rng(2)
     a = rng.uniform(0.2, 0.6, 40)
-    right, alike = (stats.compare(a.tolist(), (a + 0.3).tolist(), rates=rates) for rates in (True, False))
-    assert [right.difference.value, alike.difference.value] == pytest.approx([0.3, 0.3])
-    assert right.p == alike.p < 0.001
-    assert right.difference.low < 0.2 < alike.difference.low, "how consistent answers are has a smaller spread"
+    found = stats.compare(a.tolist(), (a + 0.3).tolist())
+    assert found.difference.value == pytest.approx(0.3)
+    assert found.p < 0.001
+    assert found.difference.low < 0.2, "the answers behind a share vary, too"
 
 
 def test_a_constant_difference_keeps_its_doubt():
@@ -115,15 +115,15 @@ def test_a_true_difference_of_the_minimum_detectable_size_is_found_four_times_in
 @pytest.mark.slow
 def test_the_power_of_a_comparison_of_shares_is_what_its_mde_says():
     rng = np.random.default_rng(5)
-    n, spread = 60, 0.3
+    n, spread = 60, 0.12
     delta = 2.8016 * spread / n**0.5
     found = []
     for _ in range(300):
-        a = rng.uniform(0, 0.3, n)
-        found.append(stats.compare(a.tolist(), (a + rng.normal(delta, spread, n)).tolist(), rates=False))
+        a = rng.uniform(0.45, 0.5, n)
+        found.append(stats.compare(a.tolist(), (a + rng.normal(delta, spread, n)).tolist()))
     assert np.mean([c.mde for c in found]) == pytest.approx(delta, rel=0.05)
     assert 0.73 <= np.mean([c.p < 0.05 for c in found]) <= 0.87
-    assert 0.92 <= np.mean([c.difference.low <= delta <= c.difference.high for c in found]) <= 0.98
+    assert np.mean([c.difference.low <= delta <= c.difference.high for c in found]) >= 0.95
 
 
 def effects(rng, seeds, items, between_seeds, between_items, noise=1.0):
@@ -242,6 +242,20 @@ def test_holm_is_holm():
     assert stats.holm([]) == []
 
 
+def test_a_ratio_of_sums_has_the_interval_of_its_items():
+    rng = np.random.default_rng(11)
+    truth, inside = 0.5 * 10 / 30, []
+    for _ in range(150):
+        wholes = rng.integers(20, 41, 60)
+        parts = np.where(rng.random(60) < 0.5, 10, 0)
+        found = stats.ratio(parts.tolist(), wholes.tolist())
+        inside.append(found.low <= truth <= found.high)
+    assert found.value == pytest.approx(parts.sum() / wholes.sum())
+    assert 0.88 <= np.mean(inside) <= 0.99
+    assert stats.ratio([], []) == stats.ratio([0], [0]) == stats.Interval(0.0, 0.0, 1.0)
+    assert stats.ratio([1, 0], [2, 0]).value == 0.5
+
+
 def test_verdicts_follow_the_adjusted_test():
     up, down = stats.compare([0] * 20, [1] * 20), stats.compare([1] * 20, [0] * 20)
     assert stats.verdict(up) == "improved"
@@ -257,15 +271,3 @@ def test_exact_is_the_whole_answer_and_prefix_is_not():
     assert not metrics.exact("The capital is Paris", "Paris")
     assert metrics.prefix("Paris is the capital", "Paris")
     assert not metrics.prefix("In Paris", "Paris")
-
-
-def test_consistency_is_the_share_of_the_commonest():
-    assert metrics.consistency(["a", "a ", "b"]) == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="no samples"):
-        metrics.consistency([])
-
-
-def test_token_efficiency_is_never_above_one():
-    assert metrics.token_efficiency(3, 30) == pytest.approx(0.1)
-    assert metrics.token_efficiency(3, 2) == 1.0
-    assert metrics.token_efficiency(3, 0) == 0.0

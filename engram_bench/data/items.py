@@ -187,6 +187,10 @@ class PatternSet:
 
         return PatternSet({name: _sample(c, size(c), seed) for name, c in self.categories.items()})
 
+    def trained_inputs(self) -> set[str]:
+        """The inputs of all items that are trained."""
+        return {item.input for category in self.categories.values() for item in category.split("seen")}
+
     def without_extra(self) -> PatternSet:
         """The set without categories of the full profile, or the whole set if it contains no others."""
         kept = {name: c for name, c in self.categories.items() if not c.profile}

@@ -24,19 +24,22 @@ class Way(NamedTuple):
     right: str
 
 
-UNTOUCHED = "the untouched model's answer"
+UNTOUCHED, VALUE = "the untouched model's answer", "the value"
 WAYS = {
     way.name: way
     for way in (
-        Way("seen", "reliability", "a trained item in a trained phrasing", "the value"),
-        Way("rephrased", "generality", "the key to the letter in a sentence that was never trained", "the value"),
-        Way("paraphrased", "generality", "the key itself in other words", "the value"),
+        Way("seen", "reliability", "a trained item in a trained phrasing", VALUE),
+        Way("rephrased", "generality", "the key to the letter in a sentence that was never trained", VALUE),
+        Way("paraphrased", "generality", "the key itself in other words", VALUE),
         Way("combined", "portability", "two keys in one prompt", "both values"),
         Way("applied", "portability", "the value is needed for something", "what follows from the value"),
         Way("mention", "locality", "the key is named and something else asked", UNTOUCHED),
         Way("contradicted", "locality", "the prompt states another value", "the prompt's value"),
         Way("neighbour", "locality", "untrained siblings and near misses of keys", UNTOUCHED),
-        Way("heldout", "heldout", "an item that was never trained", "the value"),
+        Way("heldout", "heldout", "an item that was never trained", VALUE),
     )
 }
+VALUED = tuple(way.name for way in WAYS.values() if way.right == VALUE)  # the whole answer must be the value
+PHRASED = tuple(way for way in VALUED if way != "heldout")  # one trained item in several phrasings
 GROUPS = ("reliability", "generality", "portability", "locality")
+RECALL = GROUPS[:3]  # a right answer needs a trained value

@@ -108,11 +108,16 @@ def lookup(report: Report, show: Show) -> Section:
     )
 
 
+SECTIONS = (training, speed, lookup)
+
+
 def size(count: int) -> str:
-    """Format a number of bytes in kB, MB or GB."""
+    """Format a number of bytes in B, kB, MB or GB."""
     if count >= 1e9:
         return f"{count / 1e9:.1f} GB"
-    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+    if count >= 1e6:
+        return f"{count / 1e6:.0f} MB"
+    return f"{count / 1e3:.0f} kB" if count >= 1e3 else f"{count} B"
 
 
 def what_was_run(report: Report, show: Show) -> Section:

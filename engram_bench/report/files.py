@@ -64,6 +64,7 @@ def rebuild(folder: Path, partial: bool = False) -> None:
             speed=old["speed"],
             lookup=old.get("lookup", ()),
             routers=(old["routing"] or {}).get("routers", ()),
+            routed=old.get("routed", ()),
         )
         report |= {"gate": old["gate"]} if "gate" in old else {}
         write(folder, report, samples)

@@ -12,10 +12,10 @@ import numpy as np
 from jsonschema import Draft202012Validator, ValidationError
 
 from engram_bench import stats
-from engram_bench.data.ways import WAYS
+from engram_bench.data.ways import PHRASED, WAYS
 from engram_bench.errors import BaselineError, UsageError
 from engram_bench.records import CellKey, Record
-from engram_bench.report.build import SCHEMA_VERSION, paired
+from engram_bench.report.build import SCHEMA_VERSION
 from engram_bench.store.cache import write_whole
 
 METRICS = {"exact": "items", "consistency": "consistency"}  # metric -> key of its values by item in `outcomes`
@@ -101,20 +101,18 @@ def refuse(baseline: Record, now: Mapping[str, Any], place: str) -> None:
 def compare(baseline: Record, report: Record, fail: Margins) -> Record:
     """Compare every cell that both runs have, paired on the items both answered; Holm's adjustment covers all.
 
-    Compares consistency only if both runs sampled the same number of answers, because fewer answers agree more often.
+    Compares consistency only if both runs count the same answers, because greedy ones are right more often.
     """
-    drawn = [r["run"]["samples"] for r in (baseline, report)]
     warnings = _warnings(baseline, report)
-    if "consistency" in fail and drawn[0] != drawn[1]:
-        warnings.append(f"consistency was not compared: {drawn[0]} sampled answers per item before, {drawn[1]} now")
+    if "consistency" in fail and (reason := _other_consistency(baseline, report)):
+        warnings.append(f"consistency was not compared: {reason}")
         fail = {metric: margin for metric, margin in fail.items() if metric != "consistency"}
     pairs = {
         (metric, *cell): found
         for metric in fail
         for cell, found in _paired(_cells(baseline, METRICS[metric]), _cells(report, METRICS[metric])).items()
     }
-    samples = report["run"]["samples"]
-    tests = [paired(metric, before, after, samples) for (metric, *_), (before, after) in pairs.items()]
+    tests = [stats.Paired(before, after) for before, after in pairs.values()]
     rows = [
         {
             **{"variant": variant, "category": category, "split": split, "metric": metric},
@@ -154,6 +152,20 @@ def exit_code(gate: Record) -> int:
 
 def _cells(report: Record, field: str) -> dict[CellKey, dict[str, float]]:
     return {CellKey(o["variant"], o["category"], o["split"]): o[field] for o in report["outcomes"] if o.get(field)}
+
+
+def _other_consistency(baseline: Record, report: Record) -> str:
+    """Why the consistencies of two runs count different answers; empty if they count the same."""
+    before, now = (r["run"]["samples"] for r in (baseline, report))
+    if before != now:
+        return f"{before} sampled answers per item before, {now} now"
+    cells = [_cells(r, "consistency") for r in (baseline, report)]
+    if any("agreement" not in o for r in (baseline, report) for o in r["outcomes"] if o.get("consistency")):
+        return f"one of the runs is of a version that counted answers that agree, right or wrong; {REMAKE}"
+    asked = [_cells(r, "items").keys() for r in (baseline, report)]
+    shared = {cell._replace(split=way) for cell in cells[0].keys() & cells[1].keys() for way in PHRASED}
+    other = sorted({cell.split for cell in shared & (asked[0] ^ asked[1])})
+    return f"only one of the runs asked some cells in these ways: {', '.join(other)}" if other else ""
 
 
 def _paired(

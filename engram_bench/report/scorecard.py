@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from engram_bench import stats
-from engram_bench.data.ways import GROUPS, WAYS
-from engram_bench.records import BASELINE, GREEDY, Record, Report, is_pooled
+from engram_bench.data.ways import GROUPS, RECALL, WAYS
+from engram_bench.records import BASELINE, Record, Report, is_pooled
+from engram_bench.report.measures import greedy, prompts_counted, spent, token_efficiency
 from engram_bench.report.views import by_construction
 
-RECALL = ("reliability", "generality", "portability")  # a right answer needs a trained value
 SURE = 0.9  # "shown": the lower bound of each way's interval is here or above
 STILL = 0.01  # nats per token on unrelated text that count as no change
 MINUTE, AT_ONCE = 60.0, 10.0  # seconds of training
@@ -39,7 +39,7 @@ def scorecard(report: Report, samples: Sequence[Record]) -> list[Record]:
             "recited": recited.get(name),
             "train_seconds": variant["train"]["seconds"] if variant["train"] else None,
             "adapter_bytes": variant.get("adapter_bytes"),
-            **_per_right_answer(by_variant.get(name, []), seconds.get(name)),
+            **_per_right_answer(variant, by_variant.get(name, []), seconds.get(name)),
         }
         for variant in report["variants"]
     ]
@@ -84,22 +84,26 @@ def _kl(variant: Report, measured: float | None) -> Record | None:
     return None if measured is None else {"mean": measured, "by_construction": False}
 
 
-def _per_right_answer(samples: Sequence[Record], seconds: float | None) -> Record:
+def _per_right_answer(variant: Report, samples: Sequence[Record], seconds: float | None) -> Record:
     """Cost of a right answer to the questions about trained values: greedy answers, all training seeds.
 
     Seconds are known for all answers together, sampled ones included: their mean is divided by the share of right
-    answers. Tokens include the prompt's if every answer records them.
+    answers. Tokens include the prompt's if every answer records them. Bytes are those of one training seed's adapter,
+    or of the facts that are looked up, over the right answers of one seed.
     """
-    greedy = [s for s in samples if s["sample"] == GREEDY and WAYS[s["split"]].group in RECALL]
-    right = sum(bool(s["exact"]) for s in greedy)
-    prompts = bool(greedy) and all("prompt_tokens" in s for s in greedy)
-    tokens = sum(s["tokens"] + (s["prompt_tokens"] if prompts else 0) for s in greedy)
+    asked = [s for s in greedy(samples) if WAYS[s["split"]].group in RECALL]
+    right, seeds = sum(bool(s["exact"]) for s in asked), len({s["seed"] for s in asked})
+    prompts = prompts_counted(asked)
+    tokens = sum(spent(s, prompts) for s in asked)
+    size = variant.get("adapter_bytes") or variant.get("facts_bytes")
     return {
-        "asked": len(greedy),
+        "asked": len(asked),
         "right": right,
-        "seconds_per_right": seconds / len(samples) * len(greedy) / right if seconds is not None and right else None,
+        "seconds_per_right": seconds / len(samples) * len(asked) / right if seconds is not None and right else None,
         "tokens_per_right": tokens / right if right else None,
+        "bytes_per_right": size * seeds / right if size is not None and right else None,
         "prompt_tokens_counted": prompts,
+        "token_efficiency": token_efficiency(asked) if asked else None,
     }
 
 

@@ -11,6 +11,7 @@ from engram_bench.report.scorecard import AT_ONCE, MINUTE, STILL, SURE, choices
 from engram_bench.report.text import Section, Show, inert, percent, rate
 
 BY_CONSTRUCTION = "by construction"
+COSTS = tuple(f"{unit} per right answer" for unit in ("s", "tokens", "bytes"))
 LONGEST_NAME = 18  # characters of a variant's name on a terminal
 
 
@@ -26,6 +27,8 @@ def section(report: Report, show: Show) -> Section:
             *_training(row),
             _per_right(row, "seconds_per_right"),
             _per_right(row, "tokens_per_right"),
+            _bytes(row),
+            percent(efficiency["mean"]) if (efficiency := row.get("token_efficiency")) else "not measured",
         )
         for row in rows
     ]
@@ -35,14 +38,16 @@ def section(report: Report, show: Show) -> Section:
         intro=f"Share of right answers. {asked(report)}." if rows else "",
         headers=(
             *("variant", *GROUPS, "KL on unrelated text", "recited"),
-            *("training", "adapter", "s per right answer", "tokens per right answer"),
+            *("training", "adapter", *COSTS, "token efficiency"),
         ),
         rows=table,
         note="A group's figure is the mean of the rates of its ways, each pooled over categories; in brackets a 95% "
         "interval: the means of the ways' Wilson bounds, which hold however the ways are correlated. KL: mean over "
         "tokens, in nats. Recited: a stored value is the answer to a prompt that only names its key. Costs per right "
         "answer cover the ways of the first three groups; tokens are "
-        f"{'those of prompt and answer' if prompts else 'generated ones, without the prompt'}. By construction: the "
+        f"{'those of prompt and answer' if prompts else 'generated ones, without the prompt'}; bytes are the adapter's "
+        "or, where facts are looked up, those of all facts as text. Token efficiency: tokens of the right answers over "
+        "all of these tokens. By construction: the "
         "definition decides it, not the data. The baseline is compared with itself, and a memory with keys is not "
         "consulted on text without a key.",
     )
@@ -119,7 +124,17 @@ def _training(row: Record) -> tuple[str, str]:
 def _per_right(row: Record, key: str) -> str:
     if row[key] is None:
         return "no right answer" if row["asked"] and not row["right"] else "not measured"
-    return f"{row[key]:.3g}"
+    return f"{row[key]:.3g}" if row[key] < 1000 else f"{row[key]:,.0f}"
+
+
+def _bytes(row: Record) -> str:
+    """Stored bytes per right answer."""
+    if row["variant"] == BASELINE:
+        return "none"
+    found = row.get("bytes_per_right")
+    if found is not None:
+        return size(round(found))
+    return "no right answer" if row["asked"] and not row["right"] else "not counted"
 
 
 def terminal(report: Report) -> list[str]:
@@ -133,14 +148,14 @@ def terminal(report: Report) -> list[str]:
         for name, row in zip(names, rows, strict=True)
     ]
     costs = [
-        (name, *_training(row), *(_per_right(row, key) for key in ("seconds_per_right", "tokens_per_right")))
+        (name, *_training(row), *(_per_right(row, f"{unit}_per_right") for unit in ("seconds", "tokens")), _bytes(row))
         for name, row in zip(names, rows, strict=True)
     ]
     lines = [
         *_table(["variant", *groups, "KL", "recited"], answers),
         "right answers in % with 95% interval; *: true by construction, or asked in part; -: not asked",
         "",
-        *_table(["variant", "training", "adapter", "s per right answer", "tokens per right answer"], costs),
+        *_table(["variant", "training", "adapter", *(cost.removesuffix(" answer") for cost in COSTS)], costs),
     ]
     return lines if rows else []
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 from engram_bench.data.ways import WAYS
 from engram_bench.records import Report
-from engram_bench.report import costs, gate_text, published, scorecard_text, views
+from engram_bench.report import answers_text, costs, gate_text, published, scorecard_text, views
 from engram_bench.report.reading import reading
 from engram_bench.report.text import Section, Show, p_value, percent, points, rate
 from engram_bench.report.views import SPLIT_TITLES
@@ -25,11 +25,11 @@ def results(report: Report, show: Show) -> list[Section]:
 
 def details(report: Report, show: Show) -> list[Section]:
     """All other sections: further measurements, costs, thresholds, and how to read them."""
-    answers = (consistency, collateral, passages, mentions, routing, contrasts)
-    measured = (*answers, costs.training, costs.speed, costs.lookup, thresholds, published.section)
+    found = (answers_text.consistency, answers_text.forms, collateral, passages, mentions, routing, answers_text.routed)
+    measured = (*found, contrasts, non_inferiority, *costs.SECTIONS, thresholds, published.section)
     meaning = Section("What the numbers show, and what they do not", points=reading(report, show))
-    found = [part(report, show) for part in measured]
-    return _with_content([*found, meaning, costs.what_was_run(report, show)])
+    sections = [part(report, show) for part in measured]
+    return _with_content([*sections, meaning, costs.what_was_run(report, show)])
 
 
 def _with_content(parts: list[Section]) -> list[Section]:
@@ -93,30 +93,6 @@ def _exact(split: str, variant: str, cell: Report | None) -> str:
     if cell is None:
         return ""
     return scorecard_text.BY_CONSTRUCTION if views.by_construction(variant, split) else rate(cell["exact"])
-
-
-def consistency(report: Report, show: Show) -> Section:
-    """How often answers to the same prompt agree: sampled ones, and a repeated greedy one."""
-    cells = {at: cell for at, cell in views.cells(report, "seen").items() if cell["consistency"]}
-    names = [name for name in views.names(report) if any(v == name for _, v in cells)]
-    mde = views.mde(report, "seen", "consistency")
-    rows = []
-    for category in views.categories(report, cells):
-        found = [cells.get((category, name)) for name in names]
-        row = [show(category), str(max(cell["consistency"]["n"] for cell in found if cell)), mde.get(category, "")]
-        for cell in found:
-            drawn, again = (cell["consistency"], cell.get("greedy_repeats")) if cell else (None, None)
-            shown = f"{percent(drawn['mean'])} [{100 * drawn['low']:.0f}–{100 * drawn['high']:.0f}]" if drawn else ""
-            row.append(shown + (f", greedy {percent(again['same'])}" if again else ""))
-        rows.append(row)
-    return Section(
-        "Consistency",
-        headers=("category", "n", "MDE", *map(show, names)),
-        rows=rows,
-        note=f"Share of the most common of {report['run']['samples']} answers sampled at temperature 0.8, with a "
-        "bootstrap interval over items. Greedy: share of items with the same greedy answer when repeated in another "
-        f"batch ({show(report['backend']['dtype'])}).",
-    )
 
 
 def collateral(report: Report, show: Show) -> Section:
@@ -240,10 +216,37 @@ def contrasts(report: Report, show: Show) -> Section:
         headers=("category", "split", "variant", "metric", "n", "points", "p", "p Holm", "MDE", "verdict"),
         rows=rows,
         folded=f"{len(rows)} contrasts: {', '.join(f'{n} {name}' for name, n in verdicts.most_common())}",
-        note="Paired on items. Points: the difference and its 95% interval. Exact: exact McNemar test, Newcombe "
-        "interval. Consistency (share of the most common answer sampled at temperature 0.8): sign-flip permutation "
-        "test, bootstrap interval. p Holm is adjusted over the rows in which enough items differ for a verdict (Tarone "
-        "1990). MDE: the least true difference, in points, that n items detect with 80% power at Holm's first step.",
+        note="Paired on items. Points: the difference and its 95% interval, Newcombe's. Exact: exact McNemar test. "
+        "Consistency (share of an item's answers that are right): sign-flip permutation test. p Holm is adjusted over "
+        "the rows in which enough items differ for a verdict (Tarone 1990). MDE: the least true difference, in points, "
+        "that n items detect with 80% power at Holm's first step.",
+    )
+
+
+def non_inferiority(report: Report, show: Show) -> Section:
+    """Whether the variants with thresholds are no worse than retrieval."""
+    found = report.get("non_inferiority", ())
+    rows = [
+        (
+            show(c["category"]),
+            c["split"],
+            show(c["b"]),
+            str(c["n"]),
+            f"{points(c['difference'])} [{points(c['low'])}, {points(c['high'])}]",
+            c["no_worse"],
+        )
+        for c in found
+    ]
+    counts = Counter(c["no_worse"] for c in found)
+    margin = f"{100 * found[0]['margin']:.0f} points" if found else ""
+    return Section(
+        "No worse than retrieval",
+        headers=("category", "split", "variant", "n", "points", "no worse"),
+        rows=rows,
+        folded=f"{len(rows)} comparisons, no worse: {', '.join(f'{n} {name}' for name, n in counts.most_common())}",
+        note=f"Exact answers, paired on items; the difference from retrieval and its 95% interval. Shown: the interval "
+        f"excludes a loss of {margin} or more. Not shown: it has nothing else. Inconclusive: it has both. "
+        "Not adjusted for the number of comparisons, and not asserted.",
     )
 
 

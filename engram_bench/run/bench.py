@@ -22,7 +22,7 @@ from engram_bench.errors import UsageError
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.options import Settings
 from engram_bench.records import BASELINE, GREEDY, SAMPLES, CellKey, Record, Sample
-from engram_bench.run import evaluate, metadata, speed
+from engram_bench.run import evaluate, metadata, routed, speed
 from engram_bench.run.checks import alike, faults
 from engram_bench.run.passages import measure as measure_passages
 from engram_bench.run.readers import EXAMPLES, Asked, Facts, Fitted, fitted, reader_of
@@ -218,6 +218,12 @@ class Bench:
             self.recorder.add("lookup", measured)
         return found
 
+    def solved_examples(self, variant: str, category: str, split: str) -> int:
+        """The fewest solved examples that a variant shows before a question of a cell."""
+        asked = evaluate.questions(self.settings.patterns, [(category, split)], self.settings.plan.asked_items)
+        read = self._read(self.variant(variant), asked, self.settings.seeds[0])
+        return min((len(found.asked.earlier) for found in read.values()), default=0)
+
     def threshold(self, id: str, requirement: str, measured: float, low: float, passed: bool) -> None:
         """Record an assertion, whether it holds or not."""
         numbers = {"measured": float(measured), "low": float(low)}
@@ -229,6 +235,14 @@ class Bench:
         for name, found in (("precision", precision), ("recall", recall)):
             data |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
         self.recorder.add("routing", data)
+
+    def routed(self, variant: str) -> list[Record]:
+        """Record the routing table, with the memory of a variant; see `run.routed`."""
+        routes_itself, trained = self.variant(variant).router is not None, self.settings.patterns.trained_inputs()
+        found = routed.table(self.backend, self.adapter(variant), routes_itself, trained, self.max_new_tokens)
+        for row in found:
+            self.recorder.add("routed", {"variant": variant, **row})
+        return found
 
     # --- answers --------------------------------------------------------------------------------------------------
 

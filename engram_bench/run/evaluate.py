@@ -155,6 +155,11 @@ def answer(
     """
     known = known or {}
     done, total = 0, sum(map(len, planned.batches))
+
+    def read(question: Question) -> int:
+        """Tokens that the model reads before its answer."""
+        return 0 if question.prompt in known else len(planned.prompts[question.prompt].ids)
+
     for batch in planned.batches:
         if any(key(variant, request, seed) not in kept for request in batch):
             unknown = [(question, n) for question, n in batch if question.prompt not in known]
@@ -171,7 +176,7 @@ def answer(
                 backend.encoder.answer(known[q.prompt])[:-1] if q.prompt in known else next(made) for q, _ in batch
             ]
             yield [
-                _score(backend, variant, q, seed, n, tokens, untouched)
+                _score(backend, variant, q, seed, n, tokens, untouched, read(q))
                 for (q, n), tokens in zip(batch, answers, strict=True)
             ]
         done += len(batch)
@@ -215,6 +220,7 @@ def _score(
     n: int,
     tokens: Sequence[int],
     untouched: Mapping[str, str] | None,
+    prompt_tokens: int,
 ) -> Sample:
     item, output = question.item, backend.encoder.decode(tokens)
     expected = "; ".join(question.wanted)
@@ -235,6 +241,7 @@ def _score(
         canonical_tokens=len(backend.encoder.answer(expected)) - 1,
         exact=right(question, output, expected),
         prefix=metrics.prefix(output, expected),
+        prompt_tokens=prompt_tokens,
     )
 
 

@@ -61,8 +61,8 @@ def meta(
     }
 
 
-def untrained(variant: Variant) -> Record:
-    """The record of a variant that trains nothing."""
+def untrained(variant: Variant, facts_bytes: int | None = None) -> Record:
+    """The record of a variant that trains nothing; `facts_bytes`: size of the text of all facts, if it keeps them."""
     return {
         "name": variant.name,
         "about": variant.about,
@@ -70,6 +70,7 @@ def untrained(variant: Variant) -> Record:
         "trainable_parameters": 0,
         "adapter_sha256": None,
         "adapter_bytes": None,
+        "facts_bytes": facts_bytes,
         "train": None,
         "cached": False,
     }

@@ -55,6 +55,11 @@ class Facts:
         return tuple(item for category in self.patterns.categories.values() for item in category.split("seen"))
 
     @cached_property
+    def size(self) -> int:
+        """Bytes of all facts as text, one `document` a line in UTF-8."""
+        return sum(len(document(item).encode()) + 1 for item in self.items)
+
+    @cached_property
     def by_input(self) -> dict[str, Item]:
         """The trained items by their keys."""
         return {item.input: item for item in self.items}

@@ -16,6 +16,7 @@ from engram_bench.records import SAMPLES, Record, once
 from engram_bench.report import files, gate
 from engram_bench.report.build import build
 from engram_bench.run import evaluate
+from engram_bench.run.routed import PROMPTS
 from engram_bench.run.rundir import RECORDS, RunDir
 from engram_bench.shipped import PACKAGE
 from engram_bench.store.cache import write_whole
@@ -104,6 +105,7 @@ class Session:
             speed=[named["speed"][name] for name in order if name in named["speed"]],
             lookup=[named["lookup"][rows] for rows in sorted(named["lookup"])],
             routers=[named["routing"][of] for of in sorted(named["routing"], reverse=True)],  # labelled set first
+            routed=[named["routed"][asked.prompt] for asked in PROMPTS if asked.prompt in named["routed"]],
         )
         if complete and self._baseline is not None:
             self.report["gate"] = gate.compare(self._baseline, self.report, self.settings.gate_fail)

@@ -11,6 +11,7 @@ from engram_bench.backends.base import Adapter, Backend, Progress
 from engram_bench.data.training import TrainingSet, training_set
 from engram_bench.options import Settings
 from engram_bench.run import metadata
+from engram_bench.run.readers import Facts
 from engram_bench.run.recorder import Recorder
 from engram_bench.store import adapters
 from engram_bench.store.models import Model
@@ -51,7 +52,8 @@ class TrainedAdapters:
     def adapter(self, variant: Variant, seed: int) -> Adapter | None:
         """The adapter of a seed, trained if it is not cached; None for a variant that trains nothing."""
         if variant.config is None:
-            self._recorder.add("variant", metadata.untrained(variant))
+            size = Facts(self._settings.patterns).size if KINDS[variant.kind].keeps_facts else None
+            self._recorder.add("variant", metadata.untrained(variant, size))
             return None
         key = (variant.name, seed)
         if key not in self._loaded:

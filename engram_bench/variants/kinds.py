@@ -22,6 +22,7 @@ class Kind:
         reader: for a kind without config, how the untouched model is asked: a function as "module:function", see
             `run.readers.Reader`. Empty: by the question alone.
         portable: whether an adapter trained in one framework loads in the others.
+        keeps_facts: whether the reader looks facts up when asked, so that all of them are kept as text.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Kind:
     changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     reader: str = ""
     portable: bool = False
+    keeps_facts: bool = False
 
 
 KINDS: dict[str, Kind] = {}
@@ -45,8 +47,9 @@ def _built_in_adapters(name: str) -> dict[str, str]:
 
 
 register(Kind("none"))
-for _name in ("dictionary", "prompted", "retrieval", "oracle"):
-    register(Kind(_name, reader=f"engram_bench.run.readers:{_name}"))
+register(Kind("prompted", reader="engram_bench.run.readers:prompted"))
+for _name in ("dictionary", "retrieval", "oracle"):
+    register(Kind(_name, reader=f"engram_bench.run.readers:{_name}", keeps_facts=True))
 register(Kind("lora", LoraConfig, _built_in_adapters("LoraAdapter")))
 register(
     Kind(

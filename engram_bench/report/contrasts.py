@@ -1,0 +1,122 @@
+"""Paired comparisons of variants on the same items: with the baseline, the primary contrast, and with retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engram_bench import stats
+from engram_bench.data.ways import RECALL, WAYS
+from engram_bench.records import BASELINE, CLAIMS, RETRIEVAL, CellKey, Record
+from engram_bench.report.measures import MEASURES
+from engram_bench.report.views import by_construction
+
+Answers = Mapping[str, Mapping[CellKey, Sequence[Record]]]  # metric -> cell -> the answers that the metric counts
+RETRIEVAL_MARGIN = 0.05  # "no worse" than retrieval means worse by less than this
+UNTRAINED = (BASELINE, RETRIEVAL)  # answer once, for every training seed
+
+
+class Contrast(NamedTuple):
+    """Compares `variant` with `other` on the same items."""
+
+    variant: str
+    category: str
+    split: str
+    other: str
+    metric: str
+
+    @property
+    def ours(self) -> CellKey:
+        return CellKey(self.variant, self.category, self.split)
+
+    @property
+    def theirs(self) -> CellKey:
+        return CellKey(self.other, self.category, self.split)
+
+
+PRIMARY = Contrast("engram", "all lookups", "seen", "lora", "exact")  # the project's claim, chosen before any run
+
+
+def contrasts(answers: Answers, names: Sequence[CellKey]) -> tuple[list[Record], Record | None]:
+    """Compare every variant with the baseline, and compute the primary contrast; Holm's adjustment covers them all.
+
+    Where the baseline is right by construction, there is nothing to test.
+
+    Returns:
+        The contrasts with the baseline, and the primary one (None if its two cells share no item).
+    """
+    wanted = [Contrast(*name, BASELINE, metric) for name in names for metric in MEASURES
+              if name.variant != BASELINE and not by_construction(BASELINE, name.split)]  # fmt: skip
+    pairs = {contrast: pair for contrast in [PRIMARY, *wanted] if (pair := _paired(answers, contrast)).a}
+    found = [
+        {
+            **_named(contrast),
+            **result.as_record(),
+            "no_worse": stats.no_worse(result.difference),
+            "verdict": stats.verdict(result),
+        }
+        for contrast, result in zip(pairs, stats.compare_all(list(pairs.values())), strict=True)
+    ]
+    return (found[1:], found[0]) if PRIMARY in pairs else (found, None)
+
+
+def non_inferiority(answers: Answers, names: Sequence[CellKey]) -> list[Record]:
+    """Whether each variant in `CLAIMS` is no worse than retrieval in the questions about trained values.
+
+    Each interval stands alone: nothing is adjusted for their number.
+    """
+    wanted = [Contrast(*name, RETRIEVAL, "exact") for name in names
+              if name.variant in CLAIMS and WAYS[name.split].group in RECALL]  # fmt: skip
+    found = []
+    for contrast in wanted:
+        if (pair := _paired(answers, contrast)).a:
+            result = stats.compare(pair.a, pair.b, by_seed=pair.by_seed)
+            interval = {key: result.as_record()[key] for key in ("n", "difference", "low", "high")}
+            shown = _shown(result.difference, RETRIEVAL_MARGIN)
+            found.append({**_named(contrast), **interval, "margin": RETRIEVAL_MARGIN, "no_worse": shown})
+    return found
+
+
+def _shown(difference: stats.Interval, margin: float) -> str:
+    """Whether an interval shows that a difference is no loss of the margin or more.
+
+    Returns:
+        "shown": the interval excludes such a loss; "not shown": it has nothing else; "inconclusive": it has both.
+    """
+    if stats.no_worse(difference, margin):
+        return "shown"
+    return "not shown" if difference.high <= -margin else "inconclusive"
+
+
+def _named(contrast: Contrast) -> Record:
+    where = {"category": contrast.category, "split": contrast.split, "metric": contrast.metric}
+    return {"a": contrast.other, "b": contrast.variant, **where}
+
+
+def _paired(answers: Answers, contrast: Contrast) -> stats.Paired:
+    """Pair the outcomes of the items that both sides answered."""
+    theirs, ours = (answers[contrast.metric].get(side, ()) for side in (contrast.theirs, contrast.ours))
+    a, b = (MEASURES[contrast.metric](side) for side in (theirs, ours))
+    items = sorted(a.keys() & b.keys())
+    by_seed = _by_seed(theirs, ours, contrast, items) if items else None
+    return stats.Paired([a[i] for i in items], [b[i] for i in items], by_seed)
+
+
+def _by_seed(theirs: Sequence[Record], ours: Sequence[Record], contrast: Contrast, items: Sequence[str]) -> Any:
+    """[seeds, items] differences; None with too few seeds, or if one of them did not answer every item.
+
+    Variants in `UNTRAINED` have no seeds, so their answers serve every seed.
+    """
+    seeds = sorted({s["seed"] for s in ours})
+    if len(seeds) < stats.ENOUGH_SEEDS:
+        return None
+    measure, rows = MEASURES[contrast.metric], []
+    for seed in seeds:
+        a = measure(s for s in theirs if contrast.other in UNTRAINED or s["seed"] == seed)
+        b = measure(s for s in ours if s["seed"] == seed)
+        if not (a.keys() & b.keys()).issuperset(items):  # this seed is incomplete
+            return None
+        rows.append([b[i] - a[i] for i in items])
+    return np.array(rows)
