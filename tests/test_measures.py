@@ -208,6 +208,49 @@ def test_retrieval_answers_once_for_all_training_seeds():
     assert three["low"] > -0.9
 
 
+TRAINED = {"seconds": 1.0, "examples": 1, "epochs": 1, "losses": [0.1], "seed": 0, "backend": "torch"}
+
+
+def trained_on(name, questions, lr=1):
+    config = {"kind": "lora", "config": {"rank": 4}, "training": {"lr": lr}, "questions": questions}
+    return {**variant(name), "config": config, "train": TRAINED}
+
+
+def on_both(variants, right=(10, 70)):
+    """Answers of two variants to 100 items of two categories, so many of them right."""
+    samples = [
+        sample(v["name"], f"i{n}", n < hits, split="mention", category=("facts", "formats")[n % 2])
+        for v, hits in zip(variants, right, strict=True)
+        for n in range(100)
+    ]
+    return report(samples, variants=variants)
+
+
+def test_what_the_rich_training_brings_is_told_over_all_categories():
+    made = on_both([trained_on("few", "bare"), trained_on("many", "rich")])
+    (found,) = made["trainings"]
+    assert (found["a"], found["b"], found["split"], found["n"]) == ("few", "many", "mention", 100)
+    assert (found["bare"], found["rich"]) == (0.1, 0.7)
+    assert found["difference"] == pytest.approx(0.6)
+    jsonschema.validate(made, SCHEMA)
+    text = render(made, [])
+    assert "What the training questions bring" in text
+    assert "| many | mention | 100 | 10.0% | 70.0% | +60.0 [" in " ".join(text.split())
+    assert "<h2>What the training questions bring</h2>" in html.render(made, [], {})
+
+
+def test_a_variant_without_questions_of_its_own_is_trained_on_the_runs():
+    variants = [trained_on("lora", ""), trained_on("other", "rich")]
+    made = on_both(variants)
+    assert made["dataset"].get("training", "bare") == "bare"
+    assert [(c["a"], c["b"]) for c in made["trainings"]] == [("lora", "other")]
+
+
+def test_variants_that_differ_in_more_than_their_questions_are_no_pair():
+    assert on_both([trained_on("few", "bare"), trained_on("many", "rich", lr=2)])["trainings"] == []
+    assert on_both([trained_on("few", "rich"), trained_on("many", "rich")])["trainings"] == []
+
+
 ROUTED = [
     {
         "prompt": "CAPITAL:France", "confidence": 1.0, "route": "memory", "key": "CAPITAL:France", "trained": trained,

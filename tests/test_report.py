@@ -202,7 +202,7 @@ def test_replay_texts_and_their_divergence_are_in_the_training_table():
 
 
 def a_run(rng, seeds=(0,), gain=0.0):
-    """Two variants and the baseline, three lookups of 30 items, two answers drawn; nothing differs but by chance."""
+    """Two variants and the baseline, three lookups of 30 items, also applied, two answers drawn; nothing differs but by chance."""
     samples = []
     for category in ("acronym", "capital", "port"):
         for name in ("baseline", "lora", "engram"):
@@ -210,6 +210,8 @@ def a_run(rng, seeds=(0,), gain=0.0):
                 for n in range(30):
                     item = {"category": category, "seed": seed}
                     samples.append(sample(name, f"{category}{n}", bool(rng.random() < 0.5 + gain), **item))
+                    used = bool(rng.random() < 0.5 + gain)
+                    samples.append(sample(name, f"{category}{n}", used, split="applied", **item))
                     samples += [sample(name, f"{category}{n}", True, sample=k, output=rng.choice(["a", "b"]), **item)
                                 for k in (1, 2)]  # fmt: skip
     variants = [{"name": name, "config": {}, "train": None} for name in ("baseline", "lora", "engram")]
@@ -224,11 +226,11 @@ def built(parts, seeds=(0,)):
     return report(parts["samples"], variants=parts["variants"], meta=meta, run={**made["run"], "seeds": list(seeds)})
 
 
-def test_the_primary_contrast_is_engram_against_lora_on_all_lookups_seen():
+def test_the_primary_contrast_is_engram_against_lora_on_all_lookups_applied():
     made = built(a_run(np.random.default_rng(0)))
     found = made["primary"]
     assert [found[k] for k in ("a", "b", "category", "split", "metric", "n")] == [
-        "lora", "engram", "all lookups", "seen", "exact", 90,
+        "lora", "engram", "all lookups", "applied", "exact", 90,
     ]  # fmt: skip
     assert {c["a"] for c in made["contrasts"]} == {"baseline"}
     assert report(BEFORE + AFTER)["primary"] is None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from engram_bench.data.ways import WAYS
 from engram_bench.records import CellKey, Record, pooled
-from engram_bench.report.contrasts import contrasts, non_inferiority
+from engram_bench.report.contrasts import contrasts, non_inferiority, trainings
 from engram_bench.report.measures import agreement, cell, consistency, outcomes, phrased
 from engram_bench.report.scorecard import scorecard
 
@@ -55,6 +55,7 @@ def build(
         "primary": primary,
         "contrasts": with_baseline,
         "non_inferiority": non_inferiority(answers, names),
+        "trainings": trainings(cells, variants, meta["dataset"].get("training", "bare")),
         "collateral": list(collateral),
         "passages": list(passages),
         "mentions": list(mentions),

@@ -1,4 +1,7 @@
-"""Paired comparisons of variants on the same items: with the baseline, the primary contrast, and with retrieval."""
+"""Paired comparisons of variants on the same items: with the baseline, the primary contrast, and with retrieval.
+
+Also of one variant with itself, trained on other questions.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,9 @@ class Contrast(NamedTuple):
         return CellKey(self.other, self.category, self.split)
 
 
-PRIMARY = Contrast("engram", "all lookups", "seen", "lora", "exact")  # the project's claim, chosen before any run
+# What a memory must show to be worth more than a LoRA: that the model can use the value. Fixed before any run on these
+# questions. Neither side is near 0 or 100%, so it can go either way.
+PRIMARY = Contrast("engram", "all lookups", "applied", "lora", "exact")
 
 
 def contrasts(answers: Answers, names: Sequence[CellKey]) -> tuple[list[Record], Record | None]:
@@ -88,6 +93,44 @@ def _shown(difference: stats.Interval, margin: float) -> str:
     if stats.no_worse(difference, margin):
         return "shown"
     return "not shown" if difference.high <= -margin else "inconclusive"
+
+
+def trainings(cells: Mapping[CellKey, Sequence[Record]], variants: Sequence[Record], default: str) -> list[Record]:
+    """What the rich training brings each variant that the run also trained on the bare questions, by way.
+
+    Args:
+        cells: answers by variant, category and way, without pooled categories.
+        variants: records of the run's variants.
+        default: what a variant trains on whose file names no questions.
+    """
+    alike: dict[str, dict[str, str]] = {}  # all but the name and the questions -> questions -> variant
+    for record in variants:
+        config = record["config"]
+        if record["train"] and not config.get("adapter_of"):
+            rest = {key: config.get(key) for key in ("kind", "config", "training", "control")}
+            alike.setdefault(repr(rest), {})[config.get("questions") or default] = record["name"]
+    both = {pair["rich"]: pair["bare"] for pair in alike.values() if pair.keys() == {"rich", "bare"}}
+    sides: dict[tuple[str, str], stats.Paired] = {}
+    for rich, bare in both.items():
+        for way in WAYS:
+            a, b = (MEASURES["exact"](_all(cells, name, way)) for name in (bare, rich))
+            if items := sorted(a.keys() & b.keys()):
+                sides[rich, way] = stats.Paired([a[i] for i in items], [b[i] for i in items])
+    compared = zip(sides.items(), stats.compare_all(list(sides.values())), strict=True)
+    return [
+        {
+            **{"a": both[rich], "b": rich, "split": way},
+            **{"bare": sum(pair.a) / len(pair.a), "rich": sum(pair.b) / len(pair.b)},
+            **result.as_record(),
+            "verdict": stats.verdict(result),
+        }
+        for ((rich, way), pair), result in compared
+    ]
+
+
+def _all(cells: Mapping[CellKey, Sequence[Record]], variant: str, way: str) -> list[Record]:
+    """A variant's answers in one way, of all categories."""
+    return [answer for at, found in cells.items() if (at.variant, at.split) == (variant, way) for answer in found]
 
 
 def _named(contrast: Contrast) -> Record:

@@ -26,7 +26,7 @@ def results(report: Report, show: Show) -> list[Section]:
 def details(report: Report, show: Show) -> list[Section]:
     """All other sections: further measurements, costs, thresholds, and how to read them."""
     found = (answers_text.consistency, answers_text.forms, collateral, passages, mentions, routing, answers_text.routed)
-    measured = (*found, contrasts, non_inferiority, *costs.SECTIONS, thresholds, published.section)
+    measured = (trainings, *found, contrasts, non_inferiority, *costs.SECTIONS, thresholds, published.section)
     meaning = Section("What the numbers show, and what they do not", points=reading(report, show))
     sections = [part(report, show) for part in measured]
     return _with_content([*sections, meaning, costs.what_was_run(report, show)])
@@ -247,6 +247,30 @@ def non_inferiority(report: Report, show: Show) -> Section:
         note=f"Exact answers, paired on items; the difference from retrieval and its 95% interval. Shown: the interval "
         f"excludes a loss of {margin} or more. Not shown: it has nothing else. Inconclusive: it has both. "
         "Not adjusted for the number of comparisons, and not asserted.",
+    )
+
+
+def trainings(report: Report, show: Show) -> Section:
+    """What the rich training brings a variant, against the bare one."""
+    rows = [
+        (
+            show(c["b"]),
+            c["split"],
+            str(c["n"]),
+            percent(c["bare"]),
+            percent(c["rich"]),
+            f"{points(c['difference'])} [{points(c['low'])}, {points(c['high'])}]",
+            p_value(c["p_holm"]),
+            c["verdict"],
+        )
+        for c in report.get("trainings", ())
+    ]
+    return Section(
+        "What the training questions bring",
+        headers=("variant", "way", "n", "bare", "rich", "points", "p (Holm)", "verdict"),
+        rows=rows,
+        note="Right answers, all categories together. Bare: three phrasings of each item. Rich: also further wordings, "
+        "two-key questions, and prompts whose answers must stay.",
     )
 
 
