@@ -35,8 +35,8 @@ class Profile:
     borrows: bool = False  # if MLX has no GPU, torch trains its n-gram memories
 
 
-# Two CPU cores train the default profile in minutes. The full profile uses all items of all categories.
-DEFAULT_SIZES = {"core": 50, "lookups": 28, "synthetic": 125, "world": 96}
+# Two CPU cores train each variant of the default profile in minutes. The full profile uses all items of all categories.
+DEFAULT_SIZES = {"core": 16, "lookups": 12, "synthetic": 24, "world": 40}
 PROFILES = {
     # Shows that everything runs, in minutes even with MLX and no GPU: few answers, none sampled, one epoch of LoRA, 20
     # epochs of a small memory.
@@ -56,9 +56,9 @@ PROFILES = {
     "default": Profile(
         DEFAULT_SIZES,
         3,
-        10,
-        "baseline,prompted,retrieval,lora,engram,engram-unigram,engram-shuffled",
-        asked_items=12,
+        8,
+        "baseline,prompted,retrieval,lora,lora-bare,engram,engram-bare,engram-shuffled",
+        asked_items=8,
         control_prompts=8,
     ),
     "full": Profile({"world": 800}, 10, None, ",".join(variants.BUILT_IN)),
