@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 import torch
@@ -184,10 +185,12 @@ def test_a_killed_worker_loses_no_finished_result_and_the_run_can_be_finished(ti
     assert outcome(tmp_path) == alone[0]
     log = (tmp_path / "log").read_text().splitlines()
     assert sum(line.startswith("train") for line in log) == 2 + kill.count("train"), "what was trained stays trained"
-    assert log.count("generate 42") == 3, "what was answered stays answered"
-    # Control answers of two workers in two runs, mentions of two variants. The other worker ends with the run, and may
-    # lose the one that it is at.
-    assert log.count("generate 40") <= 2 * 2 + 2 + 1, "and so does what was measured on unrelated text and on mentions"
+    # Replay texts, passages and repeated answers come in batches of at most eight, and each process makes its own. The
+    # worker that lives ends with the run, and may lose one of these.
+    small = {"generate 1", "generate 8"}
+    answers = {line: n for line, n in Counter(alone[1]).items() if line.startswith("generate") and line not in small}
+    assert len(answers) > 3
+    assert {line: log.count(line) for line in answers} == answers, "what was answered stays answered"
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]])
