@@ -202,7 +202,7 @@ def test_replay_texts_and_their_divergence_are_in_the_training_table():
 
 
 def a_run(rng, seeds=(0,), gain=0.0):
-    """Two variants and the baseline; three lookups of 30 items, also applied; two answers drawn; only chance differs."""
+    """Two variants and the baseline; three lookups of 30 items, seen and applied, two draws; only chance differs."""
     samples = []
     for category in ("acronym", "capital", "port"):
         for name in ("baseline", "lora", "engram"):
