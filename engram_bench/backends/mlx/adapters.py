@@ -107,11 +107,10 @@ class LoraAdapter(WithoutNgrams):
 class EngramAdapter:
     """`EngramLayer`s on the inputs of the configured layers, and the addresses of their table rows."""
 
-    acts_on_template = False
-
     def __init__(self, model: nn.Module, addresses: Addresses) -> None:
         config, hasher = addresses.config, addresses.hasher
-        self.addresses, self.ngram_size, self.acts_on_text = addresses, max(config.orders), config.acts_on_text
+        self.addresses, self.ngram_size = addresses, max(config.orders)
+        self.acts_on_text, self.acts_on_template = config.acts_on_text, config.acts_on_template
         self._span: Spans = addresses.span
         size = model.args.hidden_size
         self.layers = {layer: EngramLayer(config, layer, hasher, rows, size) for layer, rows in addresses.rows.items()}
