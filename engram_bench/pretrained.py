@@ -81,9 +81,13 @@ class EngramMemory:
         """Load the memory that `save_pretrained` or ``engram-bench train engram --out`` wrote to a folder.
 
         Raises:
-            UsageError: a file is missing or damaged, or the memory belongs to a model of another shape.
+            UsageError: a file is missing or damaged, the memory belongs to a model of another shape, or it was trained
+                together with a LoRA that the model lacks.
         """
         encoder, path = PromptEncoder(tokenizer), Path(folder)
+        if weights.beside_lora(path) and not hasattr(model, "peft_config"):
+            mend = "load it first, with peft.PeftModel.from_pretrained(model, folder)"
+            raise UsageError(f"{path}: this memory was trained together with the LoRA beside it; {mend}")
         return cls(model, encoder, EngramAdapter.load(_inner(model), weights.engram_config(path), encoder, path))
 
     def save_pretrained(self, folder: str | Path) -> None:

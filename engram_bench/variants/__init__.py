@@ -1,6 +1,6 @@
 """Variants: what a run compares, one YAML file each. A user's own file works like a built-in one.
 
-A file has ``name``, ``kind`` (none, prompted, retrieval, oracle, dictionary, lora, engram or unigram),
+A file has ``name``, ``kind`` (none, prompted, retrieval, oracle, dictionary, lora, engram, engram-lora or unigram),
 ``about`` (one line for the report), ``control: true`` for a control, the fields of its kind's config, and ``training``.
 A variant that reuses another's adapter has ``name``, ``about``, ``adapter_of`` (the other variant) and one change:
 ``damage``, which makes it a control, or ``router``, which decides for each prompt whether the memory is consulted.
@@ -29,6 +29,7 @@ BUILT_IN = (
     "lora-matched",
     "engram",
     "engram-paper",
+    "engram-lora",
     "engram-routed",
     "engram-unigram",
     "engram-shuffled",
