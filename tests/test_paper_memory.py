@@ -180,7 +180,7 @@ def test_prompts_read_for_another_adapter_are_answered_the_same(llama, examples)
     pairs = [llama.encoder.pair(example) for example in examples]
     prompts = [llama.encoder.prompt(example.prompt) for example in examples[:6]]
     llama._kept_prompts.clear()
-    for layers in (None, [1, 2], None, [2], [0, 1, 2]):
+    for layers in ([1, 2], None, [2], [0, 1, 2]):
         adapter = None
         if layers:
             adapter = EngramAdapter.create(llama.model, replace(config, layers=layers), llama.encoder, pairs)
