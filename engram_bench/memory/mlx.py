@@ -89,8 +89,12 @@ class EngramLayer(nn.Module):  # type: ignore[misc]
         return found if found.any() else found[..., :0]
 
     def set_slots(self, slots: NDArray[np.int64], earlier: mx.array | None = None) -> None:
-        """Set what the next forward reads: table rows, and the values of as many earlier tokens as the convolution
-        reaches back, [batch, earlier tokens, d]."""
+        """Set what the next forward reads.
+
+        Args:
+            slots: from `slots_for`.
+            earlier: the values of as many earlier tokens as the convolution reaches back, [batch, earlier tokens, d].
+        """
         self._slots = mx.array(slots) if slots.size else None
         self._earlier = earlier
         self._gate = self._values = None
@@ -122,9 +126,9 @@ class EngramLayer(nn.Module):  # type: ignore[misc]
     def _convolved(self, value: mx.array) -> mx.array:
         """The short convolution over each token and those before it: [batch, tokens, d] -> the same shape."""
         assert self._earlier is not None, "a convolution needs the earlier tokens' values"
-        every, end = self.conv_norm(mx.concatenate([self._earlier, value], axis=1)), value.shape[1] + self.taps[0]
+        every, count = self.conv_norm(mx.concatenate([self._earlier, value], axis=1)), value.shape[1]
         starts = [self.taps[0] - back for back in (*self.taps, 0)]
-        return sum(every[:, at : end - self.taps[0] + at] * tap for at, tap in zip(starts, self.conv, strict=True))
+        return sum(every[:, start : start + count] * tap for start, tap in zip(starts, self.conv, strict=True))
 
     def _kept(self, shape: tuple[int, ...]) -> mx.array:
         """Dropout mask, bool [..., columns, 1]: drops whole orders of a token, so that none becomes indispensable."""
