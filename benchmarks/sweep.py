@@ -36,7 +36,7 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"lr": 2e-3},
         {"lr": 5e-3},
         {"replay_weight": 3.0},
-        {"rank": 8, "alpha": 16},
+        {"batch_size": 8, "lr": 2e-3},
     ],
     "engram": [
         {},

@@ -95,7 +95,11 @@ OPTIONS = (
     Option("backend", "auto", f"where to run: {', '.join(BACKENDS)}; -m with one of these names selects it too"),
     Option("model", "bundled", "the model: bundled, a hub id, ID@REVISION, or a local model folder"),
     Option("lora-engine", "auto", f"library that trains a LoRA with torch: {', '.join(backends.LORA_ENGINES)}"),
-    Option("variants", "", "built-in variants and YAML files, separated by commas, or all (default: the profile's)"),
+    Option(
+        "variants",
+        "",
+        "built-in variants, YAML files, all, ladder or ablations, separated by commas (default: the profile's)",
+    ),
     Option("patterns", str(shipped.PATTERNS), "a pattern file, or a folder of pattern files"),
     Option("training", "rich", f"the questions trained on: {', '.join(TRAININGS)}"),
     Option("samples", "", "answers sampled per item at temperature 0.8, for consistency (default: the profile's)"),

@@ -12,7 +12,8 @@ reaches the model, or on padding. docs/transformers.md lists the ways of calling
 
 In raw text, without the chat template, a memory with ``span: key`` takes the last stored key so far. An answer may
 begin after the key, and after each later token that ends with ``: ? = >`` or a line break. A memory with ``span: text``
-acts on every token of raw text. `memory.reading` has the whole rule.
+acts on every token of raw text. `memory.reading` has the whole rule. A memory with ``span: all`` acts on every token of
+any text.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from engram_bench.backends.torch import calls
+from engram_bench.backends.torch import calls, earlier
 from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.device import uploaded
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.memory.reading import PADDING, Reading, Row
-from engram_bench.memory.torch import injected
+from engram_bench.memory.torch import Earlier, injected
+from engram_bench.memory.whole_text import WholeText
 from engram_bench.prompts import ABSENT, PromptEncoder
 
 
@@ -64,22 +66,28 @@ class EngramMemory:
         adapter: the memory.
 
     Raises:
-        UsageError: the chat template cannot be found in token ids.
+        UsageError: the chat template cannot be found in token ids, or the memory acts on a key itself.
     """
 
     def __init__(self, model: nn.Module, encoder: PromptEncoder, adapter: EngramAdapter) -> None:
         self.model, self.encoder, self.adapter = model, encoder, adapter
-        self._reading = Reading(encoder, adapter.addresses, adapter.span)
+        addresses, whole = adapter.addresses, adapter.acts_on_template
+        self._reading = WholeText(encoder, addresses) if whole else Reading(encoder, addresses, adapter.span)
         self._call, self._number = Call(), next(_count)
+        self._blank = torch.zeros(_inner(model).config.get_text_config().hidden_size, device=_inner(model).device)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, model: nn.Module, tokenizer: Any) -> EngramMemory:
         """Load the memory that `save_pretrained` or ``engram-bench train engram --out`` wrote to a folder.
 
         Raises:
-            UsageError: a file is missing or damaged, or the memory belongs to a model of another shape.
+            UsageError: a file is missing or damaged, the memory belongs to a model of another shape, or it was trained
+                together with a LoRA that the model lacks.
         """
         encoder, path = PromptEncoder(tokenizer), Path(folder)
+        if weights.beside_lora(path) and not hasattr(model, "peft_config"):
+            mend = "load it first, with peft.PeftModel.from_pretrained(model, folder)"
+            raise UsageError(f"{path}: this memory was trained together with the LoRA beside it; {mend}")
         return cls(model, encoder, EngramAdapter.load(_inner(model), weights.engram_config(path), encoder, path))
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -129,9 +137,23 @@ class EngramMemory:
         real = np.ones(ids.shape, bool) if mask is None else mask[:, -ids.shape[1] :].cpu().numpy()
         windows, self._call.numbers = self._read(tokens, real, layer)
         memories = self.adapter.memories()
-        found = [memory.slots_for(tokens, windows) for memory in memories]
-        for memory, slots in zip(memories, uploaded(str(ids.device), found), strict=True):
-            memory.set_slots(slots)
+        found, convolves = [memory.slots_for(tokens, windows) for memory in memories], bool(earlier.taps_of(memories))
+        where, values = self._earlier(real, layer) if convolves else (np.empty(0, np.int64), [])
+        at, *uploads = uploaded(str(ids.device), [where, *found])
+        for n, memory in enumerate(memories):
+            memory.set_slots(uploads[n], Earlier(values[n], at) if convolves else None)
+
+    def _earlier(
+        self, real: NDArray[np.bool_], layer: calls.ReadingLayer | None
+    ) -> tuple[NDArray[np.int64], list[Tensor]]:
+        """What the memories' convolutions read, see `earlier.before`; `real` and `layer` as for `_read`."""
+        shown = real if layer is None else np.concatenate([~layer.padding.cpu().numpy(), real], axis=1)
+        count, memories = real.shape[1], self.adapter.memories()
+        columns = earlier.columns_back(shown, count, earlier.taps_of(memories))
+        places, first = earlier.places_of(columns, 0, shown.shape[1] - count)
+        if layer is None:
+            return places, [self._blank[None][:0]] * len(memories)
+        return places, [layer.values[:, n, first:].flatten(0, 1) for n in range(len(memories))]
 
     def _after(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         numbers, self._call.numbers = self._call.numbers, None
@@ -145,7 +167,9 @@ class EngramMemory:
             layer = calls.ReadingLayer(self._number, cache.is_compileable)
             cache.layers.append(layer)
         layer.memory = self._number  # a layer that was reset may be another memory's
-        layer.add(numbers, (args[0] if args else kwargs["input_ids"]).device)
+        memories = self.adapter.memories()
+        values = earlier.together(memories, numbers.shape[:2], self._blank) if earlier.taps_of(memories) else None
+        layer.add(numbers, (args[0] if args else kwargs["input_ids"]).device, values)
 
     def _read(
         self, tokens: NDArray[np.int64], real: NDArray[np.bool_], layer: calls.ReadingLayer | None = None

@@ -10,8 +10,8 @@ from engram_bench.variants.configs import EngramConfig
 def test_unrelated_text(bench: Bench, variant: str, control_prompts: list[str]) -> None:
     """Recorded for the report. A memory with `span: key` changes nothing, bit for bit; all other adapters change it."""
     found = bench.collateral(variant, control_prompts)
-    config = bench.variant(variant).config
-    if not isinstance(config, EngramConfig) or config.acts_on_text:
+    config, adapter = bench.variant(variant).config, bench.adapter(variant)
+    if not isinstance(config, EngramConfig) or not config.keyed or (adapter and adapter.acts_on_template):
         assert found.kl_mean > 0, "the adapter is not attached, or its training changed nothing"
         return
     span, encoder = bench.adapter(variant).span, bench.backend.encoder

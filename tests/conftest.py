@@ -64,6 +64,9 @@ bias: true
 kernel: 4
 training: {epochs: 12, batch_size: 8, lr: 1.0e-2, table_lr: 0.3}
 """
+ENGRAM_LORA = (
+    PAPER.replace("paper", "engram-lora", 1).replace("kind: engram", "kind: engram-lora") + "rank: 4\nalpha: 8\n"
+)
 LORA = """\
 name: tiny-lora
 kind: lora

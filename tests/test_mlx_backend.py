@@ -18,10 +18,10 @@ from engram_bench.errors import UsageError
 from engram_bench.memory.mlx import injected
 from engram_bench.memory.torch import decoder_layers
 from engram_bench.prompts import shared_prefix
-from tests.conftest import ENGRAM, LORA, PATTERNS, UNIGRAM, in_float32, make_checkpoint, quiet
+from tests.conftest import ENGRAM, ENGRAM_LORA, LORA, PATTERNS, UNIGRAM, in_float32, make_checkpoint, quiet
 from tests.running import run
 
-KINDS = {"engram": ENGRAM, "lora": LORA, "unigram": UNIGRAM}
+KINDS = {"engram": ENGRAM, "lora": LORA, "unigram": UNIGRAM, "engram-lora": ENGRAM_LORA}
 SHARED = {"engram": ENGRAM, "unigram": UNIGRAM}  # one format for all backends; LoRA has its library's own
 TEXTS = ["KEY:abc", "Look up KEY:def please", "What is stored?", "x"]
 

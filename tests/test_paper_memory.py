@@ -56,10 +56,14 @@ def with_numbers(model, options, examples):
     pairs = [model.encoder.pair(example) for example in examples]
     torch.manual_seed(0)
     adapter = EngramAdapter.create(model.model, config, model.encoder, pairs)
+    make_every_number_count(adapter)
+    return adapter
+
+
+def make_every_number_count(adapter):
     for memory in adapter.layers.values():
         for parameter in memory.parameters():
             torch.nn.init.normal_(parameter.data[1:] if parameter is memory.table else parameter.data, std=0.5)
-    return adapter
 
 
 def uncached(model, texts):
@@ -168,6 +172,22 @@ def test_it_learns_is_saved_and_comes_off(llama, examples, options, tmp_path):
         assert bool(adapter.gates()) == variant.config.gate
     assert training.validation_loss == pytest.approx(-sum(logs) / len(logs), rel=1e-4)
     assert llama.generate(asked, 6) == before
+
+
+def test_prompts_read_for_another_adapter_are_answered_the_same(llama, examples):
+    """By a memory that leaves them alone, though its convolution reads what it computed for earlier tokens."""
+    config = replace(variants.parse(PAPER, "test").config, span="key", acts="answer")
+    pairs = [llama.encoder.pair(example) for example in examples]
+    prompts = [llama.encoder.prompt(example.prompt) for example in examples[:6]]
+    llama._kept_prompts.clear()
+    for layers in ([1, 2], None, [2], [0, 1, 2]):
+        adapter = None
+        if layers:
+            adapter = EngramAdapter.create(llama.model, replace(config, layers=layers), llama.encoder, pairs)
+            make_every_number_count(adapter)
+        with llama.attached(adapter):
+            assert llama.generate(prompts, 6, recurring=True) == llama.generate(prompts, 6)
+    assert llama._kept_prompts
 
 
 def test_it_acts_on_the_template_as_its_file_says(llama, examples):

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engram_bench import variants
 from engram_bench.errors import UsageError
 from engram_bench.pretrained import EngramMemory
-from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
+from tests.conftest import ENGRAM, ENGRAM_LORA, in_float32, make_checkpoint, quiet
 
 ARCHITECTURES = ["Llama", "Qwen2", "Phi", "Gemma"]
 TEXTS = ["KEY:abc", "Look up KEY:def please", "What is stored?", "x", "KEY:hij and KEY:jkl, which?", "hello KEY:zzz"]
@@ -44,6 +45,26 @@ def generated(parts, texts, **options):
     with memory.attached():
         made = model.generate(**batch, max_new_tokens=8, **options)[:, batch["input_ids"].shape[1] :]
     return [memory.encoder.decode(row.tolist()) for row in made]
+
+
+def test_a_memory_and_the_lora_it_was_trained_with_are_those_of_the_bench(examples, tmp_path):
+    ours, saved = in_float32(make_checkpoint(tmp_path / "model")), tmp_path / "both"
+    saved.mkdir()
+    variant = variants.parse(ENGRAM_LORA, "test")
+    ours.train(variant, examples, 0, saved, quiet)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    with pytest.raises(UsageError, match="trained together with the LoRA beside it; load it first"):
+        EngramMemory.from_pretrained(saved, model, tokenizer)
+    with pytest.raises(UsageError, match="takes no facts"):
+        ours.load_writable(saved)
+    tuned = PeftModel.from_pretrained(model, saved)
+    prompt = ours.encoder.prompt("KEY:abc")
+    with torch.no_grad(), EngramMemory.from_pretrained(saved, tuned, tokenizer).attached():
+        found = tuned(torch.tensor([prompt.ids])).logits
+    with torch.no_grad(), ours.attached(ours.load_adapter(variant, saved)):
+        expected, _ = ours.forward([], ours.rows([(prompt, ())], 0), 0)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
 random_batches = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

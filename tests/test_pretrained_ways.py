@@ -3,6 +3,7 @@
 import copy
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from engram_bench import variants
 from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.errors import UsageError
 from engram_bench.pretrained import EngramMemory
-from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
+from tests.conftest import ENGRAM, PAPER, in_float32, make_checkpoint, quiet
 
 NEW = 6
 TEXTS = [
@@ -36,31 +37,38 @@ TEXTS = [
     "KEY:defé?",
 ]
 OPENED, AFTER = "<|end|>\n<|start|>user\n", "<|end|>\n<|start|>assistant\n"
+MIXED = ["sliding_attention", "full_attention"] * 2
+TEXT = ENGRAM + "span: text\n"
 KINDS = {
-    "chat": ("key", True),
-    "chat, all text": ("text", True),
-    "base": ("key", False),
-    "base, all text": ("text", False),
+    "chat": (ENGRAM, True),
+    "chat, all text": (TEXT, True),
+    "base": (ENGRAM, False),
+    "base, all text": (TEXT, False),
+    "paper": (PAPER, True),
+    "base, paper": (PAPER, False),
+    "paper, all text": (PAPER.replace("span: all", "span: text"), True),
 }
 
 
-def make_parts(folder, span, chat, examples, **more):
+def make_parts(folder, variant, chat, examples, **more):
     """(model, tokenizer, memory)"""
     make_checkpoint(folder / "model", **more)
     if not chat:
         (folder / "model" / "chat_template.jinja").unlink()
     ours, saved = in_float32(folder / "model"), folder / "memory"
     saved.mkdir()
-    ours.train(variants.parse(f"{ENGRAM}span: {span}\n", "test"), examples, 0, saved, quiet)
+    ours.train(variants.parse(variant, "test"), examples, 0, saved, quiet)
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model", padding_side="left")
-    return model, tokenizer, EngramMemory.from_pretrained(saved, model, tokenizer)
+    memory = EngramMemory.from_pretrained(saved, model, tokenizer)
+    for layer in memory.adapter.layers.values() if memory.adapter.config.kernel else ():
+        torch.nn.init.normal_(layer.conv.data)  # training leaves it near its zeros
+    return model, tokenizer, memory
 
 
 @pytest.fixture(scope="module")
 def all_parts(examples, tmp_path_factory):
-    made = {name: make_parts(tmp_path_factory.mktemp("m"), *kind, examples) for name, kind in KINDS.items()}
-    return lambda name: made[name]  # not the models themselves, which hypothesis would print
+    return cache(lambda name: make_parts(tmp_path_factory.mktemp("m"), *KINDS[name], examples))
 
 
 @pytest.fixture(params=KINDS)
@@ -240,13 +248,14 @@ def test_assisted_decoding_gives_the_plain_answers(parts, options, tmp_path):
             assert made.tolist() == model.generate(**batch, max_new_tokens=NEW, do_sample=False).tolist()
 
 
-@pytest.fixture(scope="module", params=[["sliding_attention"] * 3, ["sliding_attention", "full_attention"] * 2])
+@pytest.fixture(scope="module", params=itertools.product([["sliding_attention"] * 3, MIXED], [ENGRAM, PAPER]))
 def sliding(request, examples, tmp_path_factory):
     """A model whose layers see the last eight tokens, and one of such layers and others."""
-    more = {"num_hidden_layers": len(request.param), "layer_types": request.param, "use_sliding_window": True}
+    types, variant = request.param
+    more = {"num_hidden_layers": len(types), "layer_types": types, "use_sliding_window": True}
     folder = tmp_path_factory.mktemp("sliding")
     return make_parts(
-        folder, "key", True, examples, architecture="Qwen2", sliding_window=8, max_window_layers=0, **more
+        folder, variant, True, examples, architecture="Qwen2", sliding_window=8, max_window_layers=0, **more
     )
 
 

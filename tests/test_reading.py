@@ -1,5 +1,8 @@
 """Which n-gram each token reads: in the template as in training, in raw text by the rule, in any parts the same."""
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -11,8 +14,9 @@ from engram_bench.errors import UsageError
 from engram_bench.memory.addresses import Addresses
 from engram_bench.memory.keys import joined, key_name, units
 from engram_bench.memory.reading import PADDING, Reading, Row
+from engram_bench.memory.whole_text import WholeText
 from engram_bench.prompts import ABSENT, PromptEncoder, ngram_windows
-from tests.conftest import ENGRAM, make_tokenizer
+from tests.conftest import ENGRAM, PAPER, make_tokenizer
 from tests.test_prompts import NAMED, TOKENIZERS
 
 LONG = "é c " * 12
@@ -389,3 +393,40 @@ def test_a_start_token_that_the_tokenizer_adds_begins_a_text():
     prompt, after = encoder.prompt("KEY:abc"), encoder.answer("red")[:-1]
     expected = ngram_windows(prompt, after, reading.size, reading._span(prompt), encoder.eos_id, on_text=True)
     assert read(reading, [*prompt.ids, *after])[0] == expected.tolist()
+
+
+# --- a memory that reads every token ----------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(text=ENGLISH.filter(bool), answer=ENGLISH, chat=st.booleans(), cut=st.integers(0, 100))
+def test_with_span_all_tokens_read_the_ngrams_of_the_published_hash(text, answer, chat, cut):
+    encoder, addresses = whole_text(chat)
+    reading = WholeText(encoder, addresses)
+    prompt, ids = encoder.prompt(text), encoded(encoder, answer)
+    windows = ngram_windows(prompt, ids, reading.size, addresses.span(prompt), encoder.eos_id, on_text=True)
+    every = [*prompt.ids, *ids]
+    for layer in addresses.config.layer_ids:
+        sizes = [size for heads in addresses.hasher.primes[layer] for size in heads]
+        published = addresses.hasher.indices(np.array([every]), layer)[0] + np.cumsum([0, *sizes[:-1]])
+        assert np.array_equal(addresses.hasher.rows(windows, layer), published)
+    found, numbers = read(reading, every)
+    assert found == windows.tolist()
+    last = np.array(numbers[:cut] or [reading.start])[-1:]
+    for token, expected in zip(every[cut:], windows[cut:].tolist(), strict=True):
+        (window,), last, (slow,) = reading.step(last, np.array([token]))
+        assert slow or window.tolist() == expected
+
+
+@cache
+def whole_text(chat):
+    encoder = PromptEncoder(make_tokenizer(chat))
+    pairs = [(encoder.prompt(key), encoder.answer(value)) for key, value in FACTS.items()]
+    return encoder, Addresses.of_training(variants.parse(PAPER, "test").config, encoder, pairs)
+
+
+def test_a_memory_that_acts_on_a_key_itself_is_refused_where_the_prompt_comes_in_parts():
+    config = replace(variants.parse(ENGRAM, "test").config, acts="everywhere")
+    encoder, addresses = whole_text(chat=True)
+    with pytest.raises(UsageError, match="span: key and acts: everywhere needs the whole prompt"):
+        Reading(encoder, replace(addresses, config=config), addresses.span)

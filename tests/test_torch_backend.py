@@ -11,14 +11,15 @@ import transformers
 from engram_bench import variants
 from engram_bench.backends.decoding import COMPACT_AT
 from engram_bench.backends.torch import attention as torch_attention
-from engram_bench.backends.torch.adapters import EngramAdapter
+from engram_bench.backends.torch.adapters import EngramAdapter, EngramLoraAdapter
 from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.errors import UsageError
+from engram_bench.memory import weights
 from engram_bench.memory.addresses import slots
 from engram_bench.prompts import Prompt, shared_prefix
-from tests.conftest import ENGRAM, LORA, UNIGRAM, in_float32, make_checkpoint, make_tokenizer, quiet
+from tests.conftest import ENGRAM, ENGRAM_LORA, LORA, UNIGRAM, in_float32, make_checkpoint, make_tokenizer, quiet
 
-KINDS = {"engram": ENGRAM, "lora": LORA, "unigram": UNIGRAM}
+KINDS = {"engram": ENGRAM, "lora": LORA, "unigram": UNIGRAM, "engram-lora": ENGRAM_LORA}
 TEXTS = ["KEY:abc", "Look up KEY:def please", "What is stored?", "x"]
 
 
@@ -77,6 +78,19 @@ def test_a_loaded_lora_is_cast_once_and_not_at_every_product(checkpoint, example
     with other.attached(other.load_adapter(variant, tmp_path)):
         own = {p.dtype for name, p in other.model.named_parameters() if "lora_" in name}
     assert own == {torch.bfloat16}
+
+
+def test_beside_a_lora_in_training_a_memory_computes_in_float32(checkpoint, examples):
+    other = TorchModel(checkpoint, "cpu")
+    other.model.bfloat16()
+    variant = variants.parse(ENGRAM_LORA, "test")
+    pairs = [other.encoder.pair(example) for example in examples[:2]]
+    adapter, seen = EngramLoraAdapter.create(other.model, variant.config, other.encoder, pairs), []
+    for memory in adapter.memory.layers.values():
+        memory.value.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    with other.attached(adapter):
+        other.answer_logits(pairs, [], 0)
+    assert seen == [torch.float32] * 2
 
 
 def test_a_failure_while_attached_still_detaches(model, trained):
@@ -480,6 +494,21 @@ def test_adapters_do_not_stack(model, trained):
         pass
 
 
+@pytest.mark.parametrize("span", ["key", "text"])
+def test_a_memory_saved_before_it_had_all_its_options_loads(model, examples, tmp_path, span):
+    variant = variants.parse(ENGRAM + f"span: {span}\n", "test")
+    model.train(variant, examples[:8], 0, tmp_path, quiet)
+    file = tmp_path / "memory.json"
+    config = json.loads(file.read_text())
+    for name in ("acts", "gate", "bias", "compression", "kernel", "dilation"):
+        del config[name]
+    file.write_text(json.dumps(config))
+    assert weights.engram_config(tmp_path) == variant.config
+    assert model.load_adapter(variant, tmp_path).parameter_count()
+    with pytest.raises(UsageError, match="kernel differ from what this variant needs"):
+        model.load_adapter(replace(variant, config=replace(variant.config, kernel=4)), tmp_path)
+
+
 def test_an_adapter_of_another_shape_is_refused(model, trained):
     variant, folder, _ = trained
     other = {"engram": ("width: 8", "width: 16"), "unigram": ("slots: 50", "slots: 60")}.get(variant.kind)
@@ -527,7 +556,8 @@ def test_a_layer_the_model_does_not_have_is_refused(model, examples, tmp_path):
 
 def test_adapters_are_one_safetensors_file_and_json(trained):
     variant, folder, _ = trained
-    assert sorted(f.suffix for f in folder.iterdir() if f.suffix != ".md") == [".json", ".safetensors"]
+    both = 1 + (variant.kind == "engram-lora")
+    assert sorted(f.suffix for f in folder.iterdir() if f.suffix != ".md") == [".json"] * both + [".safetensors"] * both
     if variant.kind == "engram":
         assert json.loads((folder / "memory.json").read_text())["orders"] == [2, 3, 4]
         assert np.all(np.diff(_array(folder, "0.row_ids")) > 0)

@@ -1,6 +1,7 @@
 """Variant files: the built-in ones, and the error messages for bad ones."""
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, fields
 
 import pytest
 
@@ -57,6 +58,52 @@ def test_every_built_in_variant_loads():
         (baseline, *rest) = variants.select(name)
         assert baseline.name == "baseline"
         assert [v.name for v in rest] == ([] if name == "baseline" else [name])
+
+
+@pytest.mark.parametrize("name", sorted({*variants.LADDER, *variants.ABLATIONS}))
+def test_every_rung_and_every_ablation_loads_and_has_its_files_name(name):
+    assert variants.select(name)[1].name == name
+
+
+def changes(one, other):
+    """The fields in which two variants differ."""
+    pairs = [(one.config, other.config), (one.training, other.training), (one, other)]
+    found = [(f.name, getattr(a, f.name), getattr(b, f.name)) for a, b in pairs for f in fields(a)]
+    own = ("name", "about", "control", "config", "training")
+    return [name for name, a, b in found if a != b and name not in own]
+
+
+def test_each_rung_of_the_ladder_is_one_change_from_the_one_before():
+    ladder = variants.select("ladder")[1:]
+    assert [changes(*two) for two in itertools.pairwise(ladder)] == [
+        ["orders"], ["orders"], ["span"], ["layers"], ["span"], ["acts"], ["orders"], ["kernel"], ["bias"], ["heads"],
+        ["order_dropout"],
+    ]  # fmt: skip
+    assert (ladder[0].name, ladder[-1].name) == ("engram-paper", "engram")
+
+
+def test_each_ablation_is_one_change_of_the_papers_memory():
+    paper, *rest = variants.select("ablations")[1:]
+    assert [changes(paper, one) for one in rest] == [
+        ["gate"], ["compression"], ["kernel"], ["layers"], ["layers"], ["rows"], ["adapter_of", "damage"],
+        ["adapter_of", "damage"],
+    ]  # fmt: skip
+
+
+def test_the_papers_memory_has_the_published_shape():
+    (_, paper) = variants.select("engram-paper")
+    config = paper.config.for_depth(30)
+    assert (config.layer_ids, config.orders, config.heads, config.taps) == ([2, 15], [2, 3], 8, [9, 6, 3])
+    assert all([config.gate, config.bias, config.compression, config.acts_on_template, config.acts_on_text])
+    assert not any([config.keyed, config.order_dropout])
+
+
+def test_groups_of_variants_may_stand_beside_names_and_a_run_of_all_holds_neither_rungs_nor_ablations():
+    chosen = [variant.name for variant in variants.select("lora,ladder,ablations")]
+    assert chosen == list(dict.fromkeys(["baseline", "lora", *variants.LADDER, *variants.ABLATIONS]))
+    assert [variant.name for variant in variants.select("all")] == list(variants.BUILT_IN)
+    extra = {*variants.LADDER, *variants.ABLATIONS} - {"engram", "engram-paper"}
+    assert not extra & {*variants.BUILT_IN}
 
 
 def test_a_control_is_its_variant_but_for_the_damage():

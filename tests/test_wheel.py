@@ -8,6 +8,7 @@ import sysconfig
 
 import pytest
 
+from engram_bench import variants
 from tests.conftest import ENGRAM, LORA, PATTERNS
 from tests.running import ROOT, environment
 
@@ -106,6 +107,11 @@ def test_a_place_that_cannot_take_results_is_one_line(packages, tmp_path):
     assert result.returncode == 2
     (told,) = [line for line in (result.stdout + result.stderr).splitlines() if "reports" in line]
     assert "--engram-report: reports/runs: Not a directory; choose another folder" in told
+
+
+def test_rungs_and_ablations_are_there(installed):
+    count = "from engram_bench import variants; print(len(variants.select('ladder,ablations')))"
+    assert int(installed("python", "-c", count)) == 1 + len({*variants.LADDER, *variants.ABLATIONS})
 
 
 def test_the_shipped_patterns_are_written_as_lines(installed, tmp_path):

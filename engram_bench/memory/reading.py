@@ -94,10 +94,15 @@ class Reading:
         span: the range of a turn's tokens that the memory reads.
 
     Raises:
-        UsageError: the chat template cannot be found in token ids.
+        UsageError: the chat template cannot be found in token ids, or the memory acts on a key itself.
     """
 
     def __init__(self, encoder: PromptEncoder, addresses: Addresses, span: Spans) -> None:
+        if addresses.config.keyed and addresses.config.acts_on_text:
+            raise UsageError(
+                "a memory with span: key and acts: everywhere needs the whole prompt to know its key, which a model's "
+                "own forward does not give; use acts: answer"
+            )
         self.size, self.on_text = max(addresses.config.orders), addresses.config.acts_on_text
         prompt, header = encoder.prompt("x"), encoder.header_ids
         self.pieces = pieces = Pieces(encoder, (*prompt.ids, *header))

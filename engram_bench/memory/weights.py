@@ -20,6 +20,8 @@ from engram_bench.variants.configs import EngramConfig
 
 # Older formats: 3 lacked the vocabulary hash and the flags for cut keys; 2 lacked row 0; 1 acted within keys, too
 FORMAT = 4
+# Fields of an n-gram memory that files of this format may lack, and what they mean then; "acts" follows from the span.
+ADDED = {"gate": True, "bias": False, "compression": True, "kernel": 0, "dilation": 3}
 WEIGHTS, CONFIG = "memory.safetensors", "memory.json"
 ANEW = "train it again: --engram-retrain for the cache, engram-bench train --out for a folder of your own"
 
@@ -69,6 +71,11 @@ def engram_config(folder: Path) -> EngramConfig:
         ) from error
 
 
+def beside_lora(folder: Path) -> bool:
+    """Whether a memory was trained together with a LoRA, which lies beside it."""
+    return (folder / "adapter_config.json").exists()
+
+
 def load(folder: Path, kind: str, config: dict[str, Any]) -> dict[str, NDArray[Any]]:
     """Load the arrays of an adapter that was saved with this kind and config.
 
@@ -80,6 +87,9 @@ def load(folder: Path, kind: str, config: dict[str, Any]) -> dict[str, NDArray[A
         arrays: dict[str, NDArray[Any]] = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"{folder}: this adapter cannot be read ({error}); {ANEW}") from error
+    if kind == "engram" and isinstance(stored, dict):
+        acts = "everywhere" if stored.get("span") == "text" else "answer"
+        stored = {**ADDED, "acts": acts, **stored}
     wanted = json.loads(json.dumps({"format": FORMAT, "kind": kind, **config}))
     if not isinstance(stored, dict) or stored != wanted:
         odd = sorted(k for k in wanted if not isinstance(stored, dict) or stored.get(k) != wanted[k])

@@ -1,9 +1,9 @@
 """Variants: what a run compares, one YAML file each. A user's own file works like a built-in one.
 
-A file has ``name``, ``kind`` (none, prompted, retrieval, oracle, dictionary, lora, engram or unigram), ``about`` (one
-line for the report), ``control: true`` for a control, the fields of its kind's config, and ``training``. A variant that
-reuses another's adapter has ``name``, ``about``, ``adapter_of`` (the other variant) and one change: ``damage``, which
-makes it a control, or ``router``, which decides for each prompt whether the memory is consulted. With
+A file has ``name``, ``kind`` (none, prompted, retrieval, oracle, dictionary, lora, engram, engram-lora or unigram),
+``about`` (one line for the report), ``control: true`` for a control, the fields of its kind's config, and ``training``.
+A variant that reuses another's adapter has ``name``, ``about``, ``adapter_of`` (the other variant) and one change:
+``damage``, which makes it a control, or ``router``, which decides for each prompt whether the memory is consulted. With
 ``questions: bare`` or ``rich``, a variant trains on these questions, whatever the run's other variants train on.
 """
 
@@ -32,6 +32,8 @@ BUILT_IN = (
     "lora-matched",
     "engram",
     "engram-bare",
+    "engram-paper",
+    "engram-lora",
     "engram-routed",
     "engram-unigram",
     "engram-shuffled",
@@ -42,6 +44,32 @@ BUILT_IN = (
     "retrieval",
     "retrieval-oracle",
 )
+# Single changes that lead from the paper's memory to the one that finds a trained key, and the paper's without a part.
+LADDER = (
+    "engram-paper",
+    "ladder-01-orders",
+    "ladder-02-single",
+    "ladder-03-content",
+    "ladder-04-later",
+    "ladder-05-key",
+    "ladder-06-answer",
+    "ladder-07-no-single",
+    "ladder-08-no-convolution",
+    "ladder-09-no-bias",
+    "ladder-10-two-heads",
+    "engram",
+)
+ABLATIONS = (
+    "engram-paper",
+    "engram-paper-no-gate",
+    "engram-paper-no-compression",
+    "engram-paper-no-convolution",
+    "engram-paper-early",
+    "engram-paper-middle",
+    "engram-paper-one-slot",
+    "engram-paper-shuffled",
+    "engram-paper-zeroed",
+)
 EXPECTED: dict[Any, str] = {  # words for the types of fields, for error messages
     int: "a whole number, 0 or more",
     float: "a number, 0 or more",
@@ -51,7 +79,8 @@ EXPECTED: dict[Any, str] = {  # words for the types of fields, for error message
     Sequence[int]: "a list of whole numbers, 0 or more",
     Sequence[int | float]: "a list of whole numbers or of shares, 0 or more",
 }
-EVERY = "all"  # selects all built-in variants in --engram-variants
+# What stands for several variants in --engram-variants.
+GROUPS = {"all": BUILT_IN, "ladder": LADDER, "ablations": ABLATIONS}
 
 
 @dataclass(frozen=True)
@@ -81,14 +110,15 @@ class Variant:
 
 
 def select(names: str) -> list[Variant]:
-    """Load the variants of ``--engram-variants``: comma-separated built-in names and YAML files, or ``all``.
+    """Load the variants of ``--engram-variants``: comma-separated built-in names, `GROUPS` and YAML files.
 
     The baseline is always included and comes first.
 
     Raises:
         UsageError: a name is unknown or chosen twice, or a file is not a valid variant.
     """
-    chosen = list(BUILT_IN) if names.strip() == EVERY else [name.strip() for name in names.split(",") if name.strip()]
+    given = [name.strip() for name in names.split(",") if name.strip()]
+    chosen = [one for name in given for one in GROUPS.get(name, (name,))]
     loaded = [_load(name) for name in dict.fromkeys(["baseline", *chosen])]
     repeated = {v.name for v in loaded if sum(v.name == w.name for w in loaded) > 1}
     if repeated:
@@ -97,10 +127,12 @@ def select(names: str) -> list[Variant]:
 
 
 def _load(name: str) -> Variant:
-    if name in BUILT_IN:
-        return parse(files(__name__).joinpath(f"{name}.yaml").read_text("utf-8"), f"{name}.yaml")
+    if name in BUILT_IN or name in (*LADDER, *ABLATIONS):
+        file = files(__name__).joinpath(*([] if name in BUILT_IN else ["ladder"]), f"{name}.yaml")
+        return parse(file.read_text("utf-8"), f"{name}.yaml")
     if not name.endswith((".yaml", ".yml")):
-        raise UsageError(f"unknown variant {name!r}; choose from {', '.join(BUILT_IN)} or give a YAML file")
+        known = ", ".join([*BUILT_IN, *GROUPS])
+        raise UsageError(f"unknown variant {name!r}; choose from {known} or give a YAML file")
     try:
         text = Path(name).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,26 @@ class EngramConfig(Config):
     def taps(self) -> list[int]:
         """How many tokens back the convolution reads, farthest first, the current token left out; [] without one."""
         return [back * self.dilation for back in range(self.kernel - 1, 0, -1)]
+
+
+@dataclass(frozen=True)
+class EngramLoraConfig(EngramConfig):
+    """An n-gram memory and a LoRA that train together."""
+
+    rank: int = 16
+    alpha: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one(self, "rank")
+
+    @property
+    def memory(self) -> EngramConfig:
+        return EngramConfig(**{field.name: getattr(self, field.name) for field in fields(EngramConfig)})
+
+    @property
+    def lora(self) -> LoraConfig:
+        return LoraConfig(self.rank, self.alpha)
 
 
 @dataclass(frozen=True)

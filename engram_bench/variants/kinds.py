@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from engram_bench.variants.configs import Config, EngramConfig, LoraConfig, UnigramConfig
+from engram_bench.variants.configs import Config, EngramConfig, EngramLoraConfig, LoraConfig, UnigramConfig
 
 
 @dataclass(frozen=True)
@@ -63,4 +63,5 @@ register(
         portable=True,
     )
 )
+register(Kind("engram-lora", EngramLoraConfig, _built_in_adapters("EngramLoraAdapter")))
 register(Kind("unigram", UnigramConfig, _built_in_adapters("UnigramAdapter"), portable=True))

@@ -26,7 +26,7 @@ from engram_bench.memory import weights
 from engram_bench.memory.addresses import Addresses, Spans, damaged, placed
 from engram_bench.memory.mlx import EngramLayer, MemoryLayer, UnigramLayer, injected
 from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span
-from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfig
+from engram_bench.variants.configs import EngramConfig, EngramLoraConfig, LoraConfig, UnigramConfig
 
 LORA_WEIGHTS, LORA_CONFIG = "adapters.safetensors", "adapter_config.json"  # the names mlx-lm looks for
 PREFIX = "layer"
@@ -107,11 +107,10 @@ class LoraAdapter(WithoutNgrams):
 class EngramAdapter:
     """`EngramLayer`s on the inputs of the configured layers, and the addresses of their table rows."""
 
-    acts_on_template = False
-
     def __init__(self, model: nn.Module, addresses: Addresses) -> None:
         config, hasher = addresses.config, addresses.hasher
-        self.addresses, self.ngram_size, self.acts_on_text = addresses, max(config.orders), config.acts_on_text
+        self.addresses, self.ngram_size = addresses, max(config.orders)
+        self.acts_on_text, self.acts_on_template = config.acts_on_text, config.acts_on_template
         self._span: Spans = addresses.span
         size = model.args.hidden_size
         self.layers = {layer: EngramLayer(config, layer, hasher, rows, size) for layer, rows in addresses.rows.items()}
@@ -175,6 +174,49 @@ class EngramAdapter:
     def save(self, folder: Path) -> None:
         arrays = {**_arrays(self.trained), **self.addresses.to_arrays()}
         weights.save(folder, "engram", asdict(self.addresses.config), arrays)
+
+
+class EngramLoraAdapter:
+    """A memory and a LoRA that train together; see `backends.torch.adapters.EngramLoraAdapter`."""
+
+    acts_on_template = True
+
+    def __init__(self, memory: EngramAdapter, lora: LoraAdapter) -> None:
+        self.memory, self.lora = memory, lora
+        self.ngram_size, self.acts_on_text = memory.ngram_size, memory.acts_on_text
+        self.span, self.found, self.gates, self.train = memory.span, memory.found, memory.gates, memory.train
+        self.memories, self.is_table = memory.memories, memory.is_table
+
+    @classmethod
+    def create(
+        cls, model: nn.Module, config: EngramLoraConfig, encoder: PromptEncoder, pairs: Sequence[Pair]
+    ) -> EngramLoraAdapter:
+        memory = EngramAdapter.create(model, config.memory, encoder, pairs)
+        return cls(memory, LoraAdapter.create(model, config.lora, encoder, pairs))
+
+    @classmethod
+    def load(
+        cls, model: nn.Module, config: EngramLoraConfig, encoder: PromptEncoder, folder: Path
+    ) -> EngramLoraAdapter:
+        memory = EngramAdapter.load(model, config.memory, encoder, folder)
+        return cls(memory, LoraAdapter.load(model, config.lora, encoder, folder))
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[None]:
+        with self.lora.on(model), self.memory.on(model):
+            self.trained = nn.Module()
+            self.trained["memory"], self.trained["lora"] = self.memory.trained, model
+            try:
+                yield
+            finally:
+                del self.trained
+
+    def parameter_count(self) -> int:
+        return self.memory.parameter_count() + self.lora.parameter_count()
+
+    def save(self, folder: Path) -> None:
+        self.memory.save(folder)
+        self.lora.save(folder)
 
 
 class UnigramAdapter(WithoutNgrams):

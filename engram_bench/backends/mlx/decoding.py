@@ -9,7 +9,40 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-Caches = list[Any]  # mlx-lm's caches, one per layer
+Caches = list[Any]  # mlx-lm's caches, one per layer; with a convolution, a `Recent` follows
+
+
+class Recent:
+    """The values of each row's last tokens, which memories' convolutions read. It is filtered as mlx-lm's caches are.
+
+    Args:
+        values: [rows, memories, tokens, d].
+    """
+
+    def __init__(self, values: mx.array) -> None:
+        self.values, self._lengths = values, mx.array([], dtype=mx.int32)
+
+    def merge(self, _: object) -> Recent:
+        return Recent(self.values)
+
+    def filter(self, rows: mx.array) -> None:
+        self.values = self.values[rows]
+
+    def prepare(self, *, lengths: list[int], right_padding: list[int]) -> None:
+        """Tell the number of tokens in each row of the next forward, if not all are equal."""
+        self._lengths = mx.array(lengths)
+
+    def finalize(self) -> None:
+        pass  # its rows always end together
+
+    def update(self, new: mx.array) -> None:
+        """Add the values of the next tokens, [rows, memories, tokens, d]."""
+        count = self.values.shape[2]
+        lengths = self._lengths if self._lengths.size else mx.full(len(new), new.shape[2])
+        at = lengths[:, None] + mx.arange(count)
+        every = mx.concatenate([self.values, new], axis=2)
+        self.values = mx.take_along_axis(every, at[:, None, :, None], axis=2)
+        self._lengths = self._lengths[:0]
 
 
 class Decoding:

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 
 from engram_bench.backends.base import Adapter, Text, ngram_size, windows
 from engram_bench.backends.mlx.adapters import MlxAdapter
-from engram_bench.backends.mlx.decoding import Caches
+from engram_bench.backends.mlx.decoding import Caches, Recent
 from engram_bench.errors import UsageError
 from engram_bench.memory.mlx import injected
 from engram_bench.prompts import Prompt, PromptEncoder, blank_windows, shared_prefix
@@ -76,6 +76,7 @@ class Network:
         self.model.set_dtype(dtype)
         self.model.freeze()
         self._adapter: MlxAdapter | None = None
+        self._hidden_size = int(self.model.args.hidden_size)
 
     @contextmanager
     def attached(self, adapter: Adapter | None) -> Iterator[None]:
@@ -106,10 +107,12 @@ class Network:
     def prefix_state(self, prompt: Prompt, prefix: int) -> Caches:
         """Caches (batch size 1) of the first `prefix` tokens, computed with the attached adapter."""
         caches: Caches = make_prompt_cache(self.model)
+        memories = self._adapter.memories() if self._adapter else ()
+        if memories and memories[0].taps:
+            caches.append(Recent(mx.zeros((1, len(memories), memories[0].taps[0], self._hidden_size))))
         if prefix:
-            ids = np.array([prompt.ids[:prefix]])
-            self._set_slots(ids, blank_windows(prefix, ngram_size(self._adapter))[None])
-            self.model(mx.array(ids), cache=caches)
+            ids, seen = np.array([prompt.ids[:prefix]]), windows(self._adapter, prompt, (), self.encoder.eos_id)
+            self._run(ids, seen[None, :prefix], caches)
         return caches
 
     def forward(self, state: Caches, rows: Rows, at: NDArray[np.bool_]) -> tuple[mx.array, Caches]:
@@ -144,16 +147,24 @@ class Network:
         Returns:
             Logits [selected positions, vocabulary], row by row.
         """
-        self._set_slots(ids, windows)
         where = tuple(map(mx.array, np.nonzero(at)))
         # Select positions after the last layer: the head works token by token, and its vocabulary matrix is large.
         with injected(self.model, {len(self.model.layers) - 1: lambda hidden: hidden[where][None]}, after=True):
-            logits: mx.array = self.model(mx.array(ids), cache=caches)[0]
+            logits: mx.array = self._run(ids, windows, caches)[0]
         return logits
 
-    def _set_slots(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> None:
-        for memory in self._adapter.memories() if self._adapter else ():
-            memory.set_slots(memory.slots_for(ids, windows))
+    def _run(self, ids: NDArray[np.int64], windows: NDArray[np.int64], caches: Caches) -> mx.array:
+        """One forward pass of the model; see `step`."""
+        memories = self._adapter.memories() if self._adapter else ()
+        recent = caches[-1] if isinstance(caches[-1], Recent) else None
+        for n, memory in enumerate(memories):
+            memory.set_slots(memory.slots_for(ids, windows), None if recent is None else recent.values[:, n])
+        output: mx.array = self.model(mx.array(ids), cache=caches if recent is None else caches[:-1])
+        if recent is not None:
+            blank = mx.zeros((*ids.shape, self._hidden_size))
+            values = [blank if memory.values is None else memory.values for memory in memories]
+            recent.update(mx.stack(values, axis=1))
+        return output
 
 
 def log_softmax(logits: mx.array) -> mx.array:

@@ -27,6 +27,7 @@ from engram_bench.backends.torch.unsloth import pick_engine as pick_engine
 from engram_bench.backends.torch.writing import WritableMemory
 from engram_bench.backends.training import with_validation
 from engram_bench.data.items import Example
+from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.prompts import Prompt
 from engram_bench.variants import Variant
@@ -108,6 +109,10 @@ class TorchModel(Network):
         return made_by.load(self.model, variant.config, self.encoder, folder, **variant.changes)
 
     def load_writable(self, folder: Path) -> WritableMemory:
+        if weights.beside_lora(folder):
+            raise UsageError(
+                f"{folder}: a memory trained together with a LoRA takes no facts; train one without a LoRA"
+            )
         memory = EngramAdapter.load(self.model, weights.engram_config(folder), self.encoder, folder)
         return WritableMemory(self, memory)
 

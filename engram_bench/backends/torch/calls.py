@@ -20,6 +20,8 @@ CACHES = ("past_key_values", "cache_params", "state")  # what models call their 
 class ReadingLayer(DynamicLayer):  # type: ignore[misc]
     """What a memory knows after each cached token, int64 [batch, 1, tokens, width], as an extra layer of the KV cache.
 
+    In the place of a layer's values are those that a convolution reads, float32 [batch, memories, tokens, d].
+
     So reordering beams, dropping rows and cropping tokens of the cache changes it too.
 
     Args:
@@ -47,9 +49,9 @@ class ReadingLayer(DynamicLayer):  # type: ignore[misc]
         found = self.numbers(slice(None), count)
         return self.numbers(slice(None)) if (found[..., 0] == PADDING).any() else found
 
-    def add(self, numbers: NDArray[np.int64], device: torch.device) -> None:
+    def add(self, numbers: NDArray[np.int64], device: torch.device, values: Tensor | None = None) -> None:
         new = torch.from_numpy(numbers)[:, None].to(device)
-        self.update(new, new[..., :0])
+        self.update(new, new[..., :0] if values is None else values)
 
     def replace(self, numbers: NDArray[np.int64]) -> None:
         self.keys: Tensor = torch.from_numpy(numbers)[:, None].to(self.keys.device)

@@ -7,6 +7,7 @@ what expands, selects, gathers or crops the cache does the same to them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +23,12 @@ def taps_of(memories: Sequence[MemoryLayer]) -> Sequence[int]:
     return memories[0].taps if memories else ()
 
 
-def columns_back(mask: NDArray[np.int64], tokens: int, taps: Sequence[int]) -> NDArray[np.int64]:
+def columns_back(mask: NDArray[Any], tokens: int, taps: Sequence[int]) -> NDArray[np.int64]:
     """Where the tokens stand that are so many tokens before each new one in its text, padding left out.
 
     Args:
-        mask: which columns hold tokens, [rows, all columns], or which columns each new token sees, [rows, tokens, all
-            columns]. The new tokens' columns are last.
+        mask: bool or int64. Which columns hold tokens, [rows, all columns], or which columns each new token sees,
+            [rows, tokens, all columns]. The new tokens' columns are last.
         tokens: number of new tokens.
         taps: how many tokens back.
 
@@ -106,9 +107,20 @@ def before(
 
 
 def keep(layer: CacheLayerMixin, memories: Sequence[MemoryLayer], shape: Sequence[int], blank: Tensor) -> None:
-    """Add the values of the last forward to a cache's layer; `shape`: rows and tokens. See `before`."""
+    """Add the values of the last forward to a cache's layer; see `together`."""
+    _add(layer, together(memories, shape, blank))
+
+
+def together(memories: Sequence[MemoryLayer], shape: Sequence[int], blank: Tensor) -> Tensor:
+    """The values of the last forward, float32 [rows, memories, tokens, d].
+
+    Args:
+        memories: see `before`.
+        shape: rows and tokens.
+        blank: see `before`.
+    """
     values = [blank.expand(*shape, -1) if memory.values is None else memory.values for memory in memories]
-    _add(layer, torch.stack(values, dim=1))
+    return torch.stack(values, dim=1)
 
 
 def _add(layer: CacheLayerMixin, values: Tensor) -> None:
