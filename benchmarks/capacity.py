@@ -1,8 +1,8 @@
 """How much one adapter stores, at equal loss and in equal time: trained on facts of the invented world, then asked.
 
-``python benchmarks/capacity.py [--facts 100,1000] [--variants engram,lora]`` trains each variant from scratch on the
-rich training of so many facts: until the answers are learned (the same share of right answers for all), and, where this
-took longer, once more for `SECONDS`.
+``python benchmarks/capacity.py [--facts 100,1000] [--variants engram-keyed,lora]`` trains each variant from scratch on
+the rich training of so many facts: until the answers are learned (the same share of right answers for all), and, where
+this took longer, once more for `SECONDS`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def in_time(variant: Variant, training: TrainingSet, learned: Trial) -> tuple[Va
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--facts", default="100,1000")
-    parser.add_argument("--variants", default="engram,lora")
+    parser.add_argument("--variants", default="engram-keyed,lora")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "capacity.json")
     args = parser.parse_args()
     backend = backends.find("cpu").load(models.resolve("bundled").folder)

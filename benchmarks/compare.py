@@ -95,7 +95,7 @@ def measure(work: Work, ours: Side, lm_eval: Side, loop: Side, trl: Side, engram
     """Return the comparisons with peers by name, including the hardware limit, and the overhead measurements."""
     raw = measures.evaluation(work, ours, lm_eval, loop)
     raw["training_vs_trl"] = measures.training(work, ours, trl, "lora")
-    raw["training_vs_engram_peft"] = measures.training(work, ours, engram_peft, "engram")
+    raw["training_vs_engram_peft"] = measures.training(work, ours, engram_peft, "engram-keyed")
     return raw, measures.overhead(work, ours)
 
 

@@ -162,7 +162,7 @@ def measure(
         all three; "accented_s": "find_s" where the text has an accent; "direct_s": hashing and gathering without a
         search; "step_s": hashing, search and gathering for a single token, as in decoding.
     """
-    (_, variant) = variants.select("engram")
+    (_, variant) = variants.select("engram-keyed")
     assert isinstance(variant.config, EngramConfig)
     config = replace(variant.config, layers=[0])
     known = known_keys(max(sizes["keys"] for _, sizes in wanted))

@@ -46,8 +46,8 @@ class OnHost(EngramLayer):
 
 
 def whole_memory(model: TorchModel, rows: int, kind: type[EngramLayer]) -> EngramAdapter:
-    """A memory shaped like the `engram` variant, with about `rows` rows in all tables together, all filled."""
-    (_, variant) = variants.select("engram")
+    """A memory shaped like the `engram-keyed` variant, with about `rows` rows in all tables together, all filled."""
+    (_, variant) = variants.select("engram-keyed")
     count = len(decoder_layers(model.model))
     layers = variant.config.for_depth(count).layer_ids
     tables = len(layers) * len(variant.config.orders) * variant.config.heads

@@ -38,7 +38,7 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"replay_weight": 3.0},
         {"batch_size": 8, "lr": 2e-3},
     ],
-    "engram": [
+    "engram-keyed": [
         {},
         {"layers": [0.1, 0.8]},
         {"layers": [0.54, 0.67, 0.8]},

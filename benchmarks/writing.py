@@ -1,7 +1,7 @@
 """Write facts into a trained memory one after another: time per fact, recall in other words, effect on other texts.
 
-``engram-bench train engram --out DIR; python benchmarks/writing.py DIR [--facts 100]``. Half of the facts have phrases
-as keys (the locker code of Ada), half have random keys; none is in any pattern file. The folder stays unchanged.
+``engram-bench train engram-keyed --out DIR; python benchmarks/writing.py DIR [--facts 100]``. Half of the facts have
+phrases as keys (the locker code of Ada), half have random keys; none is in any pattern file. The folder stays as it is.
 """
 
 from __future__ import annotations

@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     write = commands.add_parser("write", help="store one fact in a trained n-gram memory, without a training run")
-    write.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder made by engram-bench train engram --out")
+    write.add_argument(
+        "adapter", type=Path, metavar="ADAPTER", help="folder made by engram-bench train engram-keyed --out"
+    )
     write.add_argument("key", help="text that asks for the fact, such as 'the wifi of Bo'")
     write.add_argument("value", help="the answer to store")
     write.set_defaults(run=_write)
@@ -219,9 +221,8 @@ def _changing(args: argparse.Namespace) -> Iterator[tuple[Backend, Writable]]:
     from engram_bench.store import adapters, models
 
     if (args.adapter / adapters.TRAINING).exists():
-        raise UsageError(
-            f"{args.adapter}: this adapter belongs to the cache; make a copy with engram-bench train engram --out DIR"
-        )
+        copied = "engram-bench train engram-keyed --out DIR"
+        raise UsageError(f"{args.adapter}: this adapter belongs to the cache; make a copy with {copied}")
     weights.engram_config(args.adapter)
     target = backends.find(args.backend)
     if target.framework != "torch":

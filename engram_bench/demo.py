@@ -33,7 +33,7 @@ from engram_bench.records import BASELINE
 from engram_bench.report.text import inert
 from engram_bench.run.bench import Bench
 
-VARIANTS = (BASELINE, "lora", "engram")
+VARIANTS = (BASELINE, "lora", "engram-keyed")
 CONTROL = "control"
 SCENES = (  # title, category, way of asking
     ("A fact", "facts", "rephrased"),

@@ -78,7 +78,7 @@ class EngramMemory:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, model: nn.Module, tokenizer: Any) -> EngramMemory:
-        """Load the memory that `save_pretrained` or ``engram-bench train engram --out`` wrote to a folder.
+        """Load the memory that `save_pretrained` or ``engram-bench train engram-keyed --out`` wrote to a folder.
 
         Raises:
             UsageError: a file is missing or damaged, the memory belongs to a model of another shape, or it was trained

@@ -20,7 +20,7 @@ SAMPLES = "samples.jsonl"
 
 BASELINE = "baseline"  # every other variant is compared with this one
 PROMPTED, RETRIEVAL = "prompted", "retrieval"  # the untouched model with solved examples, without facts and with them
-CLAIMS = ("lora", "engram")  # variants that must meet the thresholds; all other variants are only reported
+CLAIMS = ("lora", "engram-keyed")  # variants that must meet the thresholds; all other variants are only reported
 GREEDY = 0  # sample number of the greedy answer; sampled answers count from 1
 REPEAT = -1  # the greedy answer again, in another batch: shows whether rounding changes it
 

@@ -23,10 +23,10 @@ def test_routers(bench: Bench, shipped_patterns: None, router: str, prompts: str
     """
     asked = prompt_sets.routing(prompts)
     if router == "keys":
-        needs(bench, "engram")
+        needs(bench, "engram-keyed")
         trained = bench.settings.patterns.trained_inputs()
         asked = [p for p in asked if p.input is None or p.input in trained]
-        span, encoder = bench.adapter("engram").span, bench.backend.encoder
+        span, encoder = bench.adapter("engram-keyed").span, bench.backend.encoder
         routed = [span(encoder.prompt(p.text)) is not None for p in asked]
     else:
         routed = [routing.confidence(p.text) >= routing.THRESHOLD for p in asked]
@@ -48,14 +48,14 @@ def test_routers(bench: Bench, shipped_patterns: None, router: str, prompts: str
 def test_prompts_of_the_published_table(bench: Bench) -> None:
     """Recorded for the report: confidence, route and answer. What goes to the model gets the untouched model's answer.
 
-    The memory has the router inside where the run has `engram-routed`; else the rules decide before `engram`.
+    The memory has the router inside where the run has `engram-routed`; else the rules decide before `engram-keyed`.
     """
     variants = [variant.name for variant in bench.settings.variants]
     if ROUTED not in variants:
-        needs(bench, "engram")
+        needs(bench, "engram-keyed")
     if not (
         bench.settings.shipped_patterns or {asked.key for asked in PROMPTS} & bench.settings.patterns.trained_inputs()
     ):
         pytest.skip("the patterns of this run have none of the table's keys")
-    rows = bench.routed(ROUTED if ROUTED in variants else "engram")
+    rows = bench.routed(ROUTED if ROUTED in variants else "engram-keyed")
     assert all(row["output"] == row["untouched"] for row in rows if row["route"] == "model")

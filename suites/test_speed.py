@@ -7,7 +7,7 @@ from engram_bench.run.bench import Bench
 from engram_bench.run.speed import NEW_TOKENS, TABLE_ROWS
 from engram_bench.variants.configs import EngramConfig
 
-LOOKED_UP = "engram"
+LOOKED_UP = "engram-keyed"
 
 
 @pytest.fixture(scope="module", autouse=True)

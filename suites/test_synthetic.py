@@ -6,7 +6,7 @@ from engram_bench.fixtures.cells import exact_rate, needs
 from engram_bench.run.bench import Bench
 
 PAIRS = "synthetic"
-CONTROLS = ("engram-shuffled", "engram-zeroed")
+CONTROLS = ("engram-keyed-shuffled", "engram-keyed-zeroed")
 
 
 @pytest.mark.parametrize("control", CONTROLS)

@@ -9,10 +9,10 @@ from engram_bench.run.bench import Bench
 TARGETS = (
     ("lora", "core", "seen", 0.95),
     ("lora", "core", "rephrased", 0.85),
-    ("engram", "core", "seen", 0.97),
-    ("engram", "core", "rephrased", 0.90),
-    ("engram", "lookups", "seen", 0.99),
-    ("engram", "synthetic", "seen", 0.99),
+    ("engram-keyed", "core", "seen", 0.97),
+    ("engram-keyed", "core", "rephrased", 0.90),
+    ("engram-keyed", "lookups", "seen", 0.99),
+    ("engram-keyed", "synthetic", "seen", 0.99),
 )
 TRAINING_BUDGET_S = 300  # PRD NFR-1.1
 

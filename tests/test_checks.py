@@ -84,7 +84,7 @@ def test_keys_that_a_memory_cannot_tell_apart_are_named_with_their_lines_before_
     (tmp_path / "engram.yaml").write_text(ENGRAM)
     (tmp_path / "lora.yaml").write_text(LORA)
     given = {"engram_model": str(checkpoint), "engram_backend": "cpu", "engram_patterns": str(file)}
-    for variant, notes in (("engram", [line]), ("lora", [])):
+    for variant, notes in (("engram-keyed", [line]), ("lora", [])):
         told = []
         settings = settle({**given, "engram_variants": str(tmp_path / f"{variant}.yaml")}, lambda _: "")
         bench = Bench(settings, lambda *call, told=told: told.append(call))

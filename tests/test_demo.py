@@ -23,13 +23,13 @@ def stage(checkpoint, tmp_path_factory):
     given = {"engram_model": str(checkpoint), "engram_backend": "cpu", "engram_patterns": str(folder / "patterns")}
     (folder / "patterns").mkdir()
     (folder / "patterns" / "facts.yaml").write_text(PATTERNS.replace("name: colours", "name: facts"))
-    for name, text in (("lora", LORA), ("engram", ENGRAM)):
+    for name, text in (("lora", LORA), ("engram-keyed", ENGRAM)):
         (folder / f"{name}.yaml").write_text(text.replace(f"name: tiny-{name}", f"name: {name}"))
     given["engram_variants"] = f"{folder / 'lora.yaml'},{folder / 'engram.yaml'}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ENGRAM_BENCH_CACHE", str(folder / "cache"))
         made = Bench(settle(given, lambda _: ""), lambda *_: None)
-        engram = made.variant("engram")
+        engram = made.variant("engram-keyed")
         assert not made.adapters.is_cached(engram, 0)
         for name in demo.VARIANTS:
             made.adapter(name)
@@ -55,7 +55,7 @@ def test_every_scene_is_answered_by_every_variant_and_told_right_or_wrong(stage,
     for text in (shown[0].prompt, *shown[0].wanted, *notes):
         assert text in told, text
     assert "✓ unchanged" not in told, "what follows from the memory's definition gets no mark"
-    summary = next(line for line in told.splitlines() if "engram" in line and "1 of 1" in line)
+    summary = next(line for line in told.splitlines() if "engram-keyed" in line and "1 of 1" in line)
     assert "by construction" in summary
 
 
@@ -84,7 +84,7 @@ def test_a_streamed_answer_is_the_decoded_one(stage):
 
 
 def test_what_the_memory_found_ends_in_the_key(stage):
-    adapter, encoder = stage.adapter("engram"), stage.backend.encoder
+    adapter, encoder = stage.adapter("engram-keyed"), stage.backend.encoder
     example = stage.settings.patterns.training_examples()[0]
     key = example.prompt[slice(*example.key)]
     found = adapter.found(encoder.prompt(f"Well, {key}, please"))
@@ -172,7 +172,7 @@ def test_right_wrong_changed_and_unchanged_are_told_apart_and_counted(screen):
 
 
 def test_two_values_are_right_in_any_words_and_one_of_them_is_wrong(screen):
-    answers = {"baseline": "yes, it is me", "lora": "yes, it is", "engram": "yes"}
+    answers = {"baseline": "yes, it is me", "lora": "yes, it is", "engram-keyed": "yes"}
     demo.play(demo.Stage(Scripted(**answers)), screen, TWO)
     told = screen.file.getvalue()
     assert "wanted  yes and me" in told

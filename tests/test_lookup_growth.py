@@ -44,7 +44,7 @@ def test_a_prompt_has_the_tokens_asked_for_and_a_known_key_at_its_start(encoder,
 
 
 def test_every_row_is_held_and_filled_and_a_look_up_reads_rows(encoder):
-    (_, variant) = variants.select("engram")
+    (_, variant) = variants.select("engram-keyed")
     config = replace(variant.config, layers=[0])
     memory = lookup.filled(config, compress_vocabulary(encoder.tokenizer), encoder.eos_id, 12_000)
     held = memory.addresses.rows[0]

@@ -398,7 +398,7 @@ def trained_in(folder):
 @pytest.mark.parametrize("more", ["", ",engram-routed"])
 def test_the_published_routing_table_is_answered_end_to_end(tiny, tmp_path, more):
     _, args, env = tiny
-    (tmp_path / "engram.yaml").write_text(ENGRAM.replace("tiny-engram", "engram"))
+    (tmp_path / "engram.yaml").write_text(ENGRAM.replace("tiny-engram", "engram-keyed"))
     (tmp_path / "towns.yaml").write_text(
         PATTERNS.replace("KEY:bcd", "CAPITAL:France").replace("name: colours", "name: towns")
     )
@@ -417,7 +417,7 @@ def test_the_published_routing_table_is_answered_end_to_end(tiny, tmp_path, more
         ("How do I sort a list?", 0.0, "model", False),
     ]
     assert rows[1]["output"] == "blue" != rows[1]["untouched"]
-    assert {row["variant"] for row in rows} == {more[1:] or "engram"}
+    assert {row["variant"] for row in rows} == {more[1:] or "engram-keyed"}
     assert all(row["output"] == row["untouched"] for row in rows[3:])
     assert "## Routing, end to end" in (tmp_path / "latest" / "report.md").read_text()
 

@@ -49,7 +49,7 @@ def report(samples, categories=("facts",), **changes):
                 "name": name, "about": "", "config": {}, "trainable_parameters": 5, "adapter_sha256": "ab" * 32,
                 "train": {"seconds": 1.5, "examples": 4, "epochs": 2, "losses": [2.0, 1.0], "seed": 0}, "cached": True,
             }
-            for name in ("baseline", "engram")
+            for name in ("baseline", "engram-keyed")
         ],
         "samples": samples, "collateral": [], "thresholds": [],
     }  # fmt: skip
@@ -57,13 +57,13 @@ def report(samples, categories=("facts",), **changes):
 
 
 BEFORE = [sample("baseline", f"i{n}", n < 2) for n in range(20)]
-AFTER = [sample("engram", f"i{n}", n < 18) for n in range(20)]
+AFTER = [sample("engram-keyed", f"i{n}", n < 18) for n in range(20)]
 
 
 def test_the_report_keeps_to_its_published_schema():
-    drawn = [sample("engram", f"i{n}", True, sample=k) for n in range(20) for k in (1, 2)]
+    drawn = [sample("engram-keyed", f"i{n}", True, sample=k) for n in range(20) for k in (1, 2)]
     collateral = [
-        {"variant": "engram", "prompts": 2, "tokens": 30, "kl_mean": 0.1, "kl_max": 1.0, "top1_unchanged": 0.9}
+        {"variant": "engram-keyed", "prompts": 2, "tokens": 30, "kl_mean": 0.1, "kl_max": 1.0, "top1_unchanged": 0.9}
     ]
     thresholds = [{"id": "x", "requirement": "y", "measured": 1.0, "low": 0.9, "passed": True}]
     made = report(BEFORE + AFTER + drawn, collateral=collateral, thresholds=thresholds)
@@ -73,13 +73,13 @@ def test_the_report_keeps_to_its_published_schema():
 def test_a_group_is_pooled_where_all_of_it_was_asked():
     both = [
         sample(v, f"{c}{n}", True, category=c)
-        for v in ("baseline", "engram")
+        for v in ("baseline", "engram-keyed")
         for c in ("facts", "formats")
         for n in (1, 2)
     ]
     whole, part = (report(s, categories=("facts", "formats")) for s in (both, both[:-2]))
     assert [(c["variant"], c["n"]) for c in whole["cells"] if c["category"] == "all core"] == [
-        ("baseline", 4), ("engram", 4),
+        ("baseline", 4), ("engram-keyed", 4),
     ]  # fmt: skip
     assert [c["variant"] for c in part["cells"] if c["category"] == "all core"] == ["baseline"]
     assert "all core" not in {c["category"] for c in part["contrasts"]}
@@ -87,7 +87,7 @@ def test_a_group_is_pooled_where_all_of_it_was_asked():
 
 def test_five_seeds_of_which_one_was_broken_off_are_compared_on_items_alone():
     samples = [sample("baseline", f"i{n}", False) for n in range(9)]
-    samples += [sample("engram", f"i{n}", n != seed, seed=seed) for seed in range(5) for n in range(9)]
+    samples += [sample("engram-keyed", f"i{n}", n != seed, seed=seed) for seed in range(5) for n in range(9)]
     whole, broken = report(samples)["contrasts"][0], report(samples[:-1])["contrasts"][0]
     assert whole["p"] != broken["p"]
     assert broken["n"] == 9
@@ -96,7 +96,7 @@ def test_five_seeds_of_which_one_was_broken_off_are_compared_on_items_alone():
 def test_cells_and_contrasts_hold_the_numbers():
     made = report(BEFORE + AFTER)
     exact = {c["variant"]: c["exact"] for c in made["cells"]}
-    assert (exact["baseline"]["k"], exact["engram"]["k"]) == (2, 18)
+    assert (exact["baseline"]["k"], exact["engram-keyed"]["k"]) == (2, 18)
     (contrast,) = made["contrasts"]
     assert contrast["difference"] == pytest.approx(0.8)
     assert contrast["p"] == pytest.approx(2 * 0.5**16)
@@ -105,7 +105,7 @@ def test_cells_and_contrasts_hold_the_numbers():
 
 
 def test_a_loss_is_told_as_one():
-    made = report([{**s, "variant": "engram"} for s in BEFORE] + [{**s, "variant": "baseline"} for s in AFTER])
+    made = report([{**s, "variant": "engram-keyed"} for s in BEFORE] + [{**s, "variant": "baseline"} for s in AFTER])
     assert made["contrasts"][0]["verdict"] == "regressed"
     unfolded = re.sub("<details>.*?</details>", "", render(made, []), flags=re.DOTALL)
     assert "Worse than the baseline: engram on facts, seen, exact, by -80.0 points." in unfolded
@@ -123,7 +123,7 @@ def test_a_missed_threshold_and_a_run_broken_off_are_told_as_such():
 
 def test_a_greedy_answer_that_changes_when_asked_again_is_counted():
     answers = [
-        sample("engram", f"i{n}", True, sample=k, output="other" if (n, k) == (0, -1) else "right")
+        sample("engram-keyed", f"i{n}", True, sample=k, output="other" if (n, k) == (0, -1) else "right")
         for n in range(4)
         for k in (0, -1, 1, 2)
     ]
@@ -139,9 +139,9 @@ def test_a_greedy_answer_that_changes_when_asked_again_is_counted():
 
 def test_outcomes_average_the_greedy_answers_of_an_items_seeds():
     answers = [
-        sample("engram", "i0", True),
-        sample("engram", "i0", False, seed=1),
-        sample("engram", "i0", True, sample=1),
+        sample("engram-keyed", "i0", True),
+        sample("engram-keyed", "i0", False, seed=1),
+        sample("engram-keyed", "i0", True, sample=1),
     ]
     assert report([sample("baseline", "i0", False), *answers])["outcomes"][1]["items"] == {"i0": 0.5}
 
@@ -173,7 +173,7 @@ def test_hostile_text_stays_text_in_a_table_cell():
 
 def test_the_report_survives_hostile_patterns():
     answers = [sample(v, "i0", False, prompt=HOSTILE, output=HOSTILE, expected=HOSTILE, split="rephrased")
-               for v in ("baseline", "engram")]  # fmt: skip
+               for v in ("baseline", "engram-keyed")]  # fmt: skip
     text = render(report(BEFORE + AFTER + answers), BEFORE + AFTER + answers)
     assert "<script" not in text
     assert "\x1b" not in text
@@ -205,7 +205,7 @@ def a_run(rng, seeds=(0,), gain=0.0):
     """Two variants and the baseline; three lookups of 30 items, seen and applied, two draws; only chance differs."""
     samples = []
     for category in ("acronym", "capital", "port"):
-        for name in ("baseline", "lora", "engram"):
+        for name in ("baseline", "lora", "engram-keyed"):
             for seed in seeds if name != "baseline" else seeds[:1]:
                 for n in range(30):
                     item = {"category": category, "seed": seed}
@@ -214,7 +214,7 @@ def a_run(rng, seeds=(0,), gain=0.0):
                     samples.append(sample(name, f"{category}{n}", used, split="applied", **item))
                     samples += [sample(name, f"{category}{n}", True, sample=k, output=rng.choice(["a", "b"]), **item)
                                 for k in (1, 2)]  # fmt: skip
-    variants = [{"name": name, "config": {}, "train": None} for name in ("baseline", "lora", "engram")]
+    variants = [{"name": name, "config": {}, "train": None} for name in ("baseline", "lora", "engram-keyed")]
     groups = {name: {"items": 30, "group": "lookups", "source": "t"} for name in ("acronym", "capital", "port")}
     return {"samples": samples, "variants": variants, "groups": groups}
 
@@ -230,7 +230,7 @@ def test_the_primary_contrast_is_engram_against_lora_on_all_lookups_applied():
     made = built(a_run(np.random.default_rng(0)))
     found = made["primary"]
     assert [found[k] for k in ("a", "b", "category", "split", "metric", "n")] == [
-        "lora", "engram", "all lookups", "applied", "exact", 90,
+        "lora", "engram-keyed", "all lookups", "applied", "exact", 90,
     ]  # fmt: skip
     assert {c["a"] for c in made["contrasts"]} == {"baseline"}
     assert report(BEFORE + AFTER)["primary"] is None
@@ -249,7 +249,7 @@ def test_a_report_of_nothing_but_chance_finds_something_in_at_most_one_of_twenty
 def test_five_seeds_widen_what_is_claimed_to_training_itself():
     parts = a_run(np.random.default_rng(2), seeds=(0, 1, 2, 3, 4))
     for s in parts["samples"]:
-        if s["variant"] == "engram" and s["sample"] == 0:
+        if s["variant"] == "engram-keyed" and s["sample"] == 0:
             s["exact"] = s["seed"] < 3  # two trainings in five fail
     few = [s for s in parts["samples"] if s["seed"] in (0, 1, 2)]
     five, three = built(parts, (0, 1, 2, 3, 4))["primary"], built({**parts, "samples": few}, (0, 1, 2))["primary"]
@@ -268,7 +268,7 @@ def test_a_report_on_variants_that_do_nothing_keeps_to_five_percent():
         samples = []
         for category in categories:
             for n, ease in enumerate(rng.beta(0.7, 0.7, size=30)):
-                for variant, split in product(("baseline", "engram"), ("seen", "rephrased")):
+                for variant, split in product(("baseline", "engram-keyed"), ("seen", "rephrased")):
                     drawn = rng.random(4) < ease
                     at = {"category": category, "split": split}
                     samples += [

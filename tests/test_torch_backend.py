@@ -541,7 +541,7 @@ def test_a_damaged_adapter_is_refused_in_one_line(model, trained, tmp_path, dama
 @pytest.mark.parametrize("depth", [2, 24])
 def test_the_built_in_memory_trains_on_a_model_of_any_depth(depth, examples, tmp_path):
     model = in_float32(make_checkpoint(tmp_path, num_hidden_layers=depth))
-    (_, variant) = variants.select("engram")
+    (_, variant) = variants.select("engram-keyed")
     training = model.train(variant, examples, 0, tmp_path, quiet)
     with model.attached(model.load_adapter(variant, tmp_path)):
         assert len(model.generate([model.encoder.prompt(examples[0].prompt)], 4)) == 1

@@ -79,7 +79,7 @@ def test_each_rung_of_the_ladder_is_one_change_from_the_one_before():
         ["orders"], ["orders"], ["span"], ["layers"], ["span"], ["acts"], ["orders"], ["kernel"], ["bias"], ["heads"],
         ["order_dropout"],
     ]  # fmt: skip
-    assert (ladder[0].name, ladder[-1].name) == ("engram-paper", "engram")
+    assert (ladder[0].name, ladder[-1].name) == ("engram", "engram-keyed")
 
 
 def test_each_ablation_is_one_change_of_the_papers_memory():
@@ -91,7 +91,7 @@ def test_each_ablation_is_one_change_of_the_papers_memory():
 
 
 def test_the_papers_memory_has_the_published_shape():
-    (_, paper) = variants.select("engram-paper")
+    (_, paper) = variants.select("engram")
     config = paper.config.for_depth(30)
     assert (config.layer_ids, config.orders, config.heads, config.taps) == ([2, 15], [2, 3], 8, [9, 6, 3])
     assert all([config.gate, config.bias, config.compression, config.acts_on_template, config.acts_on_text])
@@ -102,17 +102,19 @@ def test_groups_of_variants_may_stand_beside_names_and_a_run_of_all_holds_neithe
     chosen = [variant.name for variant in variants.select("lora,ladder,ablations")]
     assert chosen == list(dict.fromkeys(["baseline", "lora", *variants.LADDER, *variants.ABLATIONS]))
     assert [variant.name for variant in variants.select("all")] == list(variants.BUILT_IN)
-    extra = {*variants.LADDER, *variants.ABLATIONS} - {"engram", "engram-paper"}
+    controls = {"engram-one-slot", "engram-shuffled", "engram-zeroed"}
+    extra = {*variants.LADDER, *variants.ABLATIONS} - {"engram", "engram-keyed"} - controls
     assert not extra & {*variants.BUILT_IN}
 
 
-def test_a_control_is_its_variant_but_for_the_damage():
-    engram, control = variants.select("engram,engram-shuffled")[1:]
+@pytest.mark.parametrize("name", ["engram", "engram-keyed"])
+def test_a_control_is_its_variant_but_for_the_damage(name):
+    engram, control = variants.select(f"{name},{name}-shuffled")[1:]
     assert (control.config, control.training) == (engram.config, engram.training)
-    assert (control.adapter_of, control.damage) == ("engram", "shuffle")
+    assert (control.adapter_of, control.damage) == (name, "shuffle")
 
 
-@pytest.mark.parametrize("name", ["lora", "engram"])
+@pytest.mark.parametrize("name", ["lora", "engram-keyed"])
 def test_a_bare_variant_differs_in_its_questions_alone(name):
     usual, bare = variants.select(f"{name},{name}-bare")[1:]
     assert (bare.config, bare.training, bare.control) == (usual.config, usual.training, usual.control)
@@ -120,12 +122,12 @@ def test_a_bare_variant_differs_in_its_questions_alone(name):
 
 
 def test_a_routed_variant_is_its_variant_behind_a_router():
-    engram, routed = variants.select("engram,engram-routed")[1:]
-    assert (routed.config, routed.training, routed.adapter_of) == (engram.config, engram.training, "engram")
+    keyed, routed = variants.select("engram-keyed,engram-routed")[1:]
+    assert (routed.config, routed.training, routed.adapter_of) == (keyed.config, keyed.training, "engram-keyed")
     assert (routed.router, routed.control) == ("rules", False)
 
 
-@pytest.mark.parametrize("name", ["engram", "engram-one-slot"])
+@pytest.mark.parametrize("name", ["engram-keyed", "engram-keyed-one-slot"])
 def test_the_layers_of_built_in_memories_are_places_in_any_depth(name):
     (_, variant) = variants.select(name)
     for depth in range(2, 65):

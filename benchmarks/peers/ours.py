@@ -133,7 +133,7 @@ def memory_that_changes_nothing(job: Job) -> tuple[Any, list[Prompt]]:
     asked = [prompts[i] for i in long]
     answers = model.generate(asked, limit)
     own = [replace(candidates[i], answer=model.encoder.decode(ids)) for i, ids in zip(long, answers, strict=True)]
-    adapter = untrained("engram", [*examples_of(job["examples"]), *own])
+    adapter = untrained("engram-keyed", [*examples_of(job["examples"]), *own])
     with model.attached(adapter):
         assert model.generate(asked, limit) == answers, "an empty memory changed an answer"
     return adapter, asked

@@ -41,7 +41,7 @@ class Contrast(NamedTuple):
 
 # What a memory must show to be worth more than a LoRA: that the model can use the value. Fixed before any run on these
 # questions. Neither side is near 0 or 100%, so it can go either way.
-PRIMARY = Contrast("engram", "all lookups", "applied", "lora", "exact")
+PRIMARY = Contrast("engram-keyed", "all lookups", "applied", "lora", "exact")
 
 
 def contrasts(answers: Answers, names: Sequence[CellKey]) -> tuple[list[Record], Record | None]:

@@ -17,7 +17,11 @@ PUBLISHED = (  # source, figure under its own rules, and the nearest (variant, c
     ("engram-poc, 500-slot hash memory, element names", "0% → 67% (n = 3)", ("engram-unigram", "element_name")),
     ("engram-poc, 500-slot hash memory, capitals", "22% → 0%", ("engram-unigram", "capital")),
     ("engram-poc, 500-slot hash memory, random pairs", "0% → 0%", ("engram-unigram", "synthetic")),
-    ("engraft-ngram, 51B base, 100 invented facts", "0.5% → 84.1%, KL on other text 0.0131", ("engram", "synthetic")),
+    (
+        "engraft-ngram, 51B base, 100 invented facts",
+        "0.5% → 84.1%, KL on other text 0.0131",
+        ("engram-keyed", "synthetic"),
+    ),
 )
 
 
