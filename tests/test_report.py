@@ -108,7 +108,7 @@ def test_a_loss_is_told_as_one():
     made = report([{**s, "variant": "engram-keyed"} for s in BEFORE] + [{**s, "variant": "baseline"} for s in AFTER])
     assert made["contrasts"][0]["verdict"] == "regressed"
     unfolded = re.sub("<details>.*?</details>", "", render(made, []), flags=re.DOTALL)
-    assert "Worse than the baseline: engram on facts, seen, exact, by -80.0 points." in unfolded
+    assert "Worse than the baseline: engram-keyed on facts, seen, exact, by -80.0 points." in unfolded
 
 
 def test_a_missed_threshold_and_a_run_broken_off_are_told_as_such():

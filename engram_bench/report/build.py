@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from engram_bench.data.ways import WAYS
 from engram_bench.records import CellKey, Record, pooled
 from engram_bench.report.contrasts import contrasts, non_inferiority, trainings
+from engram_bench.report.ladder import positions
 from engram_bench.report.measures import agreement, cell, consistency, outcomes, phrased
 from engram_bench.report.scorecard import scorecard
 
@@ -56,6 +57,7 @@ def build(
         "contrasts": with_baseline,
         "non_inferiority": non_inferiority(answers, names),
         "trainings": trainings(cells, variants, meta["dataset"].get("training", "bare")),
+        "positions": positions(samples),
         "collateral": list(collateral),
         "passages": list(passages),
         "mentions": list(mentions),

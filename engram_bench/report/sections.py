@@ -6,7 +6,7 @@ from collections import Counter
 
 from engram_bench.data.ways import WAYS
 from engram_bench.records import Report
-from engram_bench.report import answers_text, costs, gate_text, published, scorecard_text, views
+from engram_bench.report import answers_text, costs, gate_text, ladder, published, scorecard_text, views
 from engram_bench.report.reading import reading
 from engram_bench.report.text import Section, Show, p_value, percent, points, rate
 from engram_bench.report.views import SPLIT_TITLES
@@ -26,7 +26,16 @@ def results(report: Report, show: Show) -> list[Section]:
 def details(report: Report, show: Show) -> list[Section]:
     """All other sections: further measurements, costs, thresholds, and how to read them."""
     found = (answers_text.consistency, answers_text.forms, collateral, passages, mentions, routing, answers_text.routed)
-    measured = (trainings, *found, contrasts, non_inferiority, *costs.SECTIONS, thresholds, published.section)
+    measured = (
+        ladder.section,
+        trainings,
+        *found,
+        contrasts,
+        non_inferiority,
+        *costs.SECTIONS,
+        thresholds,
+        published.section,
+    )
     meaning = Section("What the numbers show, and what they do not", points=reading(report, show))
     sections = [part(report, show) for part in measured]
     return _with_content([*sections, meaning, costs.what_was_run(report, show)])
