@@ -1,6 +1,6 @@
 """Time that an n-gram memory adds per decoded token, by batch size and by location of its table.
 
-    python benchmarks/memory_cost.py --device cuda --rows 10000000 --batches 1,32,256 --out cost.json
+    python benchmarks/memory_cost.py --device cuda --rows 100000,10000000 --batches 1,32,256 --out cost.json
 
 Every n-gram of prompt and answer finds its rows. This is the maximum cost: a trained memory finds few.
 """
@@ -11,7 +11,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,6 @@ from engram_bench.prompts import Prompt, extend_windows, shared_prefix
 from engram_bench.store import models
 
 ROUNDS = 3  # each runs every memory once, so that a slower phase of the machine affects all
-TRAINED_ROWS = 100_000  # about as many as the default profile's training uses
 NOTHING = np.empty(0, np.int64)
 
 
@@ -51,7 +50,7 @@ def whole_memory(model: TorchModel, rows: int, kind: type[EngramLayer]) -> Engra
     count = len(decoder_layers(model.model))
     layers = variant.config.for_depth(count).layer_ids
     tables = len(layers) * len(variant.config.orders) * variant.config.heads
-    config = replace(variant.config, layers=layers, rows=rows // tables, span="text")
+    config = replace(variant.config, layers=layers, rows=rows // tables, span="text", acts="everywhere")
     hasher = make_hasher(config, compress_vocabulary(model.encoder.tokenizer), model.encoder.eos_id)
     held = {layer: np.arange(sum(map(sum, hasher.primes[layer]))) for layer in layers}
     memories = {}
@@ -82,15 +81,14 @@ def seconds_a_token(model: TorchModel, adapter: EngramAdapter | None, prompts: S
         return (time.perf_counter() - started) / tokens
 
 
-def measure(model: TorchModel, rows: int, batches: Sequence[int], tokens: int) -> list[dict[str, object]]:
-    """One record per batch size and memory: seconds per step, tokens per second, overhead relative to no memory."""
-    memories = {
-        "none": None,
-        f"{TRAINED_ROWS:,} rows on the device": whole_memory(model, TRAINED_ROWS, EngramLayer),
-        f"{rows:,} rows on the device": whole_memory(model, rows, EngramLayer),
-        f"{rows:,} rows on the host": whole_memory(model, rows, OnHost),
-    }
-    found = []
+def measure(
+    model: TorchModel, rows: Sequence[int], batches: Sequence[int], tokens: int
+) -> Iterator[list[dict[str, object]]]:
+    """For each batch size, one record per memory: seconds per step, tokens per second, overhead over no memory."""
+    memories: dict[str, EngramAdapter | None] = {"none": None}
+    for count in rows:
+        memories[f"{count:,} rows on the device"] = whole_memory(model, count, EngramLayer)
+        memories[f"{count:,} rows on the host"] = whole_memory(model, count, OnHost)
     for batch in batches:
         prompts = [model.encoder.prompt(f"What is stored under KEY {number}?") for number in range(batch)]
         times: dict[str, list[float]] = {name: [] for name in memories}
@@ -99,34 +97,39 @@ def measure(model: TorchModel, rows: int, batches: Sequence[int], tokens: int) -
         for _ in range(ROUNDS):
             for name, memory in memories.items():
                 times[name].append(seconds_a_token(model, memory, prompts, tokens))
+        found = []
         for name, own in times.items():
             overhead = statistics.median(a / b for a, b in zip(own, times["none"], strict=True)) - 1
             seconds = statistics.median(own)
             record = {"memory": name, "batch": batch, "seconds": seconds, "tokens_s": batch / seconds}
             found.append({**record, "overhead": overhead})
-    return found
+        yield found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="bundled", help="model, as for pytest's --engram-model")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--rows", type=int, default=10**7, help="number of rows in all tables together")
+    parser.add_argument("--rows", default="100000,10000000", help="numbers of rows in all tables together")
     parser.add_argument("--batches", default="1,32,256", help="batch sizes, separated by commas")
     parser.add_argument("--tokens", type=int, default=64, help="number of timed steps")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
     target = backends.find(args.device)
     model = TorchModel(models.resolve(args.model).folder, target.device)
-    found = measure(model, args.rows, [int(batch) for batch in args.batches.split(",")], args.tokens)
+    rows, batches = ([int(number) for number in text.split(",")] for text in (args.rows, args.batches))
     name = torch.cuda.get_device_name() if target.device == "cuda" else target.device
     machine = {"device": name, "dtype": model.dtype, "model": args.model, "versions": model.versions()}
-    peak = model.peak_memory()
-    args.out.write_text(json.dumps({**machine, "peak_memory": peak, "steps": found}, indent=1) + "\n", encoding="utf-8")
-    rows = [[r["memory"], r["batch"], 1000 * r["seconds"], r["tokens_s"], 100 * r["overhead"]] for r in found]
+    found: list[dict[str, object]] = []
+    for records in measure(model, rows, batches, args.tokens):  # written at once: the next batch may not be reached
+        found += records
+        peak = model.peak_memory()
+        text = json.dumps({**machine, "peak_memory": peak, "steps": found}, indent=1)
+        args.out.write_text(text + "\n", encoding="utf-8")
+    table = [[r["memory"], r["batch"], 1000 * r["seconds"], r["tokens_s"], 100 * r["overhead"]] for r in found]
     headers = ["memory", "batch", "ms a step", "tokens/s", "overhead, %"]
     print(f"{name}, {model.dtype}, {args.model}; peak memory {peak / 1e6:,.0f} MB")
-    print(tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="github"))
+    print(tabulate(table, headers=headers, floatfmt=".1f", tablefmt="github"))
 
 
 if __name__ == "__main__":

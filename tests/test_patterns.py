@@ -135,6 +135,15 @@ def test_of_triples_whole_subjects_are_drawn_and_those_that_their_values_name():
     assert any(item.output in by_name for item in items)
 
 
+@pytest.mark.parametrize("size", [1, 2, 10])
+def test_few_triples_too_have_some_that_are_trained_and_some_held_out(size):
+    world = SHIPPED.categories["world"]
+    for seed in range(12):
+        found = PatternSet({"world": world}).sample(size, seed).categories["world"]
+        held_out = len(found.heldout_ids() & {item.id for item in found.items})
+        assert 1 <= held_out == round(0.2 * len(found.items)) <= 4
+
+
 def test_categories_of_a_users_own_are_whole_by_default_and_may_leave_the_smaller_profiles(tmp_path):
     rows = "".join(f"  - {{input: k{i}, output: v}}\n" for i in range(300))
     write(tmp_path, head(rows))

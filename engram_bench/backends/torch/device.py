@@ -12,6 +12,10 @@ from torch import Tensor
 
 from engram_bench.errors import UsageError
 
+# On CUDA, not measured yet: an answer and its prompt have about this many tokens at most, and answers get one part in
+# four of the memory; the rest is for copies of the cache, logits and training.
+ANSWER_TOKENS, SHARE = 512, 4
+LEAST_ANSWERS, MOST_ANSWERS = 32, 2048
 
 def pick_device(name: str) -> str:
     """Return the device of a backend name; auto takes cuda, then mps, then cpu.
@@ -36,6 +40,24 @@ def pick_dtype(device: str) -> tuple[torch.dtype, str]:
     if torch.cpu._is_avx512_bf16_supported():
         return torch.bfloat16, "CPU has AVX512-BF16, about 4 times as fast as float32"
     return torch.float32, "CPU has no AVX512-BF16"
+
+
+def pick_batch_size(device: str, token_bytes: int) -> int:
+    """How many answers to decode together; on CUDA, as many as fit into the free memory.
+
+    It is a power of two, so that a little more or less free memory does not change the batches.
+
+    Args:
+        device: a torch device.
+        token_bytes: keys and values of one token, over all layers.
+    """
+    if device == "cpu":
+        return 512
+    if device != "cuda":
+        return 256
+    free, _ = torch.cuda.mem_get_info()
+    fitting = free // (SHARE * ANSWER_TOKENS * max(1, token_bytes))
+    return min(MOST_ANSWERS, max(LEAST_ANSWERS, 1 << max(0, fitting.bit_length() - 1)))
 
 
 def uploaded(device: str, arrays: Sequence[NDArray[np.int64]]) -> list[Tensor]:

@@ -71,6 +71,12 @@ class Network:
         self.depth = len(decoder_layers(self.model))
         self._blank = torch.zeros(self._config.hidden_size, device=device)
 
+    def token_bytes(self) -> int:
+        """Bytes of the keys and values of one token, over all layers."""
+        heads = getattr(self._config, "num_key_value_heads", None) or self._config.num_attention_heads
+        size = getattr(self._config, "head_dim", None) or self._config.hidden_size // self._config.num_attention_heads
+        return int(self.depth * 2 * heads * size * self.model.dtype.itemsize)
+
     @contextmanager
     def attached(self, adapter: Adapter | None) -> Iterator[None]:
         """See `Backend.attached`."""

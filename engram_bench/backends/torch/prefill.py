@@ -17,7 +17,8 @@ from engram_bench.backends.torch.prefix_tree import Tree, trees
 from engram_bench.prompts import ABSENT, Prompt
 
 TREE_TOKENS = 128  # larger trees share few more tokens, and attention cost is quadratic, mostly for masked pairs
-TREES = 4  # per forward pass, for large matrix products
+TREES = 4  # per forward pass, for large matrix products; on an accelerator more, which has not been measured yet
+TREES_ACCELERATOR = 32
 ROWS = 64  # per forward pass
 MOST_BYTES = 1 << 30  # limit for the prompts kept in `known`
 
@@ -129,18 +130,18 @@ def read(model: Network, texts: Texts, windows: Windows, state: Prefix, prefix: 
 
 
 def _as_trees(model: Network, texts: Texts, windows: Windows, state: Prefix, prefix: int) -> Iterator[Read]:
-    for few in _alike(trees(texts, windows, TREE_TOKENS)):
+    for few in _alike(trees(texts, windows, TREE_TOKENS), TREES if model.device == "cpu" else TREES_ACCELERATOR):
         rows = [row for row, tree in enumerate(few) for _ in tree.which]
         which = [i for tree in few for i in tree.which]
         paths = [np.array(path) for tree in few for path in tree.paths]
         yield Read(which, rows, paths, _read_trees(model, few, state, prefix))
 
 
-def _alike(found: Sequence[Tree]) -> Iterator[list[Tree]]:
-    """Group up to `TREES` trees of similar size, because smaller trees are padded to the largest."""
+def _alike(found: Sequence[Tree], most: int) -> Iterator[list[Tree]]:
+    """Group up to `most` trees of similar size, because smaller trees are padded to the largest."""
     few: list[Tree] = []
     for tree in sorted(found, key=lambda tree: -len(tree.ids)):
-        if few and (len(few) == TREES or len(tree.ids) < 0.75 * len(few[0].ids)):
+        if few and (len(few) == most or len(tree.ids) < 0.75 * len(few[0].ids)):
             yield few
             few = []
         few.append(tree)

@@ -1,0 +1,101 @@
+"""The steps of `gpu_kit.sh run` as Markdown, for docs/gpu.md: outcome, time, use of the GPU, peak memory, speed.
+
+    python benchmarks/gpu_table.py gpu-kit/box/results
+
+It needs Python alone and reads whatever is there, so it also works after a run that was cut.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def steps(folder: Path) -> list[list[str]]:
+    """One row per step that was begun, in that order; of a step that ran twice, its last outcome."""
+    last: dict[str, list[str]] = {}
+    for line in (folder / "steps.tsv").read_text(encoding="utf-8").splitlines():
+        name, *rest = line.split("\t")
+        last[name] = rest
+    found = []
+    for name, (outcome, seconds, limit) in last.items():
+        skipped = outcome.startswith("skipped")
+        time = "" if skipped else f"{seconds} of {limit}"
+        found.append([name, outcome, time, "" if skipped else busy(folder, name), peak(folder, name)])
+    return found
+
+
+def busy(folder: Path, name: str) -> str:
+    """Mean and highest utilisation of the GPU by nvidia-smi, once a second; "" without a GPU."""
+    file = folder / f"{name}.gpu.csv"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    used = [int(first) for line in lines if (first := line.partition(",")[0].strip()).isdigit()]
+    return f"{statistics.mean(used):.0f}, at most {max(used)}" if used else ""
+
+
+def report(folder: Path, name: str) -> dict[str, Any]:
+    """The newest report.json of a run of the suites; {} if there is none."""
+    files = sorted(file for file in (folder / name).glob("*/report.json") if file.parent.name != "latest")
+    return json.loads(files[-1].read_text(encoding="utf-8")) if files else {}
+
+
+def measured(folder: Path, name: str) -> dict[str, Any]:
+    """What a step wrote to a JSON file of its own; {} if it wrote none."""
+    file = folder / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def peak(folder: Path, name: str) -> str:
+    """Peak memory in GB: the device's, on a CPU the process's."""
+    bytes = measured(folder, name).get("peak_memory") or 1e6 * report(folder, name).get("run", {}).get("peak_memory_mb", 0)
+    return f"{bytes / 1e9:.1f}" if bytes else ""
+
+
+def variants(folder: Path, name: str) -> list[list[str]]:
+    """One row per variant of a run: training, tokens per second together and one prompt at a time, exact answers."""
+    found = report(folder, name)
+    if not found:
+        return []
+    alone = {speed["variant"]: f"{speed['decode_tokens_s']:.1f}" for speed in found["speed"]}
+    rows = []
+    for variant in found["variants"]:
+        own, train = variant["name"], variant["train"]
+        cells = [cell for cell in found["cells"] if cell["variant"] == own and cell["split"] == "seen"]
+        right, asked = sum(cell["exact"]["k"] for cell in cells), sum(cell["n"] for cell in cells)
+        seconds = f"{train['seconds']:.1f}{' (cached)' * variant['cached']}" if train else ""
+        together = found["run"]["tokens_s"].get(own)
+        exact = f"{right:.0f} of {asked}" if asked else ""
+        rows.append([name, own, seconds, f"{together:.0f}" if together else "", alone.get(own, ""), exact])
+    return rows
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, and an empty line; "" without rows."""
+    lines = [f"| {' | '.join(row)} |" for row in (headers, ["---"] * len(headers), *rows)]
+    return "\n".join(lines) + "\n\n" if rows else ""
+
+
+def text(folder: Path) -> str:
+    """All tables of a folder of results."""
+    rows = steps(folder)
+    made = table(["step", "outcome", "seconds, of at most", "GPU busy, %", "peak memory, GB"], rows)
+    headers = ["step", "variant", "training, s", "new tokens/s", "one prompt at a time", "exact, seen"]
+    made += table(headers, [row for name, *_ in rows for row in variants(folder, name)])
+    cost = [
+        [s["memory"], str(s["batch"]), f"{1000 * s['seconds']:.2f}", f"{s['tokens_s']:.0f}", f"{100 * s['overhead']:.1f}"]
+        for s in measured(folder, "cost").get("steps", [])
+    ]
+    made += table(["memory", "batch", "ms a step", "tokens/s", "overhead, %"], cost)
+    profile = [
+        [s["step"], str(s["batch"]), f"{1000 * s['seconds']:.2f}", s["per_second"]]
+        for s in measured(folder, "profile").get("steps", [])
+    ]
+    return made + table(["profiled step", "batch", "ms", "per second"], profile)
+
+
+if __name__ == "__main__":
+    print(text(Path(sys.argv[1])), end="")
