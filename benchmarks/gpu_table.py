@@ -51,7 +51,9 @@ def measured(folder: Path, name: str) -> dict[str, Any]:
 
 def peak(folder: Path, name: str) -> str:
     """Peak memory in GB: the device's, on a CPU the process's."""
-    bytes = measured(folder, name).get("peak_memory") or 1e6 * report(folder, name).get("run", {}).get("peak_memory_mb", 0)
+    bytes = measured(folder, name).get("peak_memory") or 1e6 * report(folder, name).get("run", {}).get(
+        "peak_memory_mb", 0
+    )
     return f"{bytes / 1e9:.1f}" if bytes else ""
 
 
@@ -86,7 +88,13 @@ def text(folder: Path) -> str:
     headers = ["step", "variant", "training, s", "new tokens/s", "one prompt at a time", "exact, seen"]
     made += table(headers, [row for name, *_ in rows for row in variants(folder, name)])
     cost = [
-        [s["memory"], str(s["batch"]), f"{1000 * s['seconds']:.2f}", f"{s['tokens_s']:.0f}", f"{100 * s['overhead']:.1f}"]
+        [
+            s["memory"],
+            str(s["batch"]),
+            f"{1000 * s['seconds']:.2f}",
+            f"{s['tokens_s']:.0f}",
+            f"{100 * s['overhead']:.1f}",
+        ]
         for s in measured(folder, "cost").get("steps", [])
     ]
     made += table(["memory", "batch", "ms a step", "tokens/s", "overhead, %"], cost)

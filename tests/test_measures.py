@@ -13,7 +13,7 @@ from engram_bench.shipped import PATTERNS
 from tests.test_report import SCHEMA, report, sample
 
 
-def about(item, *outputs, variant="engram-keyed", **changes):
+def about(item, *outputs, variant="engram", **changes):
     """Answers to a seen question, the greedy one first, then drawn ones; right is "right"."""
     return [
         sample(variant, item, output == "right", sample=k, output=output, **changes)
@@ -26,7 +26,7 @@ def asked_in(way, item, output, **changes):
     return about(item, output, split=way, **changes)
 
 
-def cell(made, variant="engram-keyed", split="seen", category="facts"):
+def cell(made, variant="engram", split="seen", category="facts"):
     (found,) = [c for c in made["cells"] if (c["variant"], c["split"], c["category"]) == (variant, split, category)]
     return found
 
@@ -50,7 +50,7 @@ def test_consistency_counts_the_right_answers_of_all_phrasings_and_draws():
         *asked_in("paraphrased", "i0", "wrong"),
         *asked_in("applied", "i0", "wrong"),
         *asked_in("heldout", "i9", "wrong"),
-        sample("engram-keyed", "i0", False, sample=-1),
+        sample("engram", "i0", False, sample=-1),
         *about("i1", "right", "right", "right", "right"),
     ]
     made = report(samples)
@@ -126,7 +126,7 @@ def test_the_counts_of_forms_are_of_greedy_answers_in_the_ways_whose_answer_is_t
     assert cell(made, split="mention")["value_only"] is None
     (row,) = [line for line in render(made, []).splitlines() if line.startswith("| seen ") and " 50.0% [" in line]
     assert [text.split("[")[0].strip() for text in row.split("|")[2:-1]] == [
-        "engram-keyed",
+        "engram",
         "4",
         "12.5%",
         "50.0%",
@@ -143,8 +143,8 @@ def test_the_ways_whose_answer_is_the_value_are_those_asked_with_the_exact_rule(
 
 def test_token_efficiency_is_useful_tokens_over_all_spent():
     """Two tokens of each right answer are useful; each answer has four and its prompt six."""
-    samples = [sample("engram-keyed", f"i{n}", n < 15, prompt_tokens=6) for n in range(20)]
-    samples += [sample("engram-keyed", "i0", True, sample=1, prompt_tokens=600)]
+    samples = [sample("engram", f"i{n}", n < 15, prompt_tokens=6) for n in range(20)]
+    samples += [sample("engram", "i0", True, sample=1, prompt_tokens=600)]
     found = cell(report(samples))["token_efficiency"]
     assert found["mean"] == pytest.approx(15 * 2 / (20 * 10))
     assert found["low"] < found["mean"] < found["high"]
@@ -152,18 +152,18 @@ def test_token_efficiency_is_useful_tokens_over_all_spent():
 
 
 def test_token_efficiency_has_no_cap_and_says_if_prompts_were_not_recorded():
-    older = [sample("engram-keyed", f"i{n}", True, tokens=1, canonical_tokens=3) for n in range(20)]
+    older = [sample("engram", f"i{n}", True, tokens=1, canonical_tokens=3) for n in range(20)]
     found = cell(report(older))["token_efficiency"]
     assert (found["mean"], found["prompt_tokens_counted"]) == (3, False)
     assert found["low"] < 3 <= found["high"]
-    part = [*older, sample("engram-keyed", "i20", True, prompt_tokens=6)]
+    part = [*older, sample("engram", "i20", True, prompt_tokens=6)]
     assert not measures.token_efficiency(part)["prompt_tokens_counted"]
-    empty = measures.token_efficiency([sample("engram-keyed", "i0", False, tokens=0)])
+    empty = measures.token_efficiency([sample("engram", "i0", False, tokens=0)])
     assert (empty["mean"], empty["low"], empty["high"]) == (0, 0, 1)
 
 
 def test_token_efficiency_is_a_ratio_of_sums():
-    samples = [sample("engram-keyed", "long", False, tokens=90), sample("engram-keyed", "short", True, tokens=2)]
+    samples = [sample("engram", "long", False, tokens=90), sample("engram", "short", True, tokens=2)]
     assert cell(report(samples))["token_efficiency"]["mean"] == pytest.approx(2 / 92)
 
 
@@ -198,7 +198,7 @@ def test_whether_a_variant_is_no_worse_than_retrieval_is_told_by_the_interval(wr
 def test_retrieval_is_compared_on_questions_about_trained_values_only():
     assert beside_retrieval(0, split="mention")["non_inferiority"] == []
     assert beside_retrieval(0, split="heldout")["non_inferiority"] == []
-    alone = report([sample("engram-keyed", "i0", True)])
+    alone = report([sample("engram", "i0", True)])
     assert alone["non_inferiority"] == []
     assert "No worse than retrieval" not in render(alone, [])
 
@@ -260,7 +260,7 @@ def test_variants_that_differ_in_more_than_their_questions_are_no_pair():
 ROUTED = [
     {
         "prompt": "CAPITAL:France", "confidence": 1.0, "route": "memory", "key": "CAPITAL:France", "trained": trained,
-        "variant": "engram-keyed", "untouched": "A country | in Europe", "output": "Paris",
+        "variant": "engram", "untouched": "A country | in Europe", "output": "Paris",
     }
     for trained in (True, False)
 ]  # fmt: skip

@@ -49,7 +49,7 @@ def report(samples, categories=("facts",), **changes):
                 "name": name, "about": "", "config": {}, "trainable_parameters": 5, "adapter_sha256": "ab" * 32,
                 "train": {"seconds": 1.5, "examples": 4, "epochs": 2, "losses": [2.0, 1.0], "seed": 0}, "cached": True,
             }
-            for name in ("baseline", "engram-keyed")
+            for name in ("baseline", "engram")
         ],
         "samples": samples, "collateral": [], "thresholds": [],
     }  # fmt: skip
@@ -57,13 +57,13 @@ def report(samples, categories=("facts",), **changes):
 
 
 BEFORE = [sample("baseline", f"i{n}", n < 2) for n in range(20)]
-AFTER = [sample("engram-keyed", f"i{n}", n < 18) for n in range(20)]
+AFTER = [sample("engram", f"i{n}", n < 18) for n in range(20)]
 
 
 def test_the_report_keeps_to_its_published_schema():
-    drawn = [sample("engram-keyed", f"i{n}", True, sample=k) for n in range(20) for k in (1, 2)]
+    drawn = [sample("engram", f"i{n}", True, sample=k) for n in range(20) for k in (1, 2)]
     collateral = [
-        {"variant": "engram-keyed", "prompts": 2, "tokens": 30, "kl_mean": 0.1, "kl_max": 1.0, "top1_unchanged": 0.9}
+        {"variant": "engram", "prompts": 2, "tokens": 30, "kl_mean": 0.1, "kl_max": 1.0, "top1_unchanged": 0.9}
     ]
     thresholds = [{"id": "x", "requirement": "y", "measured": 1.0, "low": 0.9, "passed": True}]
     made = report(BEFORE + AFTER + drawn, collateral=collateral, thresholds=thresholds)
@@ -73,13 +73,13 @@ def test_the_report_keeps_to_its_published_schema():
 def test_a_group_is_pooled_where_all_of_it_was_asked():
     both = [
         sample(v, f"{c}{n}", True, category=c)
-        for v in ("baseline", "engram-keyed")
+        for v in ("baseline", "engram")
         for c in ("facts", "formats")
         for n in (1, 2)
     ]
     whole, part = (report(s, categories=("facts", "formats")) for s in (both, both[:-2]))
     assert [(c["variant"], c["n"]) for c in whole["cells"] if c["category"] == "all core"] == [
-        ("baseline", 4), ("engram-keyed", 4),
+        ("baseline", 4), ("engram", 4),
     ]  # fmt: skip
     assert [c["variant"] for c in part["cells"] if c["category"] == "all core"] == ["baseline"]
     assert "all core" not in {c["category"] for c in part["contrasts"]}
@@ -87,7 +87,7 @@ def test_a_group_is_pooled_where_all_of_it_was_asked():
 
 def test_five_seeds_of_which_one_was_broken_off_are_compared_on_items_alone():
     samples = [sample("baseline", f"i{n}", False) for n in range(9)]
-    samples += [sample("engram-keyed", f"i{n}", n != seed, seed=seed) for seed in range(5) for n in range(9)]
+    samples += [sample("engram", f"i{n}", n != seed, seed=seed) for seed in range(5) for n in range(9)]
     whole, broken = report(samples)["contrasts"][0], report(samples[:-1])["contrasts"][0]
     assert whole["p"] != broken["p"]
     assert broken["n"] == 9
@@ -96,7 +96,7 @@ def test_five_seeds_of_which_one_was_broken_off_are_compared_on_items_alone():
 def test_cells_and_contrasts_hold_the_numbers():
     made = report(BEFORE + AFTER)
     exact = {c["variant"]: c["exact"] for c in made["cells"]}
-    assert (exact["baseline"]["k"], exact["engram-keyed"]["k"]) == (2, 18)
+    assert (exact["baseline"]["k"], exact["engram"]["k"]) == (2, 18)
     (contrast,) = made["contrasts"]
     assert contrast["difference"] == pytest.approx(0.8)
     assert contrast["p"] == pytest.approx(2 * 0.5**16)
@@ -105,10 +105,10 @@ def test_cells_and_contrasts_hold_the_numbers():
 
 
 def test_a_loss_is_told_as_one():
-    made = report([{**s, "variant": "engram-keyed"} for s in BEFORE] + [{**s, "variant": "baseline"} for s in AFTER])
+    made = report([{**s, "variant": "engram"} for s in BEFORE] + [{**s, "variant": "baseline"} for s in AFTER])
     assert made["contrasts"][0]["verdict"] == "regressed"
     unfolded = re.sub("<details>.*?</details>", "", render(made, []), flags=re.DOTALL)
-    assert "Worse than the baseline: engram-keyed on facts, seen, exact, by -80.0 points." in unfolded
+    assert "Worse than the baseline: engram on facts, seen, exact, by -80.0 points." in unfolded
 
 
 def test_a_missed_threshold_and_a_run_broken_off_are_told_as_such():
@@ -123,7 +123,7 @@ def test_a_missed_threshold_and_a_run_broken_off_are_told_as_such():
 
 def test_a_greedy_answer_that_changes_when_asked_again_is_counted():
     answers = [
-        sample("engram-keyed", f"i{n}", True, sample=k, output="other" if (n, k) == (0, -1) else "right")
+        sample("engram", f"i{n}", True, sample=k, output="other" if (n, k) == (0, -1) else "right")
         for n in range(4)
         for k in (0, -1, 1, 2)
     ]
@@ -139,9 +139,9 @@ def test_a_greedy_answer_that_changes_when_asked_again_is_counted():
 
 def test_outcomes_average_the_greedy_answers_of_an_items_seeds():
     answers = [
-        sample("engram-keyed", "i0", True),
-        sample("engram-keyed", "i0", False, seed=1),
-        sample("engram-keyed", "i0", True, sample=1),
+        sample("engram", "i0", True),
+        sample("engram", "i0", False, seed=1),
+        sample("engram", "i0", True, sample=1),
     ]
     assert report([sample("baseline", "i0", False), *answers])["outcomes"][1]["items"] == {"i0": 0.5}
 
@@ -173,7 +173,7 @@ def test_hostile_text_stays_text_in_a_table_cell():
 
 def test_the_report_survives_hostile_patterns():
     answers = [sample(v, "i0", False, prompt=HOSTILE, output=HOSTILE, expected=HOSTILE, split="rephrased")
-               for v in ("baseline", "engram-keyed")]  # fmt: skip
+               for v in ("baseline", "engram")]  # fmt: skip
     text = render(report(BEFORE + AFTER + answers), BEFORE + AFTER + answers)
     assert "<script" not in text
     assert "\x1b" not in text
@@ -268,7 +268,7 @@ def test_a_report_on_variants_that_do_nothing_keeps_to_five_percent():
         samples = []
         for category in categories:
             for n, ease in enumerate(rng.beta(0.7, 0.7, size=30)):
-                for variant, split in product(("baseline", "engram-keyed"), ("seen", "rephrased")):
+                for variant, split in product(("baseline", "engram"), ("seen", "rephrased")):
                     drawn = rng.random(4) < ease
                     at = {"category": category, "split": split}
                     samples += [

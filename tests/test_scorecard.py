@@ -236,6 +236,17 @@ def test_nothing_else_changes_if_unrelated_text_keeps_its_probabilities(kl, show
     assert chosen(found)["nothing else may change"].variants == shown
 
 
+@pytest.mark.parametrize(("prose", "code", "shown"), [(0.01, 0.01, ["lora"]), (0.01, 0.02, []), (0.02, 0.0, [])])
+def test_nothing_else_changes_only_if_text_with_keys_keeps_its_probabilities_too(prose, code, shown):
+    samples = answers(["lora"], ["seen", "neighbour"], right={"lora": dict.fromkeys(WAYS, 1.0)})
+    told = {**KL, "variant": "lora", "words": 9, "keys": 1, "firings": None, "firings_per_1000_words": None}
+    passages = [{**told, "kind": f"{kind} with keys", "kl_mean": kl} for kind, kl in (("prose", prose), ("code", code))]
+    found = made(samples, VARIANTS[1:2], collateral=[{**COLLATERAL[0], "kl_mean": 0.0}], passages=passages)
+    jsonschema.validate(found, SCHEMA)
+    assert card(found, "lora")["kl_with_keys"] == max(prose, code)
+    assert chosen(found)["nothing else may change"].variants == shown
+
+
 def test_a_need_is_not_shown_by_a_mean_that_hides_a_way():
     hidden = {"engram": RIGHT["engram"] | {"paraphrased": 0.88}}
     found = made(answers(["engram"], ["rephrased", "paraphrased"], right=hidden), VARIANTS[2:])

@@ -24,6 +24,9 @@ def scorecard(report: Report, samples: Sequence[Record]) -> list[Record]:
         samples: lines of samples.jsonl, for the tokens of answers.
     """
     moved = {c["variant"]: c["kl_mean"] for c in report["collateral"]}
+    near: dict[str, float] = {}  # of the kinds of running text with keys, the one that changes more
+    for passage in report.get("passages", ()):
+        near[passage["variant"]] = max(passage["kl_mean"], near.get(passage["variant"], 0.0))
     recited = {m["variant"]: {"n": m["prompts"], **m["told"]} for m in report["mentions"]}
     seconds = (
         {} if report["run"].get("partial") else report["run"].get("evaluation_s", {})
@@ -36,6 +39,7 @@ def scorecard(report: Report, samples: Sequence[Record]) -> list[Record]:
             "variant": (name := variant["name"]),
             **{group: _score(report, name, group) for group in GROUPS},
             "kl": _kl(variant, moved.get(name)),
+            "kl_with_keys": near.get(name),
             "recited": recited.get(name),
             "train_seconds": variant["train"]["seconds"] if variant["train"] else None,
             "adapter_bytes": variant.get("adapter_bytes"),
@@ -151,7 +155,7 @@ def choices(report: Report) -> list[Choice]:
         found.append(choice(need, [group], told, [row for row in told if sure(row, group)]))
     both = ("reliability", "locality")
     told = [row for row in asked(*both) if row["kl"]]
-    still = [row for row in told if sure(row, *both) and row["kl"]["mean"] <= STILL]
+    still = [row for row in told if sure(row, *both) and max(row["kl"]["mean"], row.get("kl_with_keys") or 0) <= STILL]
     found.append(choice("nothing else may change", both, told, still))
     recalled = asked("reliability")
     trained = [row for row in recalled if row["train_seconds"] is not None]

@@ -17,6 +17,7 @@ from engram_bench.errors import UsageError
 ANSWER_TOKENS, SHARE = 512, 4
 LEAST_ANSWERS, MOST_ANSWERS = 32, 2048
 
+
 def pick_device(name: str) -> str:
     """Return the device of a backend name; auto takes cuda, then mps, then cpu.
 
