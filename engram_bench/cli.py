@@ -164,10 +164,10 @@ def _data(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from engram_bench.options import settle
+    from engram_bench.options import check_writable, settle
     from engram_bench.run.bench import Bench
     from engram_bench.run.progress import Reporter
-    from engram_bench.store.adapters import copy
+    from engram_bench.store import adapters
 
     settings = settle({**vars(args), "engram_variants": args.variant}, lambda _: "")
     trained = [variant for variant in settings.variants if variant.config]
@@ -175,12 +175,16 @@ def _train(args: argparse.Namespace) -> None:
         raise UsageError(f"{args.variant}: this variant has no adapter; name one that has, such as engram")
     if args.out and len(trained) * len(settings.seeds) > 1:
         raise UsageError("--out: only one adapter fits in a folder; name one variant and one seed")
+    if args.out:
+        check_writable("--out", args.out)
+        if any(args.out.iterdir()):
+            raise UsageError(f"--out: {args.out}: not empty; choose another folder")
     bench = Bench(settings, Reporter(sys.stderr))
     for variant in trained:
         for seed in settings.seeds:
             folder = bench.trained(variant.name, seed).folder
             if args.out:
-                copy(folder, args.out)
+                adapters.copy(folder, args.out)
             print(args.out or folder)
 
 

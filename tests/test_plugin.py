@@ -14,6 +14,7 @@ import pytest
 
 from engram_bench import cli, options, plugin
 from engram_bench.errors import UsageError
+from engram_bench.run.bench import Bench
 from engram_bench.run.progress import Reporter
 from engram_bench.store import adapters
 from tests.conftest import ENGRAM, LORA, PATTERNS, needs_torch
@@ -412,6 +413,9 @@ def test_the_command_line_trains_and_resolves_and_refuses(tiny, checkpoint, caps
     for bad in (["model", "no/such/folder"], *(["train", *of] for of in (["baseline", *data], nothing, several))):
         assert cli.main(bad) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    monkeypatch.setattr(Bench, "trained", lambda *_: pytest.fail("trained before the folder was checked"))
+    assert cli.main(["train", str(folder / "lora.yaml"), "--out", str(folder), *data]) == 2
+    assert f"--out: {folder}: not empty" in capsys.readouterr().err
 
 
 class Terminal(io.StringIO):
