@@ -34,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in backends.NAMES:
         config.addinivalue_line("markers", f"{name}: runs on this backend; `-m {name}` selects it")
     config.addinivalue_line("markers", "splits(*names): measure `cell` in these splits only")
+    if is_ours(config):  # a run that ends early leaves snapshots unused; syrupy would advise to delete them
+        config.option.disable_unused_snapshots = True
     if hasattr(config, "workerinput"):
         if config.workerinput["engram_grouped"]:  # workers parse the original --dist
             config.option.loadgroup = True

@@ -102,6 +102,13 @@ def test_without_the_plugin_a_checkout_says_what_to_install():
     assert "engram_bench is not installed in this environment; run: pip install -e ." in result.stdout + result.stderr
 
 
+def test_a_run_that_ends_early_advises_to_delete_no_snapshot(tmp_path):
+    result = run("--engram-model", tmp_path, "--engram-report", tmp_path / "runs", "--import-mode", "importlib")
+    assert result.returncode == 2
+    assert f"{tmp_path}: no config.json in this folder" in result.stdout
+    assert "snapshot-update" not in result.stdout
+
+
 def test_help_of_bench_names_pytests_options(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["bench", "--help"])
