@@ -218,15 +218,22 @@ def _changing(args: argparse.Namespace) -> Iterator[tuple[Backend, Writable]]:
 
     What is cheap to check is checked before a model is fetched.
     """
+    from dataclasses import asdict
+
     from engram_bench import backends
-    from engram_bench.memory import weights
+    from engram_bench.memory import addresses, weights
     from engram_bench.store import adapters, models
 
     if (args.adapter / adapters.TRAINING).exists():
         raise UsageError(
             f"{args.adapter}: this adapter belongs to the cache; make a copy with engram-bench train engram --out DIR"
         )
-    weights.engram_config(args.adapter)
+    config = weights.engram_config(args.adapter)
+    keys, facts = addresses.known(weights.load(args.adapter, "engram", asdict(config)))
+    if args.run is _write:
+        addresses.check_new(args.key, config, keys, facts)
+    else:
+        addresses.check_written(args.key, facts)
     target = backends.find(args.backend)
     if target.framework != "torch":
         raise UsageError("--backend: only torch writes facts (cpu, cuda, mps); MLX can then read the memory")
