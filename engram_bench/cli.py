@@ -166,10 +166,10 @@ def _data(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from engram_bench.options import settle
+    from engram_bench.options import check_writable, settle
     from engram_bench.run.bench import Bench
     from engram_bench.run.progress import Reporter
-    from engram_bench.store.adapters import copy
+    from engram_bench.store import adapters
 
     settings = settle({**vars(args), "engram_variants": args.variant}, lambda _: "")
     trained = [variant for variant in settings.variants if variant.config]
@@ -177,12 +177,16 @@ def _train(args: argparse.Namespace) -> None:
         raise UsageError(f"{args.variant}: this variant has no adapter; name one that has, such as engram")
     if args.out and len(trained) * len(settings.seeds) > 1:
         raise UsageError("--out: only one adapter fits in a folder; name one variant and one seed")
+    if args.out:
+        check_writable("--out", args.out)
+        if any(args.out.iterdir()):
+            raise UsageError(f"--out: {args.out}: not empty; choose another folder")
     bench = Bench(settings, Reporter(sys.stderr))
     for variant in trained:
         for seed in settings.seeds:
             folder = bench.trained(variant.name, seed).folder
             if args.out:
-                copy(folder, args.out)
+                adapters.copy(folder, args.out)
             print(args.out or folder)
 
 
@@ -216,14 +220,21 @@ def _changing(args: argparse.Namespace) -> Iterator[tuple[Backend, Writable]]:
 
     What is cheap to check is checked before a model is fetched.
     """
+    from dataclasses import asdict
+
     from engram_bench import backends
-    from engram_bench.memory import weights
+    from engram_bench.memory import addresses, weights
     from engram_bench.store import adapters, models
 
     if (args.adapter / adapters.TRAINING).exists():
         copied = "engram-bench train engram-keyed --out DIR"
         raise UsageError(f"{args.adapter}: this adapter belongs to the cache; make a copy with {copied}")
-    weights.engram_config(args.adapter)
+    config = weights.engram_config(args.adapter)
+    keys, facts = addresses.known(weights.load(args.adapter, "engram", asdict(config)))
+    if args.run is _write:
+        addresses.check_new(args.key, config, keys, facts)
+    else:
+        addresses.check_written(args.key, facts)
     target = backends.find(args.backend)
     if target.framework != "torch":
         raise UsageError("--backend: only torch writes facts (cpu, cuda, mps); MLX can then read the memory")

@@ -172,6 +172,8 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
     gate_update = _on("gate-update", value["gate-update"])
     if gate_update and not value["gate"]:
         raise UsageError("--engram-gate-update: no file to write; add --engram-gate reports/baseline.json")
+    if gate_update and Path(value["gate"]).expanduser().is_dir():
+        raise UsageError(f"--engram-gate-update: {value['gate']} is a folder; name the file to write")
     return Settings(
         profile=value["profile"],
         backend=value["backend"],

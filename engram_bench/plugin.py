@@ -36,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "splits(*names): measure `cell` in these splits only")
     above = "above(variant): `cell` of the variants with thresholds only, and only if the run has this other variant"
     config.addinivalue_line("markers", above)
+    if is_ours(config):  # a run that ends early leaves snapshots unused; syrupy would advise to delete them
+        config.option.disable_unused_snapshots = True
     if hasattr(config, "workerinput"):
         if config.workerinput["engram_grouped"]:  # workers parse the original --dist
             config.option.loadgroup = True

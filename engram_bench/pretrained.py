@@ -134,6 +134,8 @@ class EngramMemory:
         if layer is not None and mask is not None and mask.shape[1] == seen + ids.shape[1]:
             self._hide(layer, mask[:, :seen])
         tokens = ids.cpu().numpy()
+        if tokens.size and tokens.min() < 0:
+            raise UsageError(f"input_ids has {tokens.min()}; token ids are 0 or more (-100 is for labels only)")
         real = np.ones(ids.shape, bool) if mask is None else mask[:, -ids.shape[1] :].cpu().numpy()
         windows, self._call.numbers = self._read(tokens, real, layer)
         memories = self.adapter.memories()

@@ -129,6 +129,13 @@ def test_a_baseline_of_another_schema_is_refused():
         gate.refuse({**a_report(), "schema_version": 2}, gate.fingerprints(a_report()), "b.json")
 
 
+def test_a_baseline_rebuilt_from_a_part_of_its_answers_is_refused():
+    part = a_report()
+    part["run"]["partial"] = "3 of 204 answers"
+    with pytest.raises(BaselineError, match=r"^b\.json: .*3 of 204 answers"):
+        gate.refuse(part, gate.fingerprints(part), "b.json")
+
+
 def test_a_slower_run_or_another_machine_is_warned_of_and_passes():
     slow = a_report()
     slow["run"]["evaluation_s"] = {"baseline": 9.0}
@@ -229,9 +236,11 @@ def test_a_margin_that_is_none_is_refused(text):
         options.settle({"engram_gate_fail": text or " "}, lambda _: "")
 
 
-def test_update_without_a_file_is_refused():
+def test_update_without_a_file_is_refused(tmp_path):
     with pytest.raises(UsageError, match="--engram-gate-update: no file to write"):
         options.settle({"engram_gate_update": True}, lambda _: "")
+    with pytest.raises(UsageError, match=r"--engram-gate-update: .* is a folder; name the file"):
+        options.settle({"engram_gate_update": True, "engram_gate": str(tmp_path)}, lambda _: "")
 
 
 def test_a_runs_folder_stands_for_its_report(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from engram_bench import cli, options, plugin
 from engram_bench.data import patterns
 from engram_bench.errors import UsageError
+from engram_bench.run.bench import Bench
 from engram_bench.run.progress import Reporter
 from engram_bench.store import adapters
 from tests.conftest import ENGRAM, LORA, PATTERNS, needs_torch
@@ -103,6 +104,13 @@ def test_without_the_plugin_a_checkout_says_what_to_install():
     result = run_from_scratch("-p", "no:engram_bench")
     assert result.returncode == 2
     assert "engram_bench is not installed in this environment; run: pip install -e ." in result.stdout + result.stderr
+
+
+def test_a_run_that_ends_early_advises_to_delete_no_snapshot(tmp_path):
+    result = run("--engram-model", tmp_path, "--engram-report", tmp_path / "runs", "--import-mode", "importlib")
+    assert result.returncode == 2
+    assert f"{tmp_path}: no config.json in this folder" in result.stdout
+    assert "snapshot-update" not in result.stdout
 
 
 def test_help_of_bench_names_pytests_options(capsys):
@@ -469,6 +477,9 @@ def test_the_command_line_trains_and_resolves_and_refuses(tiny, checkpoint, caps
     for bad in (["model", "no/such/folder"], *(["train", *of] for of in (["baseline", *data], nothing, several))):
         assert cli.main(bad) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    monkeypatch.setattr(Bench, "trained", lambda *_: pytest.fail("trained before the folder was checked"))
+    assert cli.main(["train", str(folder / "lora.yaml"), "--out", str(folder), *data]) == 2
+    assert f"--out: {folder}: not empty" in capsys.readouterr().err
 
 
 class Terminal(io.StringIO):

@@ -401,6 +401,8 @@ def test_what_it_cannot_read_is_refused(all_parts):
         for call in (model, model.generate):
             with pytest.raises(UsageError, match="pass the token ids"):
                 call(inputs_embeds=embeds, **({"max_new_tokens": 2} if call == model.generate else {}))
+        with pytest.raises(UsageError, match="input_ids has -100"):
+            model(torch.full_like(ids, -100))
         places = torch.cat([torch.arange(3), torch.arange(ids.shape[1] - 3)])[None]
         blocks = torch.zeros(ids.shape[1], ids.shape[1], dtype=torch.bool)
         blocks[:3, :3], blocks[3:, 3:] = True, True

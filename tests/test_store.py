@@ -255,11 +255,26 @@ def test_a_lora_names_its_base_model_and_has_the_umasks_mode(bench_parts, own_ca
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "owner/tiny"
     assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
+    named = str(model.folder).encode()
+    assert not [file for file in folder.iterdir() if named in file.read_bytes()], "peft's model card names it too"
     with (
         warnings.catch_warnings(action="error", category=UserWarning),
         backend.attached(backend.load_adapter(variant, folder)),
     ):
         pass
+
+
+def test_a_copy_has_the_umasks_mode_not_the_caches(bench_parts, own_cache, tmp_path):
+    folder = ensure(bench_parts).folder
+    for file in folder.iterdir():
+        file.chmod(0o400)
+    out = tmp_path / "out"
+    out.mkdir()
+    adapters.copy(folder, out)
+    expected = {file.name for file in folder.iterdir()} - {adapters.TRAINING}
+    assert {file.name for file in out.iterdir()} == expected
+    (out / "new").touch()
+    assert len({file.stat().st_mode for file in out.iterdir()}) == 1
 
 
 def test_seed_data_config_and_replay_each_make_another_adapter(bench_parts, own_cache):

@@ -190,6 +190,17 @@ def test_a_folder_without_a_memory_is_refused_before_a_model_is_fetched(tmp_path
     assert "no n-gram memory here" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [(("write", " ", "x"), "blank"), (("write", "key:ABC", "x"), "already known"), (("forget", "N:z"), "not written")],
+)
+def test_a_key_is_checked_before_a_model_is_fetched(command, problem, saved, capsys, monkeypatch):
+    monkeypatch.setattr("engram_bench.store.models.resolve", lambda name: pytest.fail("a model was asked for"))
+    name, *args = command
+    assert cli.main([name, str(saved), *args, "--backend", "cpu"]) == 2
+    assert problem in capsys.readouterr().err
+
+
 def test_the_commands_write_and_forget(model, saved, checkpoint, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "mine"
     folder.mkdir()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from engram_bench.prompts import ABSENT, Pair, Prompt, PromptEncoder, Span, ngra
 from engram_bench.variants.configs import EngramConfig
 
 CONTROL_SEED = 0
+KNOWN = ("keys", "facts")  # arrays
 FACT_PHRASINGS = ("{key}", "What belongs to {key}?")
 
 Spans = Callable[[Prompt], Span | None]  # the part of a prompt that a memory reads
@@ -92,6 +93,36 @@ def fact_pairs(key: str, value: str, encoder: PromptEncoder) -> list[Pair]:
 def key_tokens(key: str, encoder: PromptEncoder) -> tuple[int, ...]:
     """The token ids that stand for a key, however a text writes it: those of the key by itself."""
     return encoder.answer(key)[:-1]
+
+
+def check_new(key: str, config: EngramConfig, keys: KeyIndex, facts: Mapping[str, str]) -> None:
+    """Check whether a memory with these keys and written facts can take a fact under `key`.
+
+    Raises:
+        UsageError: the key is blank or already known; or the memory looks for no key, so that other texts would
+            read the same rows.
+    """
+    if not config.keyed:
+        why = "takes no facts, because every text would read them; use one with span: key"
+        raise UsageError(f"a memory with span: {config.span} {why}")
+    if not key.strip():
+        raise UsageError("the key is blank; give a key that a prompt can contain")
+    if key_name(key) in keys:
+        why = "written earlier" if key in facts else "up to case, accents, width and white space"
+        raise UsageError(f"{key!r} is already known ({why}); forget it first, or choose another key")
+
+
+def check_written(key: str, facts: Mapping[str, str]) -> None:
+    """Raise a UsageError if no fact was written under this key."""
+    if key not in facts:
+        listed = ", ".join(map(repr, facts)) or "none"
+        raise UsageError(f"{key!r} was not written into this memory; written keys: {listed}")
+
+
+def known(arrays: Mapping[str, NDArray[Any]]) -> tuple[KeyIndex, dict[str, str]]:
+    """The keys and the written facts in the arrays of `Addresses.to_arrays`; a missing array counts as empty."""
+    keys, facts = (arrays.get(name, np.empty(0, np.uint8)) for name in KNOWN)
+    return KeyIndex.from_array(keys), json.loads(facts.tobytes() or b"{}")
 
 
 def _vocabulary(compressed_ids: Int64Array) -> NDArray[np.uint8]:
@@ -165,10 +196,11 @@ class Addresses:
             raise UsageError(
                 "this adapter belongs to a model with another vocabulary; load it with the model it was trained on"
             )
-        keys = KeyIndex.from_array(arrays.pop("keys", np.empty(0, np.uint8)))
+        keys, facts = known(arrays)
+        for name in KNOWN:
+            arrays.pop(name, None)
         rows = {layer: arrays.pop(f"{layer}.row_ids", np.empty(0, np.int64)) for layer in config.layer_ids}
         written = arrays.pop("written_ids", np.empty(0, np.int64))
-        facts = json.loads(arrays.pop("facts", np.frombuffer(b"{}", np.uint8)).tobytes())
         return cls(config, hasher, encoder.eos_id, keys, rows, vocabulary, facts, written)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
@@ -189,20 +221,10 @@ class Addresses:
         """Return addresses that also know this fact.
 
         Raises:
-            UsageError: the key is blank or already known; or the memory looks for no key, so that other texts would
-                read the same rows.
+            UsageError: see `check_new`.
         """
-        if not self.config.keyed:
-            raise UsageError(
-                f"a memory with span: {self.config.span} takes no facts, because every text would read them; "
-                "use one with span: key"
-            )
-        if not key.strip():
-            raise UsageError("the key is blank; give a key that a prompt can contain")
+        check_new(key, self.config, self.keys, self.facts)
         name = key_name(key)
-        if name in self.keys:
-            known = "written earlier" if key in self.facts else "up to case, accents, width and white space"
-            raise UsageError(f"{key!r} is already known ({known}); forget it first, or choose another key")
         pairs, keys = fact_pairs(key, value, encoder), self.keys.with_key(name, key_tokens(key, encoder))
         more = replace(self, keys=keys, facts={**self.facts, key: value})
         new = np.setdiff1d(more.touched(pairs)[self.last], self.rows[self.last])
@@ -213,11 +235,9 @@ class Addresses:
         """Return addresses without this written fact, and without the rows that only this fact reads.
 
         Raises:
-            UsageError: no fact was written under this key.
+            UsageError: see `check_written`.
         """
-        if key not in self.facts:
-            known = ", ".join(map(repr, self.facts)) or "none"
-            raise UsageError(f"{key!r} was not written into this memory; written keys: {known}")
+        check_written(key, self.facts)
         pairs = fact_pairs(key, self.facts[key], encoder)
         others = {name: value for name, value in self.facts.items() if name != key}
         rest = [pair for fact in others.items() for pair in fact_pairs(*fact, encoder)]

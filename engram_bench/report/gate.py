@@ -88,10 +88,13 @@ def refuse(baseline: Record, now: Mapping[str, Any], place: str) -> None:
         place: the baseline's file, for the message.
 
     Raises:
-        BaselineError: the baseline's run was interrupted, or some fingerprints differ; the message names them.
+        BaselineError: the baseline's run was interrupted, its report is partial, or some fingerprints differ; the
+            message names them.
     """
     if not baseline["run"].get("complete", True):
         raise BaselineError(f"{place}: the baseline's run was interrupted; finish it with --engram-resume, or {REMAKE}")
+    if partial := baseline["run"].get("partial"):
+        raise BaselineError(f"{place}: the report was rebuilt from other answers than the run's ({partial}); {REMAKE}")
     theirs = fingerprints(baseline)
     if other := [f"another {name} ({theirs[name]!s:.12}, now {now[name]!s:.12})" for name in now
                  if theirs[name] != now[name]]:  # fmt: skip

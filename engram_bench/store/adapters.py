@@ -78,7 +78,8 @@ def ensure(
 
 
 def _name_base_model(folder: Path, name: str) -> None:
-    """Have peft's config of an adapter name the model, not the folder that it was loaded from."""
+    """Have an adapter by peft name the model, not the folder that it was loaded from."""
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card, which names that folder too
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if "base_model_name_or_path" in config:  # mlx-lm's config has none
@@ -88,15 +89,14 @@ def _name_base_model(folder: Path, name: str) -> None:
 
 
 def copy(folder: Path, out: Path) -> None:
-    """Copy a cached adapter to a folder of the user, without the cache's training record.
+    """Copy a cached adapter to an existing folder of the user, without the cache's training record.
 
     Raises:
-        UsageError: the folder is not empty or cannot be written.
+        UsageError: the folder cannot be written.
     """
     try:
-        if out.exists() and any(out.iterdir()):
-            raise UsageError(f"{out}: not empty; choose another folder")
-        shutil.copytree(folder, out, ignore=shutil.ignore_patterns(TRAINING), dirs_exist_ok=True)
+        for file in _files(folder):
+            shutil.copyfile(file, out / file.name)  # with the mode that the umask gives, not the cache's
     except OSError as error:
         raise UsageError(f"{out}: {error.strerror or error}; choose another folder") from error
 
