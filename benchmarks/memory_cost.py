@@ -40,7 +40,7 @@ class OnHost(EngramLayer):
         super().set_slots(torch.from_numpy(super().slots_for(ids, windows)))
         return NOTHING
 
-    def set_slots(self, slots):
+    def set_slots(self, slots, earlier=None):
         """Do nothing: `slots_for` has already set the slots."""
 
 

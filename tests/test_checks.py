@@ -81,7 +81,7 @@ def test_keys_that_a_memory_cannot_tell_apart_are_named_with_their_lines_before_
     (line,) = alike(patterns.load(file))
     assert line.startswith(f"{file}:15: ")
     assert f"'K:a' ({file}:15), 'k:A' ({file}:16), 'Ｋ : á' ({file}:17)" in line
-    (tmp_path / "engram.yaml").write_text(ENGRAM)
+    (tmp_path / "engram-keyed.yaml").write_text(ENGRAM)
     (tmp_path / "lora.yaml").write_text(LORA)
     given = {"engram_model": str(checkpoint), "engram_backend": "cpu", "engram_patterns": str(file)}
     for variant, notes in (("engram-keyed", [line]), ("lora", [])):

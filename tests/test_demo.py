@@ -24,8 +24,8 @@ def stage(checkpoint, tmp_path_factory):
     (folder / "patterns").mkdir()
     (folder / "patterns" / "facts.yaml").write_text(PATTERNS.replace("name: colours", "name: facts"))
     for name, text in (("lora", LORA), ("engram-keyed", ENGRAM)):
-        (folder / f"{name}.yaml").write_text(text.replace(f"name: tiny-{name}", f"name: {name}"))
-    given["engram_variants"] = f"{folder / 'lora.yaml'},{folder / 'engram.yaml'}"
+        (folder / f"{name}.yaml").write_text(re.sub("name: tiny-.*", f"name: {name}", text))
+    given["engram_variants"] = f"{folder / 'lora.yaml'},{folder / 'engram-keyed.yaml'}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ENGRAM_BENCH_CACHE", str(folder / "cache"))
         made = Bench(settle(given, lambda _: ""), lambda *_: None)
@@ -157,7 +157,12 @@ UNRELATED = demo.Scene("unrelated", "hello")
 
 
 def test_right_wrong_changed_and_unchanged_are_told_apart_and_counted(screen):
-    demo.show(demo.Stage(Scripted(baseline="no", lora="yes", engram="no")), screen, [ASKED, UNRELATED], lambda: None)
+    demo.show(
+        demo.Stage(Scripted(**{"baseline": "no", "lora": "yes", "engram-keyed": "no"})),
+        screen,
+        [ASKED, UNRELATED],
+        lambda: None,
+    )
     told = screen.file.getvalue()
     asked, unrelated, summary = re.split("asked ─|unrelated ─|Summary ─", told)[1:]
     assert [word for word in re.findall(r"right|wrong", asked) if "answers" not in word] == ["wrong", "right", "wrong"]
@@ -166,7 +171,7 @@ def test_right_wrong_changed_and_unchanged_are_told_apart_and_counted(screen):
     assert [" ".join(row[:-1]) for row in rows] == [
         "baseline 0 of 1 by construction 4",
         "lora 1 of 1 0 of 1 6",
-        "engram 0 of 1 1 of 1 4",
+        "engram-keyed 0 of 1 1 of 1 4",
     ]
     assert " ".join(demo.CAVEAT.split()) in " ".join(summary.split())
 
@@ -180,7 +185,7 @@ def test_two_values_are_right_in_any_words_and_one_of_them_is_wrong(screen):
 
 
 def test_a_stored_value_that_nobody_asked_for_is_told(screen):
-    demo.play(demo.Stage(Scripted(baseline="no", lora="yes", engram="no")), screen, NAMED)
+    demo.play(demo.Stage(Scripted(**{"baseline": "no", "lora": "yes", "engram-keyed": "no"})), screen, NAMED)
     told = screen.file.getvalue()
     assert "wanted  the baseline's answer" in told
     assert re.findall(r"untouched|✓ unchanged|✗ [\w ]*\w", told) == ["untouched", "✗ recites the value", "✓ unchanged"]
@@ -189,7 +194,7 @@ def test_a_stored_value_that_nobody_asked_for_is_told(screen):
 
 def test_on_a_terminal_all_answers_are_typed_at_once_token_by_token():
     terminal = Console(file=io.StringIO(), width=80, force_terminal=True)
-    demo.play(demo.Stage(Scripted(baseline="no", lora="yes", engram="abc")), terminal, ASKED)
+    demo.play(demo.Stage(Scripted(**{"baseline": "no", "lora": "yes", "engram-keyed": "abc"})), terminal, ASKED)
     typed = re.findall(r"(\w*)▌", re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", terminal.file.getvalue()))
     grown = list(dict.fromkeys(filter(None, typed)))
     assert grown == ["n", "y", "a", "no", "ye", "ab", "yes", "abc"], "side by side"
@@ -246,7 +251,7 @@ def test_the_title_is_two_lines_at_the_narrowest(screen):
 def test_an_interrupt_while_answers_are_typed_ends_and_leaves_the_model_and_the_terminal_as_they_were(monkeypatch):
     terminal = Console(file=io.StringIO(), width=80, force_terminal=True)
     monkeypatch.setattr(terminal, "input", lambda *_: "hello")
-    stage = demo.Stage(Scripted(baseline="no", lora="y!", engram="no"))
+    stage = demo.Stage(Scripted(**{"baseline": "no", "lora": "y!", "engram-keyed": "no"}))
     demo.interact(stage, terminal)
     assert [backend.on for backend in stage.backends.values()] == [None] * 3
     told = terminal.file.getvalue()
@@ -255,7 +260,9 @@ def test_an_interrupt_while_answers_are_typed_ends_and_leaves_the_model_and_the_
 
 @pytest.fixture
 def command(monkeypatch):
-    monkeypatch.setattr("engram_bench.run.bench.Bench", lambda *_: Scripted(baseline="no", lora="yes", engram="yes"))
+    monkeypatch.setattr(
+        "engram_bench.run.bench.Bench", lambda *_: Scripted(**{"baseline": "no", "lora": "yes", "engram-keyed": "yes"})
+    )
     return lambda *options: cli.main(["demo", "--quick", "--profile", "quick", *options])
 
 

@@ -120,11 +120,8 @@ def test_profiles_take_as_many_items_as_they_say():
     assert set(sizes["quick"].values()) == {10}
     assert sizes["full"] == {n: len(c.items) for n, c in SHIPPED.categories.items() if n != "world"}
     assert sizes["default"].keys() == sizes["quick"].keys()
-    assert all(
-        size == options.DEFAULT_SIZES.get(SHIPPED.categories[name].group, 125)
-        for name, size in sizes["default"].items()
-    )
-    assert 75 <= of_world["default"] <= 100, "whole subjects, so about as many as the profile says"
+    assert all(size == options.DEFAULT_SIZES[SHIPPED.categories[name].group] for name, size in sizes["default"].items())
+    assert 30 <= of_world["default"] <= 50, "whole subjects, so about as many as the profile says"
 
 
 def test_of_triples_whole_subjects_are_drawn_and_those_that_their_values_name():

@@ -146,9 +146,9 @@ def damaged(table: NDArray[Any], how: str) -> NDArray[Any]:
 class Addresses:
     """The hash functions of a memory, its known keys, and the table rows that each layer stores (sorted).
 
-    `mark` is the token id that marks the start of a span, see `ngram_windows`. `vocabulary` identifies the tokenizer.
-    `facts` are the facts written after training, by key. Their rows are in the last layer's table; `written` lists
-    those that training did not use.
+    `mark` is the token id that marks the start of a span, see `ngram_windows`. `vocabulary` identifies the tokenizer
+    of a memory that is saved. `facts` are the facts written after training, by key. Their rows are in the last layer's
+    table; `written` lists those that training did not use.
     """
 
     config: EngramConfig
@@ -156,7 +156,7 @@ class Addresses:
     mark: int
     keys: KeyIndex
     rows: dict[int, Int64Array]
-    vocabulary: NDArray[np.uint8]
+    vocabulary: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
     facts: dict[str, str] = field(default_factory=dict)
     written: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
 
