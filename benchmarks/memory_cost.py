@@ -40,7 +40,7 @@ class OnHost(EngramLayer):
         super().set_slots(torch.from_numpy(super().slots_for(ids, windows)))
         return NOTHING
 
-    def set_slots(self, slots):
+    def set_slots(self, slots, earlier=None):
         """Do nothing: `slots_for` has already set the slots."""
 
 
@@ -62,7 +62,9 @@ def whole_memory(model: TorchModel, rows: int, kind: type[EngramLayer]) -> Engra
         memory.fuse(model.model.dtype)
         if kind is OnHost:
             memory.table = torch.nn.Parameter(table)
-    return EngramAdapter(Addresses(config, hasher, model.encoder.eos_id, KeyIndex(), held), memories)
+    return EngramAdapter(
+        Addresses(config, hasher, model.encoder.eos_id, KeyIndex(), held, np.empty(0, np.uint8)), memories
+    )
 
 
 @torch.inference_mode()
