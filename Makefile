@@ -4,6 +4,7 @@ PYTHON ?= python3
 PROFILE ?= default
 BENCH_ARGS ?=
 DEMO_ARGS ?=
+MAC_ARGS ?=
 COMPARE_ARGS ?=
 BIN := .venv/bin
 
@@ -13,7 +14,7 @@ NEW_ENOUGH = $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >
 TOO_OLD = engram-bench needs Python 3.11 or newer; $(PYTHON) is $(or $(VERSION),not installed)
 check-python = $(if $(NEW_ENOUGH),,$(error $(TOO_OLD): make PYTHON=python3.11 $(MAKECMDGOALS)))
 
-.PHONY: bench demo compare test test-slow test-no-torch lint clean help
+.PHONY: bench demo compare mac test test-slow test-no-torch lint clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,6 +30,11 @@ demo: .venv/installed ## a few prompts side by side, for a recording (DEMO_ARGS=
 compare: .venv/installed .venv-peers/installed ## compare speed and training with other tools (COMPARE_ARGS="--items 40 --repeats 1")
 	$(BIN)/engram-bench model
 	$(BIN)/python benchmarks/compare.py $(COMPARE_ARGS)
+
+# MAC_ARGS: further steps of benchmarks/gpu_kit.sh.
+mac: .venv/installed ## run the suites by MLX on a Mac, and put what can be sent in into mac-results/ (MAC_ARGS=default)
+	$(BIN)/engram-bench model
+	PYTHON=$(BIN)/python DEVICE=mlx KIT=mac-kit COLLECT=mac-results LIMIT=3600 benchmarks/gpu_kit.sh run smoke quick $(MAC_ARGS)
 
 # A tiny model gains nothing from threads, so each process uses one.
 test: .venv/installed ## the package's own tests

@@ -15,6 +15,7 @@
 #   VERSION   pack: Python version of the machine with the GPU (3.12)
 #   DEVICE    run: cuda, cpu, mps or mlx (cuda)
 #   LIMIT, LIMIT_<step>    run: seconds for every step or for one
+#   GRACE     run: seconds that a step has, after its limit, to write the report of what it has (30)
 #   COLLECT   run: collect into this folder after each step
 #   BATCHES, ROWS, TOKENS  run: sizes for the cost of the memory
 # The script also works with bash 3.2, the version that a Mac has.
@@ -99,8 +100,8 @@ unpack() {
   (cd "$box/wheels" && sha256 -c "$box/pieces/model.sha256") >/dev/null 2>&1 \
     || fail "the model that the parts make has another checksum; transfer the parts of one and the same pack"
   offline
-  "$PYTHON" -c 'import bm25s, filelock, gguf, jinja2, jsonschema, matplotlib, peft, platformdirs, rich, scipy, statsmodels, syrupy
-import tabulate, transformers, yaml' || fail "a package is missing here; name it in benchmarks/gpu_kit.txt and pack again"
+  "$PYTHON" -c 'import bm25s, gguf, jsonschema, platformdirs, pytest, syrupy' \
+    || fail "a package is missing here; name it in benchmarks/gpu_kit.txt and pack again"
   if [ "$name" = model.tar ]; then
     rm -rf "$box/model" && mkdir "$box/model"
     tar -xf "$box/wheels/model.tar" -C "$box/model"
@@ -118,6 +119,11 @@ offline() { # what every command on the machine with the GPU sees
 }
 
 # --- run --------------------------------------------------------------------------------------------------------------
+
+# Started in the background, this script and all that it starts would ignore SIGINT.
+heeds_interrupts='import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])'
 
 job='' sampler=''
 stop() { # ends the current step and everything that it started
@@ -152,14 +158,14 @@ step() { # STEP COMMAND...: run the command within the step's limit, in a proces
     sampler=$!
   fi
   set -m
-  "$@" >"$results/$name.log" 2>&1 &
+  "$PYTHON" -c "$heeds_interrupts" "$@" >"$results/$name.log" 2>&1 &
   job=$!
   set +m
   while kill -0 "$job" 2>/dev/null && [ $((SECONDS - started)) -lt "$limit" ]; do sleep 0.2; done
   if kill -0 "$job" 2>/dev/null; then
     outcome=cut
     kill -INT -- "-$job" 2>/dev/null || true
-    local until=$((SECONDS + 20)) # enough for a run to write the report of what it has
+    local until=$((SECONDS + ${GRACE:-30})) # for a run to write the report of what it has
     while kill -0 "$job" 2>/dev/null && [ "$SECONDS" -lt "$until" ]; do sleep 0.2; done
   fi
   kill -KILL -- "-$job" 2>/dev/null || true
@@ -179,7 +185,9 @@ skip() { # STEP REASON
   note "$1" "skipped, $2" 0 0
 }
 
-reports() { find "$results/$1" -name report.json 2>/dev/null | sort | tail -n 1; } # of a step
+reports() { # STEP: the newest report of its runs
+  if [ -d "$results/$1" ]; then find "$results/$1" -name report.json | sort | tail -n 1; fi
+}
 
 suites() { # STEP ARGS...
   local name=$1 engine=peft
@@ -196,7 +204,11 @@ suites() { # STEP ARGS...
 one() { # STEP
   case $1 in
     smoke) suites smoke --engram-profile smoke -x ;; # it asserts no thresholds, so whatever fails is an error
-    quick) suites quick --engram-profile quick --engram-variants all ;;
+    quick)
+      if [ "$DEVICE" = mlx ]; then suites quick --engram-profile quick; else
+        suites quick --engram-profile quick --engram-variants all
+      fi
+      ;;
     default) suites default --engram-profile default ;;
     again) suites again --engram-profile smoke --engram-retrain ;; # the same seed: do the answers stay the same?
     cost) torch_step cost benchmarks/memory_cost.py --rows "$ROWS" --batches "$BATCHES" --tokens "$TOKENS" ;;

@@ -51,10 +51,9 @@ def measured(folder: Path, name: str) -> dict[str, Any]:
 
 def peak(folder: Path, name: str) -> str:
     """Peak memory in GB: the device's, on a CPU the process's."""
-    bytes = measured(folder, name).get("peak_memory") or 1e6 * report(folder, name).get("run", {}).get(
-        "peak_memory_mb", 0
-    )
-    return f"{bytes / 1e9:.1f}" if bytes else ""
+    in_report = 1e6 * report(folder, name).get("run", {}).get("peak_memory_mb", 0)
+    found = measured(folder, name).get("peak_memory", in_report)
+    return f"{found / 1e9:.1f}" if found else ""
 
 
 def variants(folder: Path, name: str) -> list[list[str]]:
@@ -81,6 +80,11 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n\n" if rows else ""
 
 
+def numbers(*values: float) -> list[str]:
+    """Numbers for a table's row."""
+    return [f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}" for value in values]
+
+
 def text(folder: Path) -> str:
     """All tables of a folder of results."""
     rows = steps(folder)
@@ -88,13 +92,7 @@ def text(folder: Path) -> str:
     headers = ["step", "variant", "training, s", "new tokens/s", "one prompt at a time", "exact, seen"]
     made += table(headers, [row for name, *_ in rows for row in variants(folder, name)])
     cost = [
-        [
-            s["memory"],
-            str(s["batch"]),
-            f"{1000 * s['seconds']:.2f}",
-            f"{s['tokens_s']:.0f}",
-            f"{100 * s['overhead']:.1f}",
-        ]
+        [s["memory"], str(s["batch"]), *numbers(1000 * s["seconds"], s["tokens_s"], 100 * s["overhead"])]
         for s in measured(folder, "cost").get("steps", [])
     ]
     made += table(["memory", "batch", "ms a step", "tokens/s", "overhead, %"], cost)

@@ -106,7 +106,8 @@ def filled(config: EngramConfig, compressed_ids: Int64Array, mark: int, rows: in
     (layer,) = sized.layer_ids
     count = sum(map(sum, hasher.primes[layer]))
     table = np.random.default_rng(0).standard_normal((1 + count, sized.width), dtype=np.float32)
-    return Memory(Addresses(sized, hasher, mark, KeyIndex(), {layer: np.arange(count)}), table)
+    unsaved = np.empty(0, np.uint8)  # in place of what tells a saved memory's tokenizer
+    return Memory(Addresses(sized, hasher, mark, KeyIndex(), {layer: np.arange(count)}, unsaved), table)
 
 
 def look_up(memory: Memory, prompt: Prompt) -> dict[str, float]:

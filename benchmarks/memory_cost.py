@@ -62,7 +62,9 @@ def whole_memory(model: TorchModel, rows: int, kind: type[EngramLayer]) -> Engra
         memory.fuse(model.model.dtype)
         if kind is OnHost:
             memory.table = torch.nn.Parameter(table)
-    return EngramAdapter(Addresses(config, hasher, model.encoder.eos_id, KeyIndex(), held), memories)
+    return EngramAdapter(
+        Addresses(config, hasher, model.encoder.eos_id, KeyIndex(), held, np.empty(0, np.uint8)), memories
+    )
 
 
 @torch.inference_mode()

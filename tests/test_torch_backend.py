@@ -567,3 +567,9 @@ def _array(folder, name):
     from safetensors.numpy import load_file
 
     return load_file(folder / "memory.safetensors")[name]
+
+
+def test_a_tokens_keys_and_values_are_counted_as_they_are_held(model):
+    prompt = model.encoder.prompt("a")
+    held = [tensor[:, :, -1] for layer in model.prefix_state(prompt, 4) for tensor in layer]
+    assert model.token_bytes() == sum(tensor.numel() * tensor.element_size() for tensor in held)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from engram_bench.backends.torch.decoding import AT_ONCE, BLOCK, _choose
+from engram_bench.backends.torch.device import answers_in
 
 ROWS = AT_ONCE + 3
 TEMPERATURE = 0.8
@@ -33,3 +34,11 @@ def test_the_first_of_equals_is_the_most_probable():
     logits = torch.zeros(1, 3 * BLOCK)
     logits[0, [BLOCK + 3, BLOCK + 9, 2 * BLOCK]] = 1
     assert _choose(logits, np.array([0]), 1.0, np.array([np.nan])).tolist() == [BLOCK + 3]
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "found"),
+    [(0, 32), (8, 128), (12, 128), (12.5, 256), (25, 512), (80, 1024), (200, 2048), (2000, 2048)],
+)
+def test_answers_decoded_together_follow_the_devices_memory_in_powers_of_two(gigabytes, found):
+    assert answers_in(int(gigabytes * 1e9), token_bytes=23_040) == found

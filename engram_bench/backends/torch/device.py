@@ -46,19 +46,19 @@ def pick_dtype(device: str) -> tuple[torch.dtype, str]:
 def pick_batch_size(device: str, token_bytes: int) -> int:
     """How many answers to decode together; on CUDA, as many as fit into the free memory.
 
-    It is a power of two, so that a little more or less free memory does not change the batches.
-
     Args:
         device: a torch device.
         token_bytes: keys and values of one token, over all layers.
     """
     if device == "cpu":
         return 512
-    if device != "cuda":
-        return 256
-    free, _ = torch.cuda.mem_get_info()
-    fitting = free // (SHARE * ANSWER_TOKENS * max(1, token_bytes))
-    return min(MOST_ANSWERS, max(LEAST_ANSWERS, 1 << max(0, fitting.bit_length() - 1)))
+    return answers_in(torch.cuda.mem_get_info()[0], token_bytes) if device == "cuda" else 256
+
+
+def answers_in(free: int, token_bytes: int) -> int:
+    """How many answers fit into `free` bytes: a power of two, so that a little more memory changes no batches."""
+    fitting = max(1, free // (SHARE * ANSWER_TOKENS * token_bytes))
+    return min(MOST_ANSWERS, max(LEAST_ANSWERS, 1 << (fitting.bit_length() - 1)))
 
 
 def uploaded(device: str, arrays: Sequence[NDArray[np.int64]]) -> list[Tensor]:
