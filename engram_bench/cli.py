@@ -233,6 +233,7 @@ def _changing(args: argparse.Namespace) -> Iterator[tuple[Backend, Writable]]:
     keys, facts = addresses.known(weights.load(args.adapter, "engram", asdict(config)))
     if args.run is _write:
         addresses.check_new(args.key, config, keys, facts)
+        addresses.check_value(args.value)
     else:
         addresses.check_written(args.key, facts)
     target = backends.find(args.backend)
@@ -297,7 +298,8 @@ def _compare(args: argparse.Namespace) -> int:
     from engram_bench.report.text import safe
 
     fail = margins("--fail", args.fail)
-    before, after = gate.read(args.before), gate.read(args.after)
+    mend = "name the folder of a run, or its report.json"
+    before, after = gate.read(args.before, mend), gate.read(args.after, mend)
     gate.refuse(before, gate.fingerprints(after), str(args.before))
     gate.refuse(after, gate.fingerprints(before), str(args.after))
     found = gate.compare(before, after, fail)

@@ -192,9 +192,15 @@ def test_a_folder_without_a_memory_is_refused_before_a_model_is_fetched(tmp_path
 
 @pytest.mark.parametrize(
     ("command", "problem"),
-    [(("write", " ", "x"), "blank"), (("write", "key:ABC", "x"), "already known"), (("forget", "N:z"), "not written")],
+    [
+        (("write", " ", "x"), "the key is blank"),
+        (("write", "\u0301", "x"), "the key is blank"),
+        (("write", "N:z", " "), "the value is blank"),
+        (("write", "key:ABC", "x"), "already known"),
+        (("forget", "N:z"), "not written"),
+    ],
 )
-def test_a_key_is_checked_before_a_model_is_fetched(command, problem, saved, capsys, monkeypatch):
+def test_what_is_written_is_checked_before_a_model_is_fetched(command, problem, saved, capsys, monkeypatch):
     monkeypatch.setattr("engram_bench.store.models.resolve", lambda name: pytest.fail("a model was asked for"))
     name, *args = command
     assert cli.main([name, str(saved), *args, "--backend", "cpu"]) == 2

@@ -105,11 +105,17 @@ def check_new(key: str, config: EngramConfig, keys: KeyIndex, facts: Mapping[str
     if not config.keyed:
         why = "takes no facts, because every text would read them; use one with span: key"
         raise UsageError(f"a memory with span: {config.span} {why}")
-    if not key.strip():
+    if not key_name(key):  # also of marks alone, such as an accent
         raise UsageError("the key is blank; give a key that a prompt can contain")
     if key_name(key) in keys:
         why = "written earlier" if key in facts else "up to case, accents, width and white space"
         raise UsageError(f"{key!r} is already known ({why}); forget it first, or choose another key")
+
+
+def check_value(value: str) -> None:
+    """Raise a UsageError if nothing would be stored."""
+    if not value.strip():
+        raise UsageError("the value is blank; give the answer to store")
 
 
 def check_written(key: str, facts: Mapping[str, str]) -> None:
@@ -221,9 +227,10 @@ class Addresses:
         """Return addresses that also know this fact.
 
         Raises:
-            UsageError: see `check_new`.
+            UsageError: see `check_new` and `check_value`.
         """
         check_new(key, self.config, self.keys, self.facts)
+        check_value(value)
         name = key_name(key)
         pairs, keys = fact_pairs(key, value, encoder), self.keys.with_key(name, key_tokens(key, encoder))
         more = replace(self, keys=keys, facts={**self.facts, key: value})

@@ -72,7 +72,8 @@ def rebuild(folder: Path, partial: bool = False) -> None:
         raise UsageError(f"{error.filename or folder}: {error.strerror}; name the folder of a complete run") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
-        raise UsageError(f"{folder / SAMPLES}: answers do not fit report.json ({reason}); repeat the run") from error
+        mend = "repeat the run" if partial else "rebuild it from the whole lines with --partial, or repeat the run"
+        raise UsageError(f"{folder / SAMPLES}: answers do not fit report.json ({reason}); {mend}") from error
 
 
 def _run(old: Record, samples: Sequence[Record], place: Path, partial: bool) -> Record:
