@@ -138,6 +138,7 @@ limit_of() { # STEP: its seconds
     smoke | profile) seconds=60 ;;
     quick) seconds=180 ;;
     default) seconds=240 ;;
+    cost) seconds=150 ;;
     *) seconds=120 ;;
   esac
   echo "${!own:-${LIMIT:-$seconds}}"

@@ -30,6 +30,7 @@ from engram_bench.prompts import Prompt, extend_windows, shared_prefix
 from engram_bench.store import models
 
 ROUNDS = 3  # each runs every memory once, so that a slower phase of the machine affects all
+FILLING_ROWS = 1 << 16  # different rows, repeated through a table
 NOTHING = np.empty(0, np.int64)
 
 
@@ -53,10 +54,12 @@ def whole_memory(model: TorchModel, rows: int, kind: type[EngramLayer]) -> Engra
     config = replace(variant.config, layers=layers, rows=rows // tables, span="text", acts="everywhere")
     hasher = make_hasher(config, compress_vocabulary(model.encoder.tokenizer), model.encoder.eos_id)
     held = {layer: np.arange(sum(map(sum, hasher.primes[layer]))) for layer in layers}
+    filling = 0.01 * torch.randn(FILLING_ROWS, config.width)
     memories = {}
     for layer, ids in held.items():
         memory = kind(config, layer, hasher, ids, model.model.config.hidden_size).eval()
-        torch.nn.init.normal_(memory.table.data[1:], std=0.01)
+        for some in memory.table.data[1:].split(len(filling)):  # 10 million rows of random numbers take a minute
+            some.copy_(filling[: len(some)])
         table = memory.table.data
         memories[layer] = memory.to(model.device)
         memory.fuse(model.model.dtype)

@@ -206,7 +206,8 @@ BAD = {
     "not YAML": ("name: [own\n", ":2:", "not valid YAML"),
     "nested output": (head("  - {input: a, output: [b]}\n"), ":3:", "must be text"),
     "alias": ("name: &x own\nexamples: *x\n", ":2:", "aliases"),
-    "nested deep": ("name: own\nexamples: " + "[" * 5000 + "\n", ":2:", "nested more than 20 deep"),
+    "nested deep": ("name: own\nexamples: " + "[" * 30 + "\n", ":2:", "nested more than 20 deep"),
+    "nested deeper": ("name: own\nexamples: " + "[" * 5000 + "\n", ":2:", "nest"),  # PyYAML 6.0.4 has a limit, too
     "not UTF-8": (b"name: own\ndescription: \xff\xfe\n", ":2:", "not UTF-8 at byte 23"),
     "raw control character": (head('  - {input: "a\x07", output: b}\n'), "own.yaml", "not valid YAML"),
     "written control character": (head('  - {input: a, output: "b\\x1b[2J"}\n'), ":3:", "control character U+001B"),
