@@ -30,14 +30,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run that ends early leaves snapshots unused; without this, syrupy would advise to delete them."""
+    whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if is_ours(session.config) and (not whole or session.shouldfail or session.shouldstop):
+        session.config.option.disable_unused_snapshots = True
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     for name in backends.NAMES:
         config.addinivalue_line("markers", f"{name}: runs on this backend; `-m {name}` selects it")
     config.addinivalue_line("markers", "splits(*names): measure `cell` in these splits only")
     above = "above(variant): `cell` of the variants with thresholds only, and only if the run has this other variant"
     config.addinivalue_line("markers", above)
-    if is_ours(config):  # a run that ends early leaves snapshots unused; syrupy would advise to delete them
-        config.option.disable_unused_snapshots = True
     if hasattr(config, "workerinput"):
         if config.workerinput["engram_grouped"]:  # workers parse the original --dist
             config.option.loadgroup = True

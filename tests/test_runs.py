@@ -186,11 +186,13 @@ def test_a_killed_worker_loses_no_finished_result_and_the_run_can_be_finished(ti
     log = (tmp_path / "log").read_text().splitlines()
     assert sum(line.startswith("train") for line in log) == 2 + kill.count("train"), "what was trained stays trained"
     # Replay texts, passages and repeated answers come in batches of at most eight, and each process makes its own. The
-    # worker that lives ends with the run, and may lose one of these.
-    small = {"generate 1", "generate 8"}
-    answers = {line: n for line, n in Counter(alone[1]).items() if line.startswith("generate") and line not in small}
-    assert len(answers) > 3
-    assert {line: log.count(line) for line in answers} == answers, "what was answered stays answered"
+    # worker that lives ends with the run, and may lose the batch that it is at.
+    small = {"generate 1", "generate 8", f"generate {len(prompt_sets.control(8))}"}
+    answers = Counter(line for line in alone[1] if line.startswith("generate") and line not in small)
+    found = Counter(line for line in log if line in answers)
+    assert answers.total() > 6
+    assert not answers - found
+    assert (found - answers).total() <= 1, "what was answered stays answered"
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]])

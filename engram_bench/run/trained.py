@@ -46,6 +46,7 @@ class TrainedAdapters:
         self._settings, self._model, self._backend = settings, model, backend
         self._recorder, self._progress, self._run_id = recorder, progress, run_id
         self.data = training_set(settings.patterns, settings.training)
+        self._sets = {settings.training: self.data}
         self._found: dict[tuple[str, int], adapters.Trained] = {}
         self._loaded: dict[tuple[str, int], Adapter] = {}
 
@@ -91,7 +92,9 @@ class TrainedAdapters:
 
     def _data(self, variant: Variant) -> TrainingSet:
         kind = variant.questions or self.data.kind
-        return self.data if kind == self.data.kind else training_set(self._settings.patterns, kind)
+        if kind not in self._sets:
+            self._sets[kind] = training_set(self._settings.patterns, kind)
+        return self._sets[kind]
 
     def _trainer(self, variant: Variant) -> Backend:
         """The backend that trains a variant.

@@ -21,12 +21,13 @@ from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters, remove_lora
 from numpy.typing import NDArray
 
 from engram_bench.backends.base import Adapter, WithoutNgrams
+from engram_bench.backends.together import Together
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.memory.addresses import Addresses, Spans, damaged, placed
 from engram_bench.memory.mlx import EngramLayer, MemoryLayer, UnigramLayer, injected
 from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span
-from engram_bench.variants.configs import EngramConfig, EngramLoraConfig, LoraConfig, UnigramConfig
+from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfig
 
 LORA_WEIGHTS, LORA_CONFIG = "adapters.safetensors", "adapter_config.json"  # the names mlx-lm looks for
 PREFIX = "layer"
@@ -176,30 +177,14 @@ class EngramAdapter:
         weights.save(folder, "engram", asdict(self.addresses.config), arrays)
 
 
-class EngramLoraAdapter:
-    """A memory and a LoRA that train together; see `backends.torch.adapters.EngramLoraAdapter`."""
+class EngramLoraAdapter(Together):
+    """mlx-lm's LoRA and the n-gram memory on one model."""
 
-    acts_on_template = True
+    parts = (EngramAdapter, LoraAdapter)
 
     def __init__(self, memory: EngramAdapter, lora: LoraAdapter) -> None:
-        self.memory, self.lora = memory, lora
-        self.ngram_size, self.acts_on_text = memory.ngram_size, memory.acts_on_text
-        self.span, self.found, self.gates, self.train = memory.span, memory.found, memory.gates, memory.train
-        self.memories, self.is_table = memory.memories, memory.is_table
-
-    @classmethod
-    def create(
-        cls, model: nn.Module, config: EngramLoraConfig, encoder: PromptEncoder, pairs: Sequence[Pair]
-    ) -> EngramLoraAdapter:
-        memory = EngramAdapter.create(model, config.memory, encoder, pairs)
-        return cls(memory, LoraAdapter.create(model, config.lora, encoder, pairs))
-
-    @classmethod
-    def load(
-        cls, model: nn.Module, config: EngramLoraConfig, encoder: PromptEncoder, folder: Path
-    ) -> EngramLoraAdapter:
-        memory = EngramAdapter.load(model, config.memory, encoder, folder)
-        return cls(memory, LoraAdapter.load(model, config.lora, encoder, folder))
+        super().__init__(memory, lora)
+        self.is_table = memory.is_table
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
@@ -210,13 +195,6 @@ class EngramLoraAdapter:
                 yield
             finally:
                 del self.trained
-
-    def parameter_count(self) -> int:
-        return self.memory.parameter_count() + self.lora.parameter_count()
-
-    def save(self, folder: Path) -> None:
-        self.memory.save(folder)
-        self.lora.save(folder)
 
 
 class UnigramAdapter(WithoutNgrams):

@@ -17,12 +17,13 @@ import torch
 from torch import nn
 
 from engram_bench.backends.base import Adapter, WithoutNgrams
+from engram_bench.backends.together import Together
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.memory.addresses import Addresses, Spans, damaged, placed
 from engram_bench.memory.torch import EngramLayer, MemoryLayer, UnigramLayer, decoder_layers, injected, low_precision
 from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span
-from engram_bench.variants.configs import EngramConfig, EngramLoraConfig, LoraConfig, UnigramConfig
+from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfig
 
 
 class TorchAdapter(Adapter, Protocol):
@@ -218,33 +219,11 @@ class EngramAdapter:
         weights.save(folder, "engram", asdict(self.config), {**arrays, **self.addresses.to_arrays()})
 
 
-class EngramLoraAdapter:
-    """A memory and a LoRA that train together on one model; saved side by side, each in its own format.
+class EngramLoraAdapter(Together):
+    """peft's LoRA and the n-gram memory on one model."""
 
-    `acts_on_text` is the memory's: it tells which tokens read n-grams. The LoRA acts on all tokens.
-    """
-
-    acts_on_template, first_layer = True, 0
-
-    def __init__(self, memory: EngramAdapter, lora: LoraAdapter) -> None:
-        self.memory, self.lora = memory, lora
-        self.ngram_size, self.acts_on_text = memory.ngram_size, memory.acts_on_text
-        self.span, self.found, self.gates, self.train = memory.span, memory.found, memory.gates, memory.train
-        self.memories = memory.memories
-
-    @classmethod
-    def create(
-        cls, model: nn.Module, config: EngramLoraConfig, encoder: PromptEncoder, pairs: Sequence[Pair]
-    ) -> EngramLoraAdapter:
-        memory = EngramAdapter.create(model, config.memory, encoder, pairs)
-        return cls(memory, LoraAdapter.create(model, config.lora, encoder, pairs))
-
-    @classmethod
-    def load(
-        cls, model: nn.Module, config: EngramLoraConfig, encoder: PromptEncoder, folder: Path
-    ) -> EngramLoraAdapter:
-        memory = EngramAdapter.load(model, config.memory, encoder, folder)
-        return cls(memory, LoraAdapter.load(model, config.lora, encoder, folder))
+    parts = (EngramAdapter, LoraAdapter)
+    first_layer = 0
 
     @contextmanager
     def on(self, model: Any) -> Iterator[None]:
@@ -253,13 +232,6 @@ class EngramLoraAdapter:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [*self.memory.parameter_groups(), *self.lora.parameter_groups()]
-
-    def parameter_count(self) -> int:
-        return self.memory.parameter_count() + self.lora.parameter_count()
-
-    def save(self, folder: Path) -> None:
-        self.memory.save(folder)
-        self.lora.save(folder)
 
 
 def _in_float32(memory: EngramLayer) -> Callable[[torch.Tensor], torch.Tensor]:
