@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from recipes import saved
+from recipes import commit, saved
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -129,7 +129,7 @@ def main() -> None:
                 "with memory": lens(backend, adapter, prompt, token),
             }
         )
-    saved(args.out, backend, trials)
+    saved(args.out, backend, trials, commit=commit())
     drawn(trials, args.plot)
 
 

@@ -144,11 +144,15 @@ def _share(hits: Iterator[bool]) -> float:
     return round(sum(found) / len(found), 4)
 
 
+def commit() -> str:
+    """The checkout's commit, marked if it has changes."""
+    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return told.stdout.strip()
+
+
 def saved(file: Path, backend: Backend, trials: Sequence[dict[str, Any]], **more: Any) -> None:
-    """Write trials to a results file, with the commit and the machine they ran on."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    """Write trials to a results file, with the machine they ran on."""
     header = {
-        "commit": commit.stdout.strip(),
         "machine": f"{platform.machine()}, {backend.device}, {backend.dtype} ({backend.dtype_reason})",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         **more,
@@ -158,6 +162,7 @@ def saved(file: Path, backend: Backend, trials: Sequence[dict[str, Any]], **more
 
 
 def printed(trial: Trial) -> dict[str, Any]:
-    """A trial as a record, printed with the time of day (UTC)."""
-    print(time.strftime("%H:%M:%S", time.gmtime()), json.dumps(asdict(trial)), flush=True)
-    return asdict(trial)
+    """A trial as a record with the commit it ran on, printed with the time of day (UTC)."""
+    record = {**asdict(trial), "commit": commit()}
+    print(time.strftime("%H:%M:%S", time.gmtime()), json.dumps(record), flush=True)
+    return record

@@ -39,8 +39,8 @@ class Contrast(NamedTuple):
         return CellKey(self.other, self.category, self.split)
 
 
-# What a memory must show to be worth more than a LoRA: that the model can use the value. Fixed before any run on these
-# questions. Neither side is near 0 or 100%, so it can go either way.
+# What a memory must show to be worth more than a LoRA: that the model can use the value. A quick run had shown that
+# neither side is near 0 or 100% there.
 PRIMARY = Contrast("engram-keyed", "all lookups", "applied", "lora", "exact")
 
 
