@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,10 @@ def main() -> None:
     target = backends.find(args.device, "peft")
     model = TorchModel(models.resolve(args.model).folder, target.device)
     steps: list[dict[str, Any]] = []
-    for measure, of in ((decoding_step, 1), (decoding_step, 256), (training_step, "lora"), (training_step, "engram")):
-        found = measure(model, of)  # type: ignore[operator]
+    measures = [*(partial(decoding_step, model, batch) for batch in (1, 256))]
+    measures += [partial(training_step, model, name) for name in ("lora", "engram", "engram-keyed")]
+    for measure in measures:
+        found = measure()
         steps.append(found)
         print(f"{found['step']}, batch {found['batch']}: {1000 * found['seconds']:.1f} ms, {found['per_second']}/s")
         print(found["operations"])

@@ -1,6 +1,6 @@
-"""Try recipes of the memory and of LoRA, changing one setting at a time, with the same number of trials for both.
+"""Try recipes of the memories and of LoRA, changing one setting at a time, with the same number of trials for each.
 
-``python benchmarks/sweep.py [--kinds engram,lora] [--only TEXT]`` prints each trial when it ends. All train on the
+``python benchmarks/sweep.py [--kinds engram-keyed,lora] [--only TEXT]`` prints each trial when it ends. All train on the
 rich training of a few items, see `data.training`. The default recipes were chosen by this sweep, on development
 sentences and texts (see `recipes`), never on the suites' questions: first recall, then KL and recited values.
 """
@@ -33,6 +33,8 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"first_layer": 0, "batch_size": 32},
         {"first_layer": 0},
         {"first_layer": 0.67},
+        {"rank": 8, "alpha": 16},
+        {"rank": 32, "alpha": 64},
         {"lr": 2e-3},
         {"lr": 5e-3},
         {"replay_weight": 3.0},
@@ -43,10 +45,24 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"layers": [0.1, 0.8]},
         {"layers": [0.54, 0.67, 0.8]},
         {"orders": [2, 3]},
+        {"heads": 4},
         {"width": 16},
+        {"lr": 1e-3},
         {"table_lr": 0.1},
         {"replay_weight": 3.0},
         {"batch_size": 32},
+    ],
+    "engram": [
+        {},
+        {"width": 64},
+        {"order_dropout": 0.1},
+        {"lr": 1e-3},
+        {"lr": 1e-2},
+        {"table_lr": 0.05},
+        {"table_lr": 0.5},
+        {"replay_weight": 3.0},
+        {"batch_size": 32},
+        {"epochs": 16},
     ],
 }
 
@@ -65,8 +81,10 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(TRIALS))
     parser.add_argument("--only", default="", metavar="TEXT", help="only trials whose name holds this text")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "sweep.json")
+    parser.add_argument("--backend", default="cpu", help="as for pytest's --engram-backend")
+    parser.add_argument("--model", default="bundled", help="as for pytest's --engram-model")
     args = parser.parse_args()
-    backend = backends.find("cpu").load(models.resolve("bundled").folder)
+    backend = backends.find(args.backend).load(models.resolve(args.model).folder)
     every = patterns.load(PATTERNS)
     data = PatternSet({name: every.categories[name] for name in CATEGORIES}).sample(ITEMS)
     training = training_set(data, "rich")

@@ -62,7 +62,12 @@ class Network:
         if self.holds_shared_apart:
             model.set_attn_implementation(attention.GROUPED)
         elif ours and model.config._attn_implementation == "sdpa":
-            model.set_attn_implementation(attention.MASKED)
+            import os
+
+            way = os.environ.get("ENGRAM_ATT", "efficient")
+            model.set_attn_implementation(attention.GROUPED if way == "grouped" else attention.MASKED)
+            if device == "cuda" and way != "cudnn":
+                torch.backends.cuda.enable_cudnn_sdp(False)
         self.model = model.to(device).eval().requires_grad_(False)
         self.stop_ids = stop_ids(self.encoder.eos_id, self.model.generation_config.eos_token_id)
         self._wanted: Tensor | None = None

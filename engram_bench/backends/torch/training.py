@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -54,13 +54,19 @@ def train(
     rates = [config.table_lr if group["tables"] else config.lr for group in groups]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, config.beta2), fused=True)
     texts = [*pairs, *targets]
-    prefix = model.shared_by(texts)
+    at_once = model.device != "cpu"  # starting operations takes most of a GPU's time here, so a step has few large ones
+    prefix = 0 if at_once and adapter.acts_on_template else model.shared_by(texts)
     frozen: FrozenParts | None = None
     if adapter.first_layer or not adapter.acts_on_template:
         frozen = FrozenParts(model, adapter, adapter.first_layer, prefix, texts)
 
-    def parts(batch: Sequence[Pair]) -> Sequence[Sequence[Pair]]:
-        return [batch] if frozen else _parts(batch, prefix)
+    def passes(batch: Sequence[Pair], replay: Sequence[Pair]) -> Iterator[tuple[Sequence[Pair], Sequence[Pair]]]:
+        """Examples and replay texts of each forward pass."""
+        if at_once and frozen:
+            yield batch, replay
+        else:
+            yield from ((part, ()) for part in ([batch] if frozen else _parts(batch, prefix)))
+            yield from (((), part) for part in ([replay] if frozen else _parts(replay, prefix)) if part)
 
     def answer_logits(part: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         if frozen:
@@ -71,17 +77,15 @@ def train(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         optimizer.zero_grad()
-        total, count, hits = 0.0, sum(len(answer) for _, answer in batch), []
-        for part in parts(batch):
-            logits, tokens = answer_logits(part)
-            loss = cross_entropy(logits.float(), tokens, reduction="sum") / count
-            loss.backward()  # type: ignore[no-untyped-call]
+        total, hits, kl = 0.0, [np.empty(0, bool)], [np.empty(0, np.float32)]
+        for examples, unchanged in passes(batch, replay):
+            logits, tokens = answer_logits([*examples, *unchanged])
+            own = _tokens(examples)
+            loss = cross_entropy(logits[:own].float(), tokens[:own], reduction="sum") / _tokens(batch)
+            each = divergences(logits[own:], targets, unchanged) if unchanged else torch.zeros(0, device=logits.device)
+            (loss + config.replay_weight * each.sum() / max(1, _tokens(replay))).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
-            hits.append((logits.detach().argmax(-1) == tokens).cpu().numpy())
-        kl, count = [np.empty(0, np.float32)], sum(len(answer) for _, answer in replay)
-        for part in parts(replay) if replay else ():
-            each = divergences(answer_logits(part)[0], targets, part)
-            (config.replay_weight * each.sum() / count).backward()  # type: ignore[no-untyped-call]
+            hits.append((logits[:own].detach().argmax(-1) == tokens[:own]).cpu().numpy())
             kl.append(each.detach().cpu().numpy())
         if config.clip:
             torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], config.clip)
@@ -94,8 +98,15 @@ def train(
     return replace(training, seconds=time.perf_counter() - started)  # includes the time for `FrozenParts`
 
 
+def _tokens(pairs: Sequence[Pair]) -> int:
+    """Number of answer tokens."""
+    return sum(len(answer) for _, answer in pairs)
+
+
 def _parts(batch: Sequence[Pair], prefix: int) -> list[Sequence[Pair]]:
     """Split a batch into equal parts of at most `MOST_TOKENS` tokens each, without the shared prefix."""
+    if not batch:
+        return []
     longest = max(len(prompt.ids) + len(answer) - 1 - prefix for prompt, answer in batch)
     size = max(1, MOST_TOKENS // longest)
     size = math.ceil(len(batch) / math.ceil(len(batch) / size))
