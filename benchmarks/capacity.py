@@ -45,10 +45,10 @@ def main() -> None:
     parser.add_argument("--facts", default="100,1000")
     parser.add_argument("--variants", default="engram-keyed,lora")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "capacity.json")
-    parser.add_argument("--backend", default="cpu", help="as for pytest's --engram-backend")
-    parser.add_argument("--model", default="bundled", help="as for pytest's --engram-model")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--model", default="bundled", help="model, as for pytest's --engram-model")
     args = parser.parse_args()
-    backend = backends.find(args.backend).load(models.resolve(args.model).folder)
+    backend = backends.find(args.device).load(models.resolve(args.model).folder)
     world = PatternSet({"world": patterns.load(PATTERNS).categories["world"]})
     found: list[dict[str, Any]] = []
     for count in map(int, args.facts.split(",")):

@@ -29,7 +29,7 @@ if [ -z "${PYTHON:-}" ]; then PYTHON=python3 && [ ! -x .venv/bin/python ] || PYT
 mkdir -p "$KIT"
 KIT=$(cd "$KIT" && pwd)
 box=$KIT/box results=$KIT/box/results
-steps="smoke quick cost profile default scratch unsloth again workers"
+steps="smoke quick cost profile default sweep ladder ablations capacity scratch unsloth again workers"
 most=$((64 << 20)) # bytes of one transfer: the working tree and a part
 most_file=$((16 << 20))
 
@@ -137,7 +137,7 @@ limit_of() { # STEP: its seconds
   case $1 in
     smoke | profile) seconds=60 ;;
     quick) seconds=180 ;;
-    default) seconds=240 ;;
+    default | sweep) seconds=240 ;;
     cost) seconds=150 ;;
     *) seconds=120 ;;
   esac
@@ -211,9 +211,11 @@ one() { # STEP
       fi
       ;;
     default) suites default --engram-profile default ;;
+    ladder | ablations) suites "$1" --engram-profile quick --engram-variants "$1" --engram-samples 0 ;;
     again) suites again --engram-profile smoke --engram-retrain ;; # the same seed: do the answers stay the same?
     cost) torch_step cost benchmarks/memory_cost.py --rows "$ROWS" --batches "$BATCHES" --tokens "$TOKENS" ;;
     profile) torch_step profile benchmarks/gpu_profile.py ;;
+    sweep | capacity) torch_step "$1" "benchmarks/$1.py" ;;
     scratch)
       if "$PYTHON" -m engram_bench.cli scratch --help >/dev/null 2>&1; then
         step scratch "$PYTHON" -m engram_bench.cli scratch --profile micro --backend "$DEVICE"
@@ -291,7 +293,7 @@ collect() { # FOLDER
   mkdir -p "$1"
   cp "$results/machine.txt" "$1/"
   "$PYTHON" benchmarks/gpu_table.py "$results" >"$1/table.md"
-  for name in smoke quick default unsloth; do
+  for name in quick default ladder ablations unsloth; do
     file=$(reports $name)
     if [ -n "$file" ]; then cp "$file" "$1/report-$name.json"; fi
   done

@@ -18,7 +18,8 @@ from typing import Any
 def steps(folder: Path) -> list[list[str]]:
     """One row per step that was begun, in that order; of a step that ran twice, its last outcome."""
     last: dict[str, list[str]] = {}
-    for line in (folder / "steps.tsv").read_text(encoding="utf-8").splitlines():
+    file = folder / "steps.tsv"
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         name, *rest = line.split("\t")
         last[name] = rest
     found = []
@@ -57,7 +58,7 @@ def peak(folder: Path, name: str) -> str:
 
 
 def variants(folder: Path, name: str) -> list[list[str]]:
-    """One row per variant of a run: training, tokens per second together and one prompt at a time, exact answers."""
+    """One row per variant of a run: training, tokens per second together and one prompt at a time."""
     found = report(folder, name)
     if not found:
         return []
@@ -65,12 +66,26 @@ def variants(folder: Path, name: str) -> list[list[str]]:
     rows = []
     for variant in found["variants"]:
         own, train = variant["name"], variant["train"]
-        cells = [cell for cell in found["cells"] if cell["variant"] == own and cell["split"] == "seen"]
-        right, asked = sum(cell["exact"]["k"] for cell in cells), sum(cell["n"] for cell in cells)
         seconds = f"{train['seconds']:.1f}{' (cached)' * variant['cached']}" if train else ""
         together = found["run"]["tokens_s"].get(own)
-        exact = f"{right:.0f} of {asked}" if asked else ""
-        rows.append([name, own, seconds, f"{together:.0f}" if together else "", alone.get(own, ""), exact])
+        rows.append([name, own, seconds, f"{together:.0f}" if together else "", alone.get(own, "")])
+    return rows
+
+
+NAMES = ("smoke", "quick", "default", "ladder", "ablations", "unsloth", "again", "workers")  # steps that run the suites
+WAYS = ("seen", "rephrased", "paraphrased", "combined", "applied", "mention", "contradicted", "neighbour")
+
+
+def ways(folder: Path, name: str) -> list[list[str]]:
+    """One row per variant of a run: its right answers in each way, in %; and its KL on unrelated text."""
+    rows = []
+    for line in report(folder, name).get("scorecard", ()):
+        groups = [line[group] or {} for group in ("reliability", "generality", "portability", "locality")]
+        rates = {way["way"]: way["rate"] for group in groups for way in group.get("ways", ())}
+        kl = line["kl"] or {}
+        shown = "by construction" if kl.get("by_construction") else f"{kl['mean']:.2f}" if "mean" in kl else ""
+        cells = [f"{100 * rates[way]:.0f}" if way in rates else "" for way in WAYS]
+        rows.append([name, line["variant"], *cells, shown])
     return rows
 
 
@@ -89,8 +104,12 @@ def text(folder: Path) -> str:
     """All tables of a folder of results."""
     rows = steps(folder)
     made = table(["step", "outcome", "seconds, of at most", "GPU busy, %", "peak memory, GB"], rows)
-    headers = ["step", "variant", "training, s", "new tokens/s", "one prompt at a time", "exact, seen"]
-    made += table(headers, [row for name, *_ in rows for row in variants(folder, name)])
+    headers = ["step", "variant", "training, s", "new tokens/s", "one prompt at a time"]
+    made += table(headers, [row for name in NAMES for row in variants(folder, name)])
+    made += table(
+        ["step", "variant", *WAYS, "KL, unrelated text"],
+        [row for name in NAMES for row in ways(folder, name)],
+    )
     cost = [
         [s["memory"], str(s["batch"]), *numbers(1000 * s["seconds"], s["tokens_s"], 100 * s["overhead"])]
         for s in measured(folder, "cost").get("steps", [])

@@ -107,12 +107,12 @@ def drawn(trials: list[dict[str, Any]], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("adapter", type=Path, help="a memory's folder, from engram-bench train --out")
-    parser.add_argument("--backend", default="cpu", help="cpu, cuda or mps")
-    parser.add_argument("--model", default="bundled", help="as for pytest's --engram-model")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--model", default="bundled", help="model, as for pytest's --engram-model")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "lens.json")
     parser.add_argument("--plot", type=Path, default=DOCS / "lens.png")
     args = parser.parse_args()
-    backend = backends.find(args.backend).load(models.resolve(args.model).folder)
+    backend = backends.find(args.device).load(models.resolve(args.model).folder)
     adapter = EngramAdapter.load(backend.model, weights.engram_config(args.adapter), backend.encoder, args.adapter)
     data = chosen_items(patterns.load(PATTERNS), "quick")
     trials = []

@@ -1,7 +1,7 @@
 """Try recipes of the memories and of LoRA, changing one setting at a time, with the same number of trials for each.
 
-``python benchmarks/sweep.py [--kinds engram-keyed,lora] [--only TEXT]`` prints each trial when it ends. All train on the
-rich training of a few items, see `data.training`. The default recipes were chosen by this sweep, on development
+``python benchmarks/sweep.py [--kinds engram-keyed,lora] [--only TEXT]`` prints each trial when it ends. All train on
+the rich training of a few items, see `data.training`. The default recipes were chosen by this sweep, on development
 sentences and texts (see `recipes`), never on the suites' questions: first recall, then KL and recited values.
 """
 
@@ -81,10 +81,10 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(TRIALS))
     parser.add_argument("--only", default="", metavar="TEXT", help="only trials whose name holds this text")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "sweep.json")
-    parser.add_argument("--backend", default="cpu", help="as for pytest's --engram-backend")
-    parser.add_argument("--model", default="bundled", help="as for pytest's --engram-model")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--model", default="bundled", help="model, as for pytest's --engram-model")
     args = parser.parse_args()
-    backend = backends.find(args.backend).load(models.resolve(args.model).folder)
+    backend = backends.find(args.device).load(models.resolve(args.model).folder)
     every = patterns.load(PATTERNS)
     data = PatternSet({name: every.categories[name] for name in CATEGORIES}).sample(ITEMS)
     training = training_set(data, "rich")

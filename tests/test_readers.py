@@ -1,6 +1,9 @@
 """Opponents that train nothing: what the untouched model is asked, and what it must not be told."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -250,3 +253,21 @@ def test_a_model_that_takes_no_earlier_turns_is_refused_by_the_variants_name_bef
     assert result.returncode == 2
     assert "variant prompted: the model's chat template takes no earlier turns" in result.stdout + result.stderr
     assert "loss" not in result.stdout
+
+
+def test_retrieval_does_not_start_jax(tmp_path):
+    """It would take three quarters of a GPU's memory. What imports it afterwards finds it all the same."""
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text("print('jax starts')")
+    (tmp_path / "jax" / "lax.py").write_text("top_k = print")
+    code = """if True:
+        from engram_bench import shipped
+        from engram_bench.data import patterns
+        from engram_bench.run.readers import Facts
+        print(len(Facts(patterns.load(shipped.PATTERNS)).ranked("Which colour has Vastrel?")), "found")
+        import jax.lax
+    """
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    env = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.splitlines() == ["5 found", "jax starts"]

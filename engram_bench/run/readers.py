@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -78,7 +80,8 @@ class Facts:
     @cached_property
     def index(self) -> Any:
         """The BM25 index of all facts, each a `document`."""
-        import bm25s
+        with not_importable("jax"):  # bm25s would start it, and JAX takes three quarters of a GPU's memory
+            import bm25s
 
         index = bm25s.BM25()
         index.index([words(document(item)) for item in self.items], show_progress=False)
@@ -92,6 +95,19 @@ class Facts:
         scores = self.index.get_scores(known)
         best = np.argsort(-scores, kind="stable")[:FOUND]
         return [self.items[i] for i in best if scores[i] > 0]
+
+
+@contextmanager
+def not_importable(module: str) -> Iterator[None]:
+    """Inside the context, importing a module that is not loaded yet raises ImportError."""
+    absent = module not in sys.modules
+    if absent:
+        sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[module]
 
 
 class Fitted(NamedTuple):

@@ -1,11 +1,11 @@
-"""Attention that is fast on short rows: plain matrix products on a CPU, transformers' fused kernel elsewhere.
+"""Attention that is fast on short rows: plain matrix products.
 
-On a CPU, with rows of about 50 tokens, the fused kernel takes ten times as long as plain products. transformers' eager
-attention copies keys and values once per query head. `GROUPED` stacks a group's query heads along the token axis
-instead, so nothing is copied and each product is larger.
+On a CPU, with rows of about 50 tokens, torch's fused kernel takes ten times as long as plain products. On an H200,
+torch 2.11 chose cuDNN's kernel for rows with a mask. It prepares a plan for each new shape, and each new token is one:
+that took half of a decoding step's time (docs/gpu.md).
 
-On an accelerator the fused kernel is fast, but transformers checks in every forward pass whether it can omit the mask.
-This check waits for the device at every token. `MASKED` always passes a mask.
+transformers' eager attention copies keys and values once per query head. `GROUPED` stacks a group's query heads along
+the token axis instead, so nothing is copied and each product is larger.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, softmax
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers.masking_utils import eager_mask
 
-GROUPED, MASKED = "grouped", "masked"
-
+GROUPED = "grouped"
 
 States = tuple[Tensor, Tensor]  # keys and values
 
@@ -89,13 +87,5 @@ def _for_all_rows(left: Tensor, right: Tensor) -> Tensor:
     return product.view(groups, rows, n, -1).transpose(0, 1)
 
 
-def always_a_mask(*args: Any, **kwargs: Any) -> Tensor:
-    """transformers' boolean mask, [rows, 1, tokens, all tokens], built without checking its contents."""
-    mask: Tensor = sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
-    return mask
-
-
 AttentionInterface.register(GROUPED, grouped_attention)
 AttentionMaskInterface.register(GROUPED, eager_mask)
-AttentionInterface.register(MASKED, sdpa_attention_forward)
-AttentionMaskInterface.register(MASKED, always_a_mask)

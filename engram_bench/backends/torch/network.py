@@ -58,16 +58,10 @@ class Network:
             raise UsageError(f"{folder}: layers of {named} are not supported; use a model with attention layers only")
         ours = model._supports_attention_backend
         capped = getattr(self._config, "attn_logit_softcapping", None)
-        self.holds_shared_apart = device == "cpu" and ours and not capped
-        if self.holds_shared_apart:
+        plain = ours and not capped
+        self.holds_shared_apart = plain and device == "cpu"
+        if plain:
             model.set_attn_implementation(attention.GROUPED)
-        elif ours and model.config._attn_implementation == "sdpa":
-            import os
-
-            way = os.environ.get("ENGRAM_ATT", "efficient")
-            model.set_attn_implementation(attention.GROUPED if way == "grouped" else attention.MASKED)
-            if device == "cuda" and way != "cudnn":
-                torch.backends.cuda.enable_cudnn_sdp(False)
         self.model = model.to(device).eval().requires_grad_(False)
         self.stop_ids = stop_ids(self.encoder.eos_id, self.model.generation_config.eos_token_id)
         self._wanted: Tensor | None = None
