@@ -77,7 +77,7 @@ def test_each_rung_of_the_ladder_is_one_change_from_the_one_before():
     ladder = variants.select("ladder")[1:]
     assert [changes(*two) for two in itertools.pairwise(ladder)] == [
         ["orders"], ["orders"], ["span"], ["layers"], ["span"], ["acts"], ["orders"], ["kernel"], ["bias"], ["heads"],
-        ["order_dropout"],
+        ["lr"], ["order_dropout"],
     ]  # fmt: skip
     assert (ladder[0].name, ladder[-1].name) == ("engram", "engram-keyed")
 

@@ -60,6 +60,7 @@ LADDER = (
     "ladder-08-no-convolution",
     "ladder-09-no-bias",
     "ladder-10-two-heads",
+    "ladder-11-rate",
     "engram-keyed",
 )
 ABLATIONS = (
