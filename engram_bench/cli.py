@@ -17,7 +17,10 @@ from engram_bench import __version__, shipped
 from engram_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from engram_bench.backends.base import Backend, Writable
+    from engram_bench.backends.base import Adapter, Backend, Writable
+
+
+ADAPTER = "folder made by engram-bench train VARIANT --out"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,6 +81,19 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--retrain", dest="engram_retrain", action="store_true", help="train it even if it is cached")
     train.set_defaults(run=_train)
 
+    ask = commands.add_parser("ask", help="ask the model with a trained adapter")
+    ask.add_argument("adapter", type=Path, metavar="ADAPTER", help=ADAPTER)
+    ask.add_argument("prompt", nargs="?", help="the answer is printed while it is made")
+    lines = "ask each line of a file (-: standard input) and print one JSON object a line: prompt, answer"
+    ask.add_argument("--prompts", metavar="FILE", help=lines)
+    ask.add_argument("--baseline", action="store_true", help="show the untouched model's answer, too")
+    ask.add_argument("--max-tokens", default="64", metavar="N", help="longest answer (default 64)")
+    ask.set_defaults(run=_ask)
+
+    listed = commands.add_parser("list", help="print an adapter's variant, and the facts written into it")
+    listed.add_argument("adapter", type=Path, metavar="ADAPTER", help=ADAPTER)
+    listed.set_defaults(run=_list)
+
     write = commands.add_parser("write", help="store one fact in a trained n-gram memory, without a training run")
     write.add_argument(
         "adapter", type=Path, metavar="ADAPTER", help="folder made by engram-bench train engram-keyed --out"
@@ -91,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     forget.add_argument("key", help="key given to engram-bench write")
     forget.set_defaults(run=_forget)
 
-    for command in (write, forget):
+    for command in (ask, write, forget):
         for name, default in (("backend", "auto"), ("model", "bundled")):
             same = f"same as pytest's --engram-{name}"
             command.add_argument(f"--{name}", default=default, metavar="VALUE", help=same)
@@ -186,8 +202,52 @@ def _train(args: argparse.Namespace) -> None:
         for seed in settings.seeds:
             folder = bench.trained(variant.name, seed).folder
             if args.out:
-                adapters.copy(folder, args.out)
+                adapters.copy(folder, args.out, variant)
             print(args.out or folder)
+
+
+def _ask(args: argparse.Namespace) -> None:
+    from engram_bench import backends
+    from engram_bench.options import integer
+    from engram_bench.run import asking
+    from engram_bench.store import adapters, models
+
+    if (args.prompt is None) == (args.prompts is None):
+        raise UsageError("give either a prompt or --prompts FILE")
+    if not (most := integer("--max-tokens", args.max_tokens)):
+        raise UsageError("--max-tokens: 0 leaves no answer; use 1 or more")
+    prompts = asking.read(args.prompts) if args.prompts else [args.prompt]
+    variant, target = adapters.variant_of(args.adapter), backends.find(args.backend)
+    model = target.load(models.resolve(args.model).folder)
+    shown: dict[str, Adapter | None] = {"baseline": None} if args.baseline else {}
+    shown[variant.name] = model.load_adapter(variant, args.adapter)
+    if args.prompts:
+        for line in asking.lines(model, shown, prompts, most):
+            print(line)
+        return
+    for name, adapter in shown.items():
+        if args.baseline:
+            print(f"{name}: ", end="")
+        for piece in asking.streamed(model, adapter, args.prompt, most):
+            print(piece, end="", flush=True)
+        print()
+
+
+def _list(args: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from engram_bench.memory import addresses, weights
+    from engram_bench.store import adapters
+    from engram_bench.variants.configs import EngramConfig
+
+    variant = adapters.variant_of(args.adapter)
+    print(f"{variant.name}: {variant.about}")
+    if isinstance(variant.config, EngramConfig) and variant.config.keyed:
+        config = weights.engram_config(args.adapter)
+        keys, facts = addresses.known(weights.load(args.adapter, "engram", asdict(config)))
+        print(f"{len(keys.tokens)} keys, {len(facts)} of them written")
+        for key, value in facts.items():
+            print(f"{key} -> {value}")
 
 
 def _write(args: argparse.Namespace) -> int:

@@ -270,8 +270,9 @@ def test_a_copy_has_the_umasks_mode_not_the_caches(bench_parts, own_cache, tmp_p
         file.chmod(0o400)
     out = tmp_path / "out"
     out.mkdir()
-    adapters.copy(folder, out)
-    expected = {file.name for file in folder.iterdir()} - {adapters.TRAINING}
+    adapters.copy(folder, out, bench_parts[2])
+    assert variants.dump(adapters.variant_of(out)) == variants.dump(bench_parts[2])
+    expected = {file.name for file in folder.iterdir()} - {adapters.TRAINING} | {adapters.VARIANT}
     assert {file.name for file in out.iterdir()} == expected
     (out / "new").touch()
     assert len({file.stat().st_mode for file in out.iterdir()}) == 1

@@ -225,3 +225,9 @@ def test_the_epochs_of_a_file_of_ones_own_stand_in_every_profile(tmp_path):
 def test_training_of_what_trains_nothing_is_refused(kind):
     with pytest.raises(UsageError, match="trains nothing"):
         variants.parse(f"name: x\nkind: {kind}\nabout: x\ntraining: {{epochs: 1}}", "x.yaml")
+
+
+@pytest.mark.parametrize("name", sorted({*variants.BUILT_IN, *variants.LADDER, *variants.ABLATIONS}))
+def test_a_variant_written_as_yaml_is_read_as_the_same(name):
+    variant = variants.select(name)[-1]
+    assert variants.parse(variants.dump(variant), "test") == variant

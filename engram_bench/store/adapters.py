@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from engram_bench import variants
 from engram_bench.backends.base import Backend, Progress, Training
 from engram_bench.data.training import TrainingSet
 from engram_bench.errors import UsageError
@@ -18,7 +19,7 @@ from engram_bench.store.cache import build_once, cache_dir
 from engram_bench.store.models import Model
 from engram_bench.variants import Variant
 
-TRAINING = "training.json"
+TRAINING, VARIANT = "training.json", "variant.yaml"
 # The code that training depends on; editing it invalidates cached adapters.
 CODE = ("prompts.py", "data/plain_text.py", "backends", "memory")
 
@@ -88,8 +89,8 @@ def _name_base_model(folder: Path, name: str) -> None:
         (folder / "adapter_model.safetensors").chmod(file.stat().st_mode)  # its writer ignores the umask
 
 
-def copy(folder: Path, out: Path) -> None:
-    """Copy a cached adapter to an existing folder of the user, without the cache's training record.
+def copy(folder: Path, out: Path, variant: Variant) -> None:
+    """Copy a cached adapter to an existing folder of the user: its variant in place of the cache's training record.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -97,8 +98,23 @@ def copy(folder: Path, out: Path) -> None:
     try:
         for file in _files(folder):
             shutil.copyfile(file, out / file.name)  # with the mode that the umask gives, not the cache's
+        (out / VARIANT).write_text(variants.dump(variant), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{out}: {error.strerror or error}; choose another folder") from error
+
+
+def variant_of(folder: Path) -> Variant:
+    """The variant of a folder made by `copy`.
+
+    Raises:
+        UsageError: the folder does not say which variant it holds.
+    """
+    try:
+        text = (folder / VARIANT).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        mend = "make one with engram-bench train VARIANT --out DIR"
+        raise UsageError(f"{folder}: no trained adapter here ({error}); {mend}") from error
+    return variants.parse(text, str(folder / VARIANT))
 
 
 def _trained_by_run(folder: Path, run_id: str | None) -> bool:
@@ -144,7 +160,7 @@ def size(folder: Path) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.iterdir()) if file.name != TRAINING]
+    return [file for file in sorted(folder.iterdir()) if file.name not in (TRAINING, VARIANT)]
 
 
 @cache

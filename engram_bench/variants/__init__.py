@@ -9,11 +9,12 @@ A variant that reuses another's adapter has ``name``, ``about``, ``adapter_of`` 
 
 from __future__ import annotations
 
+import json
 import re
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,19 @@ def parse(text: str, place: str, from_user: bool = False) -> Variant:
     rest = {k: v for k, v in data.items() if k in outer - {"training"}}
     variant: Variant = _build(Variant, {**rest, "config": config, "training": training}, place)
     return _with_valid_name(replace(variant, own_epochs=from_user), place)
+
+
+def dump(variant: Variant) -> str:
+    """YAML text that `parse` makes the same variant of."""
+    if variant.adapter_of:
+        data: dict[str, Any] = {"name": variant.name, "about": variant.about, "adapter_of": variant.adapter_of}
+        data |= variant.changes
+    else:
+        outer = {name: getattr(variant, name) for name in ("name", "kind", "about", "control", "questions")}
+        data = {name: value for name, value in outer.items() if value}
+        data |= asdict(variant.config) if variant.config else {}
+        data |= {"training": asdict(variant.training)} if variant.training else {}
+    return yaml.safe_dump(json.loads(json.dumps(data)), sort_keys=False, allow_unicode=True)  # tuples as lists
 
 
 def _with_valid_name(variant: Variant, place: str) -> Variant:
