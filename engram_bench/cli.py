@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="export the items as JSONL for mlx_lm.lora")
     files = "folder to write train.jsonl, valid.jsonl and test.jsonl to"
     data.add_argument("--out", required=True, type=Path, metavar="DIR", help=files)
-    source = "a pattern file, or a folder of pattern files (default: the shipped ones)"
+    source = "a pattern file, a folder of them, or a table of facts (default: the shipped pattern files)"
     data.add_argument("--patterns", type=Path, default=shipped.PATTERNS, metavar="PATH", help=source)
     data.add_argument("--format", default="messages", metavar="FORMAT", help="messages (default) or completions")
     data.add_argument("--profile", default="default", metavar="PROFILE", help="how many items: quick, default or full")

@@ -100,7 +100,7 @@ OPTIONS = (
         "",
         "built-in variants, YAML files, all, ladder or ablations, separated by commas (default: the profile's)",
     ),
-    Option("patterns", str(shipped.PATTERNS), "a pattern file, or a folder of pattern files"),
+    Option("patterns", str(shipped.PATTERNS), "a pattern file, a folder of them, or a table of facts"),
     Option("training", "rich", f"the questions trained on: {', '.join(TRAININGS)}"),
     Option("samples", "", "answers sampled per item at temperature 0.8, for consistency (default: the profile's)"),
     Option("seeds", "0", "training seeds, separated by commas"),

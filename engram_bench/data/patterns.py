@@ -5,18 +5,19 @@ A file has ``name`` and ``examples: [{input, output, category}]``. Optional fiel
 ``phrasings: {trained: [...], rephrased: [...]}``, ``ways: {paraphrased: [...], mention: [...], ...}`` (see
 `items.Wordings`) and ``profile: full`` (smaller profiles skip the file). An example may have a ``name``, which is its
 input in plain words, and ``paraphrased`` questions of its own. A file of triples has ``relations`` and ``subjects``
-instead of ``examples``, see `triples`.
+instead of ``examples``, see `triples`. A table of facts (see `tables`) is a category, too, named after the file.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
-from engram_bench.data import triples
+from engram_bench.data import tables, triples
 from engram_bench.data.items import REPHRASED, TRAINED, Category, Item, PatternSet, Wordings, item_id
 from engram_bench.data.leaks import leaks, plain
 from engram_bench.data.nodes import Nodes
@@ -30,7 +31,7 @@ WAYS = ("trained", "paraphrased", "mention", "contradicted", "applied", "combine
 
 
 def load(path: Path) -> PatternSet:
-    """Read a pattern file, or every ``*.yaml`` and ``*.yml`` of a folder, sorted by name.
+    """Read a pattern file, a table of facts, or every ``*.yaml`` and ``*.yml`` of a folder, sorted by name.
 
     Raises:
         UsageError: lists all problems of all files, one per line: file, line, what is wrong, how to mend it.
@@ -43,7 +44,8 @@ def load(path: Path) -> PatternSet:
     problems: list[str] = []
     categories: dict[str, Category] = {}
     for file in files:
-        for category in _read(Nodes(file, problems)):
+        of_facts = file.suffix.lower() in tables.SUFFIXES
+        for category in [_of_facts(file)] if of_facts else _read(Nodes(file, problems)):
             if category.name in categories:
                 there = categories[category.name].items[0].place
                 problems.append(f"{file}: category {category.name!r} is also in {there}; merge the two files")
@@ -68,6 +70,13 @@ def _repeated_across_categories(categories: Iterable[Category]) -> list[str]:
                     f"and in {category.name!r}; keep only one"
                 )
     return found
+
+
+def _of_facts(file: Path) -> Category:
+    """A table's facts, in the phrasings of a category without its own."""
+    name = re.sub(r"[^\w.-]+", "_", file.stem).strip(".") or "facts"
+    items = [Item(item_id(name, f.key), name, f.key, f.value, place=f.place) for f in tables.read(file)[0]]
+    return Category(name, name, file.name, TRAINED, REPHRASED, tuple(items))
 
 
 def _read(nodes: Nodes) -> list[Category]:
