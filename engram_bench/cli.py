@@ -81,6 +81,20 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--retrain", dest="engram_retrain", action="store_true", help="train it even if it is cached")
     train.set_defaults(run=_train)
 
+    facts = commands.add_parser("facts", help="train on a table of your own facts, ask it, and leave the adapters")
+    table = (
+        "table of facts: .csv, .tsv, .jsonl or .xlsx with the columns key and value, or subject, relation and object"
+    )
+    facts.add_argument("file", type=Path, metavar="FILE", help=f"{table}; or a pattern file")
+    folder = "new folder for adapters and report (default: the file's name and -facts)"
+    facts.add_argument("--out", type=Path, metavar="DIR", help=folder)
+    sentence = "a sentence with {key} in which people ask, trained too; can be repeated"
+    facts.add_argument("--say", action="append", default=[], metavar="SENTENCE", help=sentence)
+    for name in ("variants", "backend", "model", "lora-engine", "seeds", "samples"):
+        dest = f"engram_{name.replace('-', '_')}"
+        facts.add_argument(f"--{name}", dest=dest, metavar="VALUE", help=f"same as pytest's --engram-{name}")
+    facts.set_defaults(run=_facts)
+
     ask = commands.add_parser("ask", help="ask the model with a trained adapter")
     ask.add_argument("adapter", type=Path, metavar="ADAPTER", help=ADAPTER)
     ask.add_argument("prompt", nargs="?", help="the answer is printed while it is made")
@@ -138,11 +152,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _bench(options: list[str]) -> NoReturn:
     """Replace this process by pytest on the suites, with the current folder's ini file; results go there too."""
+    command = _command(options)
+    os.execv(command[0], command)
+
+
+def _command(options: list[str]) -> list[str]:
+    """The command line of pytest on the suites."""
     suites = shlex.quote(glob.escape(str(shipped.SUITES)))
     places = ["--rootdir", str(Path.cwd()), "--confcutdir", str(shipped.SUITES), "-o", f"testpaths={suites}"]
     unused = ["-p", "no:hypothesispytest", "-p", "no:anyio"]  # these plugins add seconds to each run
     # -P keeps the current folder off sys.path, as the command `pytest` does
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "pytest", *places, *unused, *_joined(options)])
+    return [sys.executable, "-P", "-m", "pytest", *places, *unused, *_joined(options)]
 
 
 def _joined(options: list[str]) -> list[str]:
@@ -204,6 +224,14 @@ def _train(args: argparse.Namespace) -> None:
             if args.out:
                 adapters.copy(folder, args.out, variant)
             print(args.out or folder)
+
+
+def _facts(args: argparse.Namespace) -> int:
+    from engram_bench.run import facts
+
+    out = args.out or Path(f"{args.file.stem}-facts")
+    options = {name: value for name, value in vars(args).items() if name.startswith("engram_") and value}
+    return facts.learn(args.file, out, args.say, options, _command)
 
 
 def _ask(args: argparse.Namespace) -> None:

@@ -62,6 +62,16 @@ PROFILES = {
         control_prompts=8,
     ),
     "full": Profile({"world": 800}, 10, None, ",".join(variants.BUILT_IN)),
+    # Somebody's own facts: all of them, and no thresholds, which the shipped data's are.
+    "facts": Profile(
+        {},
+        0,
+        None,
+        "baseline,retrieval,lora,engram-keyed",
+        asked_items=100,
+        control_prompts=8,
+        asserted=False,
+    ),
 }
 
 

@@ -267,3 +267,18 @@ def test_a_large_file_loads(tmp_path):
     started = time.perf_counter()
     assert len(patterns.load(write(tmp_path, head(rows))).categories["own"].items) == 10_000
     print(f"10,000 items in {time.perf_counter() - started:.2f} s")
+
+
+def test_a_file_may_train_every_item_and_a_draw_of_it_too(tmp_path):
+    text = PATTERNS.replace("examples:", "heldout: none\nexamples:")
+    (tmp_path / "a.yaml").write_text(text)
+    whole = patterns.load(tmp_path / "a.yaml")
+    for chosen in (whole, whole.sample(4)):
+        (category,) = chosen.categories.values()
+        assert not category.split("heldout")
+        assert len(category.split("seen")) == len(category.items)
+    (tmp_path / "b.yaml").write_text(PATTERNS)
+    assert whole.sha256 != patterns.load(tmp_path / "b.yaml").sha256
+    (tmp_path / "a.yaml").write_text(PATTERNS.replace("examples:", "heldout: some\nexamples:"))
+    with pytest.raises(UsageError, match=r"a.yaml:4: heldout is 'some'; use none"):
+        patterns.load(tmp_path / "a.yaml")

@@ -116,5 +116,7 @@ def test_a_table_is_a_pattern_file(tmp_path, capsys):
     (category,) = patterns.load(file).categories.values()
     assert (category.name, category.source, len(category.items)) == ("front_desk", "front desk.csv", 10)
     assert category.items[0].place == f"{file}:2"
+    assert not category.split("heldout")
+    assert len(category.split("seen")) == 10
     assert cli.main(["data", "--patterns", str(file), "--out", str(tmp_path / "out")]) == 0
     assert "train" in capsys.readouterr().out

@@ -92,9 +92,12 @@ class Category:
     profile: str = ""  # "full": smaller profiles skip this category, unless every category is "full"
     wordings: Mapping[str, Wordings] = field(default_factory=dict)  # by relation; "" without relations
     frames: tuple[str, ...] = ()  # trained sentences over two keys, {first} and {second}
+    holds_out: bool = True  # False: every item is trained
 
     def heldout_ids(self) -> frozenset[str]:
         """Ids of the items that are never trained: the fifth with the smallest ids, so every run holds out the same."""
+        if not self.holds_out:
+            return frozenset()
         ids = sorted(item.id for item in self.items)
         return frozenset(ids[: max(1, round(HELDOUT_SHARE * len(ids)))])
 
@@ -198,7 +201,8 @@ class PatternSet:
 
 
 def _without_place(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: value for name, value in fields if name != "place"}
+    unsaid = (("holds_out", True),)  # so that the fingerprint of data without this field stays as it was
+    return {name: value for name, value in fields if name != "place" and (name, value) not in unsaid}
 
 
 def _sample(category: Category, size: int, seed: int) -> Category:
@@ -207,7 +211,8 @@ def _sample(category: Category, size: int, seed: int) -> Category:
     if any(item.relation for item in category.items):
         return replace(category, items=_whole_subjects(category, size, seed))
     rng = random.Random(f"{seed}:{category.name}")
-    heldout = rng.sample(category.split("heldout"), max(1, round(HELDOUT_SHARE * size)))
+    never = category.split("heldout")
+    heldout = rng.sample(never, max(1, round(HELDOUT_SHARE * size)) if never else 0)
     chosen = {item.id for item in heldout + rng.sample(category.split("seen"), size - len(heldout))}
     return replace(category, items=tuple(item for item in category.items if item.id in chosen))
 

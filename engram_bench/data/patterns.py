@@ -3,9 +3,10 @@
 A file has ``name`` and ``examples: [{input, output, category}]``. Optional fields are ``description``, ``version``,
 ``group`` (the report also pools the categories of a group), ``source``, ``license``,
 ``phrasings: {trained: [...], rephrased: [...]}``, ``ways: {paraphrased: [...], mention: [...], ...}`` (see
-`items.Wordings`) and ``profile: full`` (smaller profiles skip the file). An example may have a ``name``, which is its
-input in plain words, and ``paraphrased`` questions of its own. A file of triples has ``relations`` and ``subjects``
-instead of ``examples``, see `triples`. A table of facts (see `tables`) is a category, too, named after the file.
+`items.Wordings`), ``profile: full`` (smaller profiles skip the file) and ``heldout: none`` (every item is trained). An
+example may have a ``name``, which is its input in plain words, and ``paraphrased`` questions of its own. A file of
+triples has ``relations`` and ``subjects`` instead of ``examples``, see `triples`. A table of facts (see `tables`) is a
+category, too, named after the file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from engram_bench.data.nodes import Nodes
 from engram_bench.data.wording_nodes import Sentences, wordings
 from engram_bench.errors import UsageError
 
-DESCRIBED = ("name", "description", "version", "group", "source", "license", "phrasings", "profile")
+DESCRIBED = ("name", "description", "version", "group", "source", "license", "phrasings", "profile", "heldout")
 EXAMPLES = (*DESCRIBED, "examples", "ways")
 TRIPLES = (*DESCRIBED, "placeholders", "relations", "frames", "hops", "subjects")  # placeholders are for readers
 WAYS = ("trained", "paraphrased", "mention", "contradicted", "applied", "combined", "neighbour")
@@ -73,10 +74,10 @@ def _repeated_across_categories(categories: Iterable[Category]) -> list[str]:
 
 
 def _of_facts(file: Path) -> Category:
-    """A table's facts, in the phrasings of a category without its own."""
+    """A table's facts, all of them trained, in the phrasings of a category without its own."""
     name = re.sub(r"[^\w.-]+", "_", file.stem).strip(".") or "facts"
     items = [Item(item_id(name, f.key), name, f.key, f.value, place=f.place) for f in tables.read(file)[0]]
-    return Category(name, name, file.name, TRAINED, REPHRASED, tuple(items))
+    return Category(name, name, file.name, TRAINED, REPHRASED, tuple(items), holds_out=False)
 
 
 def _read(nodes: Nodes) -> list[Category]:
@@ -94,9 +95,12 @@ def _read(nodes: Nodes) -> list[Category]:
     profile = nodes.text(fields, "profile") or ""
     if profile not in ("", "full"):
         nodes.problem(fields["profile"], f"profile is {profile!r}; use full, or remove it")
+    heldout = nodes.text(fields, "heldout") or ""
+    if heldout not in ("", "none"):
+        nodes.problem(fields["heldout"], f"heldout is {heldout!r}; use none, or remove it to hold out a fifth")
     phrasings = _phrasings(nodes, fields["phrasings"]) if "phrasings" in fields else (TRAINED, REPHRASED)
     source = texts["source"] or "written for this project"
-    blank = Category(name, texts["group"] or name, source, *phrasings, (), profile)
+    blank = Category(name, texts["group"] or name, source, *phrasings, (), profile, holds_out=not heldout)
     if of_triples:
         return [triples.category(nodes, fields, blank)]
     by_category = _examples(nodes, fields, name)

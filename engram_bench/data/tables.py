@@ -22,7 +22,7 @@ KEYED = (("key", "value"), ("question", "answer"), ("input", "output"), ("prompt
 TRIPLE = ("subject", "relation", "object")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".xlsx")
 DELIMITERS = ",;\t|"
-FEWEST = 2  # one is held out
+FEWEST = 2  # questions about one fact need another as the wrong one
 # A byte-order mark, the encoding it tells, and what a note calls it.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig", ""),
@@ -83,7 +83,7 @@ def read(file: Path) -> tuple[list[Fact], list[str]]:
     if problems:
         raise UsageError("\n".join(problems))
     if len(facts) < FEWEST:
-        raise UsageError(f"{file}: {len(facts)} facts; give {FEWEST} or more, because one is held out")
+        raise UsageError(f"{file}: {len(facts)} facts; give {FEWEST} or more")
     if repeated:
         notes.append(f"{repeated} rows repeat a fact and were left out")
     return list(facts.values()), notes
@@ -93,7 +93,8 @@ def _fact(named: Sequence[str], place: str) -> Fact:
     if len(named) == len(TRIPLE):
         subject, relation, value = named
         return Fact(f"the {relation} of {subject}", value, place)
-    return Fact(*named, place)
+    key, value = named
+    return Fact(key, value, place)
 
 
 def _columns(header: Sequence[str], file: Path, line: int) -> list[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -86,3 +88,14 @@ def make_repeatable(device: str) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Otherwise torch would also fill every new tensor, which costs an extra write.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def matrix_rate(dtype: str) -> float:
+    """Products of matrices on this CPU, in GFLOP/s: the best of five products of two [1024, 1024] matrices."""
+    left, right = torch.rand(2, 1024, 1024, dtype=getattr(torch, dtype))
+    best = math.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - started)
+    return 2 * 1024**3 / best / 1e9

@@ -1,0 +1,136 @@
+"""Somebody's own facts, from a table to a scorecard and adapters: what `engram-bench facts` does."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engram_bench import backends
+from engram_bench.data import patterns, tables
+from engram_bench.data.items import REPHRASED, TRAINED
+from engram_bench.errors import UsageError
+from engram_bench.options import Settings, check_writable, settle
+from engram_bench.run.bench import Bench
+from engram_bench.run.progress import Reporter
+from engram_bench.store import adapters
+
+PATTERNS, RUNS = "patterns.yaml", "runs"
+KEY = "{key}"
+# Times of 5, 24, 200 and 2,000 facts on two cores with products in float32 at `RATE` GFLOP/s. Steps grow about with the
+# root of the facts.
+RATE = 147
+STEPS, A_STEP = {"lora": 26, "engram": 10}, {"lora": 2.6, "engram": 0.8}  # steps by root of facts; seconds
+A_FACT, AN_ANSWER, START = (
+    0.12,
+    0.03,
+    60,
+)  # reading a fact's training texts once; answering; loading, collateral, report
+
+
+USE = {  # with the model and its tokenizer by transformers
+    "lora": "peft.PeftModel.from_pretrained(model, {})",
+    "engram": "engram_bench.pretrained.EngramMemory.from_pretrained({}, model, tokenizer)",
+}
+
+
+def learn(
+    file: Path, out: Path, say: Sequence[str], options: dict[str, Any], command: Callable[[list[str]], list[str]]
+) -> int:
+    """Train variants on the facts of a file, ask them, and leave report and adapters in a folder.
+
+    Args:
+        file: a table of facts, or a pattern file.
+        out: an empty or new folder. It gets `PATTERNS`, the runs in `RUNS`, and an adapter's folder for each variant.
+        say: how people ask, as sentences with `KEY`; trained besides the built-in ones.
+        options: further options of the run by `Option.dest`.
+        command: makes the command line that runs the suites with some options.
+
+    Returns:
+        pytest's exit code.
+
+    Raises:
+        UsageError: the file or an option is wrong.
+    """
+    check_writable("--out", out)
+    if any(out.iterdir()):
+        raise UsageError(f"--out: {out}: not empty; choose another folder")
+    written, notes = pattern_file(file, say)
+    for note in notes:
+        print(f"{file}: {note}", file=sys.stderr)
+    (out / PATTERNS).write_text(written, encoding="utf-8")
+    given = {
+        "engram_profile": "facts",
+        **options,
+        "engram_patterns": str(out / PATTERNS),
+        "engram_report": str(out / RUNS),
+    }
+    settings = settle(given, lambda _: "")
+    print(announced(settings), file=sys.stderr)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value]
+    done = subprocess.run(command([*flags, "-q", "--no-header", "--tb=short"]), check=False).returncode
+    if done == 0:
+        _leave_adapters(settings, out)
+    return done
+
+
+def pattern_file(file: Path, say: Sequence[str]) -> tuple[str, list[str]]:
+    """The facts of a file as a pattern file in YAML, which trains all of them; and notes on what was mended."""
+    for sentence in say:
+        if sentence.count(KEY) != 1:
+            raise UsageError(f"--say: {sentence!r} must contain {KEY} exactly once")
+    if file.suffix.lower() not in tables.SUFFIXES:
+        patterns.load(file)
+        if say:
+            raise UsageError("--say: a pattern file has its own sentences; add it to its phrasings")
+        return file.read_text("utf-8"), []
+    facts, notes = tables.read(file)
+    ((name, category),) = patterns.load(file).categories.items()
+    said = [sentence.replace(KEY, "{input}") for sentence in say]
+    content = {
+        "name": name,
+        "source": category.source,
+        "heldout": "none",
+        "phrasings": {"trained": [*TRAINED, *said], "rephrased": list(REPHRASED)},
+        "examples": [{"input": fact.key, "output": fact.value} for fact in facts],
+    }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), notes
+
+
+def announced(settings: Settings) -> str:
+    """What will be done, and on a CPU about how long it takes."""
+    count = sum(len(category.items) for category in settings.patterns.categories.values())
+    kinds = [variant.kind for variant in settings.variants]
+    text = f"{count} facts; variants {', '.join(variant.name for variant in settings.variants)}"
+    target = backends.find(settings.backend, settings.lora_engine)
+    if (target.framework, target.device, settings.model) != ("torch", "cpu", "bundled"):
+        return text
+    from engram_bench.backends.torch.device import matrix_rate
+
+    rate = matrix_rate(target.dtype)
+    minutes = math.ceil(seconds(count, kinds) * RATE / rate / 60)
+    return f"{text}; about {minutes} min (products in {target.dtype} at {rate:.0f} GFLOP/s)"
+
+
+def seconds(facts: int, kinds: Sequence[str]) -> float:
+    """Rough time at `RATE` to train and ask variants of these kinds, on the bundled model."""
+    training = sum(A_STEP[kind] * STEPS[kind] * math.sqrt(facts) + A_FACT * facts for kind in kinds if kind in STEPS)
+    return START + training + AN_ANSWER * len(kinds) * (2 * facts + min(facts, 300))
+
+
+def _leave_adapters(settings: Settings, out: Path) -> None:
+    """Copy each trained adapter to a folder of its variant's name, and print how to use it."""
+    bench = Bench(settings, Reporter(None))
+    item = next(iter(settings.patterns.categories.values())).split("seen")[0]
+    for variant in settings.variants:
+        if variant.config and not variant.control:
+            (folder := out / variant.name).mkdir()
+            adapters.copy(bench.trained(variant.name, settings.seeds[0]).folder, folder, variant)
+            print(f"engram-bench ask {shlex.quote(str(folder))} {shlex.quote(item.input)} --baseline")
+            print(f"  in Python: {USE[variant.kind].format(repr(str(folder)))}")
