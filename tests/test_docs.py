@@ -1,0 +1,37 @@
+"""Figures in the documents are those of the committed results."""
+
+import json
+
+from tests.running import ROOT
+
+REPORT = ROOT / "benchmarks" / "results" / "h200" / "default" / "20261127T173918Z-cuda" / "report.json"
+GROUPS = ("reliability", "generality", "portability", "locality")
+
+
+def percent(rate):
+    return f"{100 * rate['rate']:.0f} [{100 * rate['low']:.0f}–{100 * rate['high']:.0f}]"
+
+
+def test_the_readmes_scorecard_is_that_of_the_committed_report():
+    rows = [line for line in (ROOT / "README.md").read_text("utf-8").splitlines() if line.startswith("| `")]
+    shown = {line.split("`")[1]: [cell.strip() for cell in line.strip("|").split("|")[1:]] for line in reversed(rows)}
+    report = json.loads(REPORT.read_text("utf-8"))
+    for line in report["scorecard"]:
+        cells = shown[line["variant"]]
+        for group, cell in zip(GROUPS, cells, strict=False):
+            found = line[group]
+            whole = found and found["complete"] and not found["by_construction"]
+            assert cell == (percent(found) if whole else cell if cell in ("", "asked in part") else None)
+        if line["kl"]:
+            assert cells[4] == ("0 by construction" if line["kl"]["by_construction"] else f"{line['kl']['mean']:.2f}")
+        if line["kl_with_keys"]:
+            assert cells[5] == f"{line['kl_with_keys']:.2f}"
+        if line["recited"]:
+            assert cells[6] == percent(line["recited"])
+    assert len(report["scorecard"]) == sum(name in shown for name in (line["variant"] for line in report["scorecard"]))
+    trained = sum(
+        c["n"]
+        for c in report["cells"]
+        if (c["variant"], c["split"]) == ("lora", "seen") and "all " not in c["category"]
+    )
+    assert f"{trained} trained facts" in (ROOT / "README.md").read_text("utf-8")
