@@ -108,12 +108,14 @@ def _parser() -> argparse.ArgumentParser:
     listed.add_argument("adapter", type=Path, metavar="ADAPTER", help=ADAPTER)
     listed.set_defaults(run=_list)
 
-    write = commands.add_parser("write", help="store one fact in a trained n-gram memory, without a training run")
+    write = commands.add_parser("write", help="store facts in a trained n-gram memory, without a training run")
     write.add_argument(
         "adapter", type=Path, metavar="ADAPTER", help="folder made by engram-bench train engram-keyed --out"
     )
-    write.add_argument("key", help="text that asks for the fact, such as 'the wifi of Bo'")
-    write.add_argument("value", help="the answer to store")
+    write.add_argument("key", nargs="?", help="text that asks for the fact, such as 'the wifi of Bo'")
+    write.add_argument("value", nargs="?", help="the answer to store")
+    table = "store the facts of a table, as engram-bench facts reads it"
+    write.add_argument("--from", dest="table", type=Path, metavar="FILE", help=table)
     write.set_defaults(run=_write)
 
     forget = commands.add_parser("forget", help="remove a written fact from an n-gram memory")
@@ -281,18 +283,36 @@ def _list(args: argparse.Namespace) -> None:
 def _write(args: argparse.Namespace) -> int:
     from engram_bench import metrics
 
+    args.facts = _facts_to_write(args)
+    unlearned = 0
     with _changing(args) as (model, memory):
-        written = memory.write(args.key, args.value)
-        with model.attached(memory.adapter):
-            longest = len(model.encoder.answer(args.value))
-            answer = model.encoder.decode(model.generate([model.encoder.prompt(args.key)], longest)[0])
-        memory.save(args.adapter)
-    print(f"{args.key} -> {answer}  ({written.seconds:.2f} s, {written.rows} rows, {len(memory.facts)} facts)")
-    if metrics.exact(answer, args.value):
+        for key, value in args.facts.items():
+            written = memory.write(key, value)
+            with model.attached(memory.adapter):
+                longest = len(model.encoder.answer(value))
+                answer = model.encoder.decode(model.generate([model.encoder.prompt(key)], longest)[0])
+            memory.save(args.adapter)
+            print(f"{key} -> {answer}  ({written.seconds:.2f} s, {written.rows} rows, {len(memory.facts)} facts)")
+            unlearned += not metrics.exact(answer, value)
+    if not unlearned:
         return 0
+    which = "" if len(args.facts) == 1 else f"{unlearned} of {len(args.facts)} facts: "
     problem = "stored, but the model answers something else; forget the fact, then reword its key or value"
-    print(f"engram-bench: {problem}", file=sys.stderr)
+    print(f"engram-bench: {which}{problem}", file=sys.stderr)
     return 1
+
+
+def _facts_to_write(args: argparse.Namespace) -> dict[str, str]:
+    from engram_bench.data import tables
+
+    if args.table and args.key is None:
+        facts, notes = tables.read(args.table, fewest=1)
+        for note in notes:
+            print(f"{args.table}: {note}", file=sys.stderr)
+        return {fact.key: fact.value for fact in facts}
+    if args.table or args.value is None:
+        raise UsageError("give either a key and a value, or --from FILE")
+    return {args.key: args.value}
 
 
 def _forget(args: argparse.Namespace) -> None:
@@ -320,8 +340,9 @@ def _changing(args: argparse.Namespace) -> Iterator[tuple[Backend, Writable]]:
     config = weights.engram_config(args.adapter)
     keys, facts = addresses.known(weights.load(args.adapter, "engram", asdict(config)))
     if args.run is _write:
-        addresses.check_new(args.key, config, keys, facts)
-        addresses.check_value(args.value)
+        for key, value in args.facts.items():
+            addresses.check_new(key, config, keys, facts)
+            addresses.check_value(value)
     else:
         addresses.check_written(args.key, facts)
     target = backends.find(args.backend)

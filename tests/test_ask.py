@@ -104,6 +104,16 @@ def test_an_adapter_is_listed_with_the_facts_written_into_it(model, examples, tm
     assert capsys.readouterr().out.splitlines()[1:] == ["9 keys, 1 of them written", "NEW:uvw -> silver"]
     assert command(checkpoint, "ask", out, "NEW:uvw") == 0
     assert capsys.readouterr().out == "silver\n"
+    (tmp_path / "more.csv").write_text("key,value\nthe owner of the boat,Ada\nNEW:uvx,copper\n")
+    assert command(checkpoint, "write", out, "--from", tmp_path / "more.csv") == 0
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "the owner of the boat -> Ada",
+        "NEW:uvx -> copper",
+    ]
+    assert command(checkpoint, "write", out, "--from", tmp_path / "more.csv") == 2
+    assert "already known" in capsys.readouterr().err
+    assert cli.main(["list", str(out)]) == 0
+    assert "11 keys, 3 of them written" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -115,6 +125,9 @@ def test_an_adapter_is_listed_with_the_facts_written_into_it(model, examples, tm
         (["ask", "{empty}", "x", "--prompts", "y"], "give either a prompt or --prompts FILE"),
         (["ask", "{empty}", "--prompts", "{empty}/none"], "--prompts"),
         (["ask", "{empty}", "--prompts", "{empty}/blank"], "no prompts; write one a line"),
+        (["write", "{empty}", "x"], "give either a key and a value, or --from FILE"),
+        (["write", "{empty}", "x", "y", "--from", "z.csv"], "give either a key and a value, or --from FILE"),
+        (["write", "{empty}", "--from", "{empty}/none.csv"], "No such file"),
         (["ask", "{empty}", "x", "--max-tokens", "0"], "use 1 or more"),
         (["ask", "{empty}", "x", "--max-tokens", "few"], "not a whole number"),
     ],

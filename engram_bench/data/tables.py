@@ -42,8 +42,8 @@ class Fact:
     place: str
 
 
-def read(file: Path) -> tuple[list[Fact], list[str]]:
-    """Read a table of facts.
+def read(file: Path, fewest: int = FEWEST) -> tuple[list[Fact], list[str]]:
+    """Read a table of at least `fewest` facts.
 
     Returns:
         The facts, each once; and notes on what was mended, one line each.
@@ -82,8 +82,8 @@ def read(file: Path) -> tuple[list[Fact], list[str]]:
         repeated += known is not fact
     if problems:
         raise UsageError("\n".join(problems))
-    if len(facts) < FEWEST:
-        raise UsageError(f"{file}: {len(facts)} facts; give {FEWEST} or more")
+    if len(facts) < fewest:
+        raise UsageError(f"{file}: {len(facts)} facts; give {fewest} or more")
     if repeated:
         notes.append(f"{repeated} rows repeat a fact and were left out")
     return list(facts.values()), notes
