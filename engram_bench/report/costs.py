@@ -22,7 +22,7 @@ def training(report: Report, show: Show) -> Section:
         rows.append(
             (
                 show(v["name"]),
-                show(v["about"], 120),
+                show(v["about"], 120) + (f" (by {show(v['package'])})" if v.get("package") else ""),
                 f"{v['trainable_parameters']:,}",
                 str(t["examples"]),
                 str(t["epochs"]),

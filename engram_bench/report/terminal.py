@@ -10,6 +10,7 @@ from engram_bench.options import Settings
 from engram_bench.report import scorecard_text
 from engram_bench.report.gate_text import summary
 from engram_bench.report.text import inert, p_value, percent
+from engram_bench.variants.kinds import KINDS
 
 MOST_LOST = 5  # lines about what went wrong
 
@@ -27,12 +28,14 @@ def write_summary(reporter: Any, folder: Path, report: dict[str, Any]) -> None:
 
 
 def header(settings: Settings, backend: dict[str, Any]) -> str:
-    """One line: backend, dtype and its reason, model, profile, variants; for LoRA variants also the LoRA engine."""
+    """One line: backend, dtype and its reason, model, profile, variants; LoRA engine, and kinds of other packages."""
+    foreign = {v.kind: kind.package for v in settings.variants if (kind := KINDS[v.kind]).package}
     lora = f"; LoRA by {backend['lora_engine']} ({backend['lora_engine_reason']})"
     return (
         f"engram_bench: {backend['name']} on {backend['device']}, {backend['dtype']} ({backend['dtype_reason']}); "
         f"model {settings.model}; profile {settings.profile}; variants {', '.join(v.name for v in settings.variants)}"
         + (lora if any(v.kind == "lora" for v in settings.variants) else "")
+        + "".join(f"; kind {name} by {package}" for name, package in foreign.items())
     )
 
 

@@ -17,6 +17,7 @@ from engram_bench.store import adapters
 from engram_bench.store.adapters import Trained
 from engram_bench.store.models import Model
 from engram_bench.variants import Variant
+from engram_bench.variants.kinds import KINDS
 
 
 def meta(
@@ -66,6 +67,7 @@ def untrained(variant: Variant, facts_bytes: int | None = None) -> Record:
     return {
         "name": variant.name,
         "about": variant.about,
+        "package": KINDS[variant.kind].package,
         "config": asdict(variant),
         "trainable_parameters": 0,
         "adapter_sha256": None,

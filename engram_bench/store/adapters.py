@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -18,6 +19,7 @@ from engram_bench.errors import UsageError
 from engram_bench.store.cache import build_once, cache_dir
 from engram_bench.store.models import Model
 from engram_bench.variants import Variant
+from engram_bench.variants.kinds import KINDS
 
 TRAINING, VARIANT = "training.json", "variant.yaml"
 # The code that training depends on; editing it invalidates cached adapters.
@@ -142,6 +144,9 @@ def folder_of(
         "code": _code_sha256(),
         "versions": backend.versions(),
     }
+    if (kind := KINDS[variant.kind]).package:  # its code is not part of this package's
+        module = find_spec(kind.adapters[backend.name].partition(":")[0])
+        key["package"] = [kind.package, Path(module.origin).read_text("utf-8") if module and module.origin else None]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "adapters" / f"{variant.adapter_of or variant.name}-{digest[:16]}"
 

@@ -1,10 +1,11 @@
 """Variants: what a run compares, one YAML file each. A user's own file works like a built-in one.
 
-A file has ``name``, ``kind`` (none, prompted, retrieval, oracle, dictionary, lora, engram, engram-lora or unigram),
-``about`` (one line for the report), ``control: true`` for a control, the fields of its kind's config, and ``training``.
-A variant that reuses another's adapter has ``name``, ``about``, ``adapter_of`` (the other variant) and one change:
-``damage``, which makes it a control, or ``router``, which decides for each prompt whether the memory is consulted. With
-``questions: bare`` or ``rich``, a variant trains on these questions, whatever the run's other variants train on.
+A file has ``name``, ``kind`` (none, prompted, retrieval, oracle, dictionary, lora, peft, engram, engram-lora or
+unigram), ``about`` (one line for the report), ``control: true`` for a control, the fields of its kind's config, and
+``training``. A variant that reuses another's adapter has ``name``, ``about``, ``adapter_of`` (the other variant) and
+one change: ``damage``, which makes it a control, or ``router``, which decides for each prompt whether the memory is
+consulted. With ``questions: bare`` or ``rich``, a variant trains on these questions, whatever the run's other variants
+train on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +24,7 @@ import yaml
 
 from engram_bench.data.training import KINDS as TRAININGS
 from engram_bench.errors import UsageError
+from engram_bench.variants import kinds
 from engram_bench.variants.configs import Config, TrainingConfig
 from engram_bench.variants.kinds import KINDS
 
@@ -160,9 +162,12 @@ def parse(text: str, place: str, from_user: bool = False) -> Variant:
     if "adapter_of" in data:
         return _reusing_adapter(data, place)
     kind = data.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
+    if not isinstance(kind, str):
         raise UsageError(f"{place}: kind is {kind!r}; use one of {', '.join(KINDS)}")
-    config_class = KINDS[kind].config
+    try:
+        config_class = kinds.find(kind).config
+    except UsageError as error:
+        raise UsageError(f"{place}: {error}") from error
     own = {f.name for f in fields(config_class)} if config_class else set()
     outer = {"name", "kind", "about", "control", "questions", "training"}
     if unknown := [str(key) for key in data if key not in own | outer]:
@@ -218,7 +223,7 @@ def _build(cls: Any, data: dict[str, Any], place: str) -> Any:
         raise UsageError(f"{place}: expected a mapping, found {data!r}")
     for field in fields(cls):
         if field.name not in data:
-            if field.default is MISSING:
+            if field.default is MISSING and field.default_factory is MISSING:
                 raise UsageError(f"{place}: field {field.name!r} is missing; add it")
         elif not _has_type(data[field.name], hints[field.name]):
             expected = EXPECTED.get(hints[field.name], hints[field.name])
@@ -234,6 +239,8 @@ def _build(cls: Any, data: dict[str, Any], place: str) -> Any:
 def _has_type(value: Any, hint: Any) -> bool:
     if isinstance(hint, types.UnionType):
         return any(_has_type(value, option) for option in hint.__args__)
+    if typing.get_origin(hint) is Mapping:
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
     if typing.get_origin(hint) is not None:  # Sequence[int]
         return isinstance(value, list) and all(_has_type(v, typing.get_args(hint)[0]) for v in value)
     if hint in (int, float):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,12 @@ class Config:
 
 
 @dataclass(frozen=True)
-class LoraConfig(Config):
-    """Low-rank adaptation of every linear layer but the head (arXiv:2106.09685), by peft, Unsloth or mlx-lm."""
+class UpperLayersConfig(Config):
+    """Base class of configs that adapt the layers from `first_layer` on."""
 
-    rank: int
-    alpha: float
-    first_layer: int | float = 0  # the lowest adapted layer: its number, or its place as a share of the depth
-    four_bit: bool = False  # train against a 4-bit backbone (Unsloth only); the unquantized one answers
+    first_layer: int | float = field(default=0, kw_only=True)  # a layer's number, or its place as a share of the depth
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "rank")
         _place(self.first_layer, "first_layer")
 
     def check(self, depth: int) -> None:
@@ -73,6 +70,27 @@ class LoraConfig(Config):
             ValueError: the model has no such layer.
         """
         return range(_layer(self.first_layer, depth), depth)
+
+
+@dataclass(frozen=True)
+class LoraConfig(UpperLayersConfig):
+    """Low-rank adaptation of every linear layer but the head (arXiv:2106.09685), by peft, Unsloth or mlx-lm."""
+
+    rank: int
+    alpha: float
+    four_bit: bool = False  # train against a 4-bit backbone (Unsloth only); the unquantized one answers
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one(self, "rank")
+
+
+@dataclass(frozen=True)
+class PeftMethodConfig(UpperLayersConfig):
+    """Any method of peft that changes layers in place, by its name there: IA3, VERA, LOHA, OFT, ..."""
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)  # fields of the method's own config class
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,23 @@
-"""The registry of variant kinds: each kind's config class, the classes of its adapters, or how it asks the model."""
+"""The registry of variant kinds: each kind's config class, the classes of its adapters, or how it asks the model.
+
+Other packages bring kinds of their own by the entry point `GROUP`, whose value is a `Kind`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
 
-from engram_bench.variants.configs import Config, EngramConfig, EngramLoraConfig, LoraConfig, UnigramConfig
+from engram_bench.errors import UsageError
+from engram_bench.variants.configs import (
+    Config,
+    EngramConfig,
+    EngramLoraConfig,
+    LoraConfig,
+    PeftMethodConfig,
+    UnigramConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,7 @@ class Kind:
             `run.readers.Reader`. Empty: by the question alone.
         portable: whether an adapter trained in one framework loads in the others.
         keeps_facts: whether the reader looks facts up when asked, so that all of them are kept as text.
+        package: name and version of the package that brings it; empty: this one.
     """
 
     name: str
@@ -32,14 +45,39 @@ class Kind:
     reader: str = ""
     portable: bool = False
     keeps_facts: bool = False
+    package: str = ""
 
 
+GROUP = "engram_bench.kinds"
 KINDS: dict[str, Kind] = {}
 
 
 def register(kind: Kind) -> None:
     """Make a kind available to variant files; it replaces an earlier kind of the same name."""
     KINDS[kind.name] = kind
+
+
+def find(name: str) -> Kind:
+    """The kind of a name, also of another package.
+
+    Raises:
+        UsageError: there is no such kind, or the package that brings it fails; the error names it.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    others = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in others:
+        raise UsageError(f"kind is {name!r}; use one of {', '.join([*KINDS, *others])}")
+    point = others[name]
+    package = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+    try:
+        found = point.load()
+        if not isinstance(found, Kind) or found.name != name:
+            raise TypeError(f"{point.value} is no Kind of this name")
+    except Exception as error:  # whatever its module raises
+        raise UsageError(f"kind {name} of the package {package} fails: {type(error).__name__}: {error}") from error
+    register(replace(found, package=package))
+    return KINDS[name]
 
 
 def _built_in_adapters(name: str) -> dict[str, str]:
@@ -51,6 +89,7 @@ register(Kind("prompted", reader="engram_bench.run.readers:prompted"))
 for _name in ("dictionary", "retrieval", "oracle"):
     register(Kind(_name, reader=f"engram_bench.run.readers:{_name}", keeps_facts=True))
 register(Kind("lora", LoraConfig, _built_in_adapters("LoraAdapter")))
+register(Kind("peft", PeftMethodConfig, {"torch": "engram_bench.backends.torch.adapters:PeftAdapter"}))
 register(
     Kind(
         "engram",

@@ -1,4 +1,4 @@
-"""The adapters of the torch backend: LoRA by peft, the n-gram memory, the single-token memory.
+"""The adapters of the torch backend: LoRA and other methods by peft, the n-gram memory, the single-token memory.
 
 Each adapter attaches itself to a model, lists its trainable parameters and saves itself. None changes a weight of the
 backbone: LoRA stays unmerged and memories are hooks, so detaching an adapter restores the model bit for bit.
@@ -23,7 +23,7 @@ from engram_bench.memory import weights
 from engram_bench.memory.addresses import Addresses, Spans, damaged, placed
 from engram_bench.memory.torch import EngramLayer, MemoryLayer, UnigramLayer, decoder_layers, injected, low_precision
 from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span
-from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfig
+from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfig, UpperLayersConfig
 
 
 class TorchAdapter(Adapter, Protocol):
@@ -40,35 +40,51 @@ class TorchAdapter(Adapter, Protocol):
     def parameter_groups(self) -> list[dict[str, Any]]: ...
 
 
-class LoraAdapter(WithoutNgrams):
-    """peft's LoRA on all linear layers of some decoder layers. peft wraps the model; `unload` restores its layers."""
+class PeftAdapter(WithoutNgrams):
+    """An adapter by peft that changes layers in place. peft wraps the model; `unload` restores its layers."""
 
     def __init__(self, config: Any, state: dict[str, torch.Tensor] | None, first_layer: int) -> None:
         self._config, self._state, self._fresh, self.first_layer = config, state, state is None, first_layer
         self._peft: Any = None
 
     @classmethod
-    def create(cls, model: nn.Module, config: LoraConfig, encoder: PromptEncoder, pairs: Sequence[Pair]) -> LoraAdapter:
-        import peft
-
+    def create(
+        cls, model: nn.Module, config: UpperLayersConfig, encoder: PromptEncoder, pairs: Sequence[Pair]
+    ) -> PeftAdapter:
         layers = config.layers(len(decoder_layers(model)))
-        own = peft.LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,
-            target_modules=linear_layers(model),
-            layers_to_transform=list(layers),
-            task_type="CAUSAL_LM",
-        )
-        return cls(own, None, layers.start)
+        return cls(cls._own_config(model, config, layers), None, layers.start)
+
+    @staticmethod
+    def _own_config(model: nn.Module, config: Any, layers: range) -> Any:
+        """peft's config of the method."""
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+        own = {  # only those whose parameters have a name of their own
+            kind.value: method
+            for kind, method in PEFT_TYPE_TO_CONFIG_MAPPING.items()
+            if "target_modules" in method.__dataclass_fields__
+            and getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "prefix", None)
+        }
+        if not (method := own.get(config.method.upper())):
+            raise UsageError(f"method is {config.method!r}; peft's methods that fit are {', '.join(sorted(own))}")
+        options = {"target_modules": linear_layers(model), **config.options}
+        if layers.start:
+            if "layers_to_transform" not in method.__dataclass_fields__:
+                raise UsageError(f"method {config.method} adapts all layers; remove first_layer")
+            options["layers_to_transform"] = list(layers)
+        try:
+            return method(task_type="CAUSAL_LM", **options)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"options of method {config.method}: {error}") from error
 
     @classmethod
-    def load(cls, model: nn.Module, config: LoraConfig, encoder: PromptEncoder, folder: Path) -> LoraAdapter:
+    def load(cls, model: nn.Module, config: UpperLayersConfig, encoder: PromptEncoder, folder: Path) -> PeftAdapter:
         import peft
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            stored: Any = peft.LoraConfig.from_pretrained(folder)
+            stored: Any = peft.PeftConfig.from_pretrained(folder)
             state = load_file(folder / "adapter_model.safetensors")
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UsageError(f"{folder}: this adapter cannot be read ({error}); {weights.ANEW}") from error
@@ -78,17 +94,20 @@ class LoraAdapter(WithoutNgrams):
     @contextmanager
     def on(self, model: Any) -> Iterator[None]:
         import peft
-        from peft.helpers import disable_input_dtype_casting
 
-        self._peft = peft.get_peft_model(model, self._config, autocast_adapter_dtype=True)
+        try:
+            self._peft = peft.get_peft_model(model, self._config, autocast_adapter_dtype=True)
+        except ValueError as error:  # a size that does not fit this model
+            _restore(model)
+            raise UsageError(f"{self._config.peft_type.value} does not fit this model: {error}") from error
         try:
             if self._state is not None:
                 peft.set_peft_model_state_dict(self._peft, self._state)
-            for parameter in self._own():  # cast a loaded LoRA once, not at every product
+            for parameter in self._own():  # cast a loaded adapter once, not at every product
                 parameter.data = parameter.data.to(torch.float32 if self._fresh else model.dtype)
-            # A fresh LoRA is float32. Autocast runs its products in the backbone's dtype, so peft must not cast.
+            # A fresh adapter is float32. Autocast runs its products in the backbone's dtype, so peft must not cast.
             products = low_precision(model.device, model.dtype) if self._fresh else nullcontext()
-            with disable_input_dtype_casting(self._peft), products:
+            with _without_casts(self._peft), products:
                 yield
         finally:
             self._state = {k: v.clone() for k, v in peft.get_peft_model_state_dict(self._peft).items()}
@@ -98,8 +117,9 @@ class LoraAdapter(WithoutNgrams):
                 del model.peft_config
 
     def _own(self) -> list[nn.Parameter]:
-        """LoRA's parameters on the model, found by name, because peft freezes loaded ones."""
-        return [p for name, p in self._peft.named_parameters() if "lora_" in name]
+        """The method's parameters on the model, found by name, because peft freezes loaded ones."""
+        mark = self._peft.base_model.prefix  # such as "lora_"
+        return [p for name, p in self._peft.named_parameters() if mark in name]
 
     def memories(self) -> Sequence[MemoryLayer]:
         return ()
@@ -114,6 +134,43 @@ class LoraAdapter(WithoutNgrams):
     def save(self, folder: Path) -> None:
         self._peft.save_pretrained(folder)
         sort_config(folder)
+
+
+def _without_casts(wrapped: Any) -> AbstractContextManager[None]:
+    """Inside the context, peft's layers do not cast their inputs, if they would."""
+    from peft.helpers import disable_input_dtype_casting
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
+    if not all(hasattr(layer, "cast_input_dtype_enabled") for layer in layers):
+        return nullcontext()
+    found: AbstractContextManager[None] = disable_input_dtype_casting(wrapped)
+    return found
+
+
+def _restore(model: nn.Module) -> None:
+    """Put back the layers that peft had replaced before it failed."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            model.set_submodule(name, module.get_base_layer())
+
+
+class LoraAdapter(PeftAdapter):
+    """peft's LoRA on all linear layers of some decoder layers."""
+
+    @staticmethod
+    def _own_config(model: nn.Module, config: LoraConfig, layers: range) -> Any:
+        import peft
+
+        return peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            target_modules=linear_layers(model),
+            layers_to_transform=list(layers),
+            task_type="CAUSAL_LM",
+        )
 
 
 def linear_layers(model: nn.Module) -> list[str]:
