@@ -241,6 +241,10 @@ class Backend(Protocol):
         """Peak memory in bytes: as counted by the framework, or else of the whole process."""
         ...
 
+    def matrix_rate(self) -> float:
+        """Speed of products of square matrices in the backbone's dtype, in GFLOP/s, by which machines compare."""
+        ...
+
     def train(
         self,
         variant: Variant,

@@ -141,6 +141,7 @@ def what_was_run(report: Report, show: Show) -> Section:
         ("batch", f"{backend['batch_size']} rows, at most {backend['max_new_tokens']} new tokens"),
         ("speed", ", ".join(f"{show(name)} {rate:.0f}" for name, rate in run["tokens_s"].items()) + " new tokens/s"),
         ("memory", f"{run['peak_memory_mb']:,} MiB at peak"),
+        *([("products of matrices", f"{rate:,.0f} GFLOP/s")] if (rate := run.get("matmul_gflops")) else []),
         ("data", f"{data['items']} items in {len(data['categories'])} categories, SHA-256 {data['sha256'][:16]}"),
         *([("keys", f"{count} sets of inputs that a keyed memory cannot tell apart")] if count else []),
         *([("training", trained.format(**data))] if "training" in data else []),

@@ -113,7 +113,7 @@ def announced(settings: Settings) -> str:
         return text
     from engram_bench.backends.torch.device import matrix_rate
 
-    rate = matrix_rate(target.dtype)
+    rate = matrix_rate(target.device, target.dtype)
     minutes = math.ceil(seconds(count, kinds) * RATE / rate / 60)
     return f"{text}; about {minutes} min (products in {target.dtype} at {rate:.0f} GFLOP/s)"
 

@@ -26,6 +26,7 @@ def meta(
     """The first record of a run: backend, model and dataset."""
     return {
         "type": "meta",
+        "matmul_gflops": round(backend.matrix_rate(), 1),
         "backend": {
             "name": backend.name,
             "device": backend.device,

@@ -88,6 +88,7 @@ class Session:
                 "answers": files.answers(samples),
                 "evaluation_s": {name: round(s, 1) for name, s in seconds.items()},
                 "tokens_s": _tokens_per_second(samples, seconds),
+                "matmul_gflops": measured.meta.pop("matmul_gflops", None),
                 "peak_memory_mb": max((a["peak_memory"] for a in measured.answered), default=0) >> 20,
                 "argv": self.argv,
                 "git_commit": _git_commit(),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -90,6 +92,16 @@ class MlxModel(Network):
 
     def peak_memory(self) -> int:
         return int(mx.get_peak_memory())
+
+    def matrix_rate(self) -> float:
+        size, best = 1024, math.inf
+        left, right = (mx.random.uniform(shape=(size, size)).astype(getattr(mx, self.dtype)) for _ in range(2))
+        mx.eval(left, right)
+        for _ in range(5):
+            started = time.perf_counter()
+            mx.eval(left @ right)
+            best = min(best, time.perf_counter() - started)
+        return 2 * size**3 / best / 1e9
 
     # --- adapters -------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from engram_bench.backends.replay import answered, kept, touched
 from engram_bench.backends.torch import prefill, scoring, training, unsloth
 from engram_bench.backends.torch.adapters import EngramAdapter, TorchAdapter
 from engram_bench.backends.torch.decoding import Decoding
-from engram_bench.backends.torch.device import pick_batch_size
+from engram_bench.backends.torch.device import matrix_rate, pick_batch_size
 from engram_bench.backends.torch.device import pick_device as pick_device
 from engram_bench.backends.torch.device import pick_dtype as pick_dtype
 from engram_bench.backends.torch.network import Network, Prefix
@@ -72,6 +72,9 @@ class TorchModel(Network):
             return torch.cuda.max_memory_allocated()
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def matrix_rate(self) -> float:
+        return matrix_rate(self.device, self.dtype)
 
     # --- adapters -------------------------------------------------------------------------------------------------
 
