@@ -14,7 +14,7 @@ NEW_ENOUGH = $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >
 TOO_OLD = engram-bench needs Python 3.11 or newer; $(PYTHON) is $(or $(VERSION),not installed)
 check-python = $(if $(NEW_ENOUGH),,$(error $(TOO_OLD): make PYTHON=python3.11 $(MAKECMDGOALS)))
 
-.PHONY: bench demo compare mac test test-slow test-no-torch lint clean help
+.PHONY: install bench demo compare mac test test-slow test-no-torch lint clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -35,6 +35,8 @@ compare: .venv/installed .venv-peers/installed ## compare speed and training wit
 mac: .venv/installed ## run the suites by MLX on a Mac, and put what can be sent in into mac-results/ (MAC_ARGS=default)
 	$(BIN)/engram-bench model
 	PYTHON=$(BIN)/python DEVICE=mlx KIT=mac-kit COLLECT=mac-results LIMIT=3600 benchmarks/gpu_kit.sh run smoke quick $(MAC_ARGS)
+
+install: .venv/installed ## install the packages into .venv
 
 # A tiny model gains nothing from threads, so each process uses one.
 test: .venv/installed ## the package's own tests

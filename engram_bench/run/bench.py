@@ -193,7 +193,8 @@ class Bench:
                 new, old = sample.output, sample.expected
                 recited = any(metrics.contains(new, v) and not metrics.contains(old, v) for v in values[sample.prompt])
                 told, same, count = told + recited, same + sample.exact, count + 1
-            return {"told": stats.rate(told, count), "unchanged": stats.rate(same, count)}
+            seeds = max(1, count / max(1, len(values)))  # each prompt counts once, with its mean over training seeds
+            return {"told": stats.rate(told / seeds, len(values)), "unchanged": stats.rate(same / seeds, len(values))}
 
         return self.recorder.once("mention", variant, list(values), measure)
 

@@ -23,19 +23,14 @@ from engram_bench.store import adapters
 
 PATTERNS, RUNS = "patterns.yaml", "runs"
 KEY = "{key}"
-# Times of 5, 24, 200 and 2,000 facts on two cores with products in float32 at `RATE` GFLOP/s. Steps grow about with the
-# root of the facts.
+# By trainings of 5, 24, 200 and 2,000 facts on two cores that multiply matrices in float32 at `RATE` GFLOP/s.
 RATE = 147
-STEPS, A_STEP = {"lora": 26, "engram": 10}, {"lora": 2.6, "engram": 0.8}  # steps by root of facts; seconds
-A_FACT, AN_ANSWER, START = (
-    0.12,
-    0.03,
-    60,
-)  # reading a fact's training texts once; answering; loading, collateral, report
-
+STEPS, A_STEP = {"lora": 26, "engram": 10}, {"lora": 2.6, "engram": 0.8}  # steps by the root of facts; seconds each
+A_FACT, AN_ANSWER = 0.12, 0.03  # seconds to read a fact's training texts once, and for an answer
+THE_REST = 60  # seconds: loading, collateral, report
 
 USE = {  # with the model and its tokenizer by transformers
-    "lora": "peft.PeftModel.from_pretrained(model, {})",
+    **dict.fromkeys(("lora", "peft"), "peft.PeftModel.from_pretrained(model, {})"),
     "engram": "engram_bench.pretrained.EngramMemory.from_pretrained({}, model, tokenizer)",
 }
 
@@ -47,7 +42,8 @@ def learn(
 
     Args:
         file: a table of facts, or a pattern file.
-        out: an empty or new folder. It gets `PATTERNS`, the runs in `RUNS`, and an adapter's folder for each variant.
+        out: an empty or new folder, or that of the same facts before. It gets `PATTERNS`, the runs in
+            `RUNS`, and an adapter's folder for each variant.
         say: how people ask, as sentences with `KEY`; trained besides the built-in ones.
         options: further options of the run by `Option.dest`.
         command: makes the command line that runs the suites with some options.
@@ -59,18 +55,15 @@ def learn(
         UsageError: the file or an option is wrong.
     """
     check_writable("--out", out)
-    if any(out.iterdir()):
-        raise UsageError(f"--out: {out}: not empty; choose another folder")
     written, notes = pattern_file(file, say)
+    begun = (out / PATTERNS).is_file() and (out / PATTERNS).read_text("utf-8") == written  # by the same command before
+    if any(out.iterdir()) and not begun:
+        raise UsageError(f"--out: {out}: not empty; choose another folder")
     for note in notes:
         print(f"{file}: {note}", file=sys.stderr)
     (out / PATTERNS).write_text(written, encoding="utf-8")
-    given = {
-        "engram_profile": "facts",
-        **options,
-        "engram_patterns": str(out / PATTERNS),
-        "engram_report": str(out / RUNS),
-    }
+    places = {"engram_patterns": str(out / PATTERNS), "engram_report": str(out / RUNS)}
+    given = {"engram_profile": "facts", **options, **places}
     settings = settle(given, lambda _: "")
     print(announced(settings), file=sys.stderr)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value]
@@ -121,7 +114,7 @@ def announced(settings: Settings) -> str:
 def seconds(facts: int, kinds: Sequence[str]) -> float:
     """Rough time at `RATE` to train and ask variants of these kinds, on the bundled model."""
     training = sum(A_STEP[kind] * STEPS[kind] * math.sqrt(facts) + A_FACT * facts for kind in kinds if kind in STEPS)
-    return START + training + AN_ANSWER * len(kinds) * (2 * facts + min(facts, 300))
+    return THE_REST + training + AN_ANSWER * len(kinds) * (2 * facts + min(facts, 300))
 
 
 def _leave_adapters(settings: Settings, out: Path) -> None:
@@ -130,7 +123,8 @@ def _leave_adapters(settings: Settings, out: Path) -> None:
     item = next(iter(settings.patterns.categories.values())).split("seen")[0]
     for variant in settings.variants:
         if variant.config and not variant.control:
-            (folder := out / variant.name).mkdir()
+            (folder := out / variant.name).mkdir(exist_ok=True)
             adapters.copy(bench.trained(variant.name, settings.seeds[0]).folder, folder, variant)
             print(f"engram-bench ask {shlex.quote(str(folder))} {shlex.quote(item.input)} --baseline")
-            print(f"  in Python: {USE[variant.kind].format(repr(str(folder)))}")
+            if use := USE.get(variant.kind):
+                print(f"  in Python: {use.format(repr(str(folder)))}")
