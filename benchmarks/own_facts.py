@@ -114,10 +114,12 @@ def trainings(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def table(files: list[Path]) -> None:
-    found = [row for file in files for row in trainings(json.loads(file.read_text("utf-8")))]
+    found = [
+        row for file in files if file.parent.name != "latest" for row in trainings(json.loads(file.read_text("utf-8")))
+    ]
     found.sort(key=lambda row: (row["facts"], row["variant"], row["machine"]))
     RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(tabulate([{**row, "commit": row["commit"][:7]} for row in found], headers="keys", tablefmt="github"))
+    print(tabulate([{**row, "commit": (row["commit"] or "")[:7]} for row in found], headers="keys", tablefmt="github"))
 
 
 def main() -> None:

@@ -246,12 +246,12 @@ def _ask(args: argparse.Namespace) -> None:
         raise UsageError("give either a prompt or --prompts FILE")
     if not (most := integer("--max-tokens", args.max_tokens)):
         raise UsageError("--max-tokens: 0 leaves no answer; use 1 or more")
-    prompts = asking.read(args.prompts) if args.prompts else [args.prompt]
+    prompts = asking.read(args.prompts) if args.prompts is not None else [args.prompt]
     variant, target = adapters.variant_of(args.adapter), backends.find(args.backend)
     model = target.load(models.resolve(args.model).folder)
     shown: dict[str, Adapter | None] = {"baseline": None} if args.baseline else {}
     shown[variant.name] = model.load_adapter(variant, args.adapter)
-    if args.prompts:
+    if args.prompts is not None:
         for line in asking.lines(model, shown, prompts, most):
             print(line)
         return
@@ -305,12 +305,12 @@ def _write(args: argparse.Namespace) -> int:
 def _facts_to_write(args: argparse.Namespace) -> dict[str, str]:
     from engram_bench.data import tables
 
-    if args.table and args.key is None:
+    if args.table is not None and args.key is None:
         facts, notes = tables.read(args.table, fewest=1)
         for note in notes:
             print(f"{args.table}: {note}", file=sys.stderr)
         return {fact.key: fact.value for fact in facts}
-    if args.table or args.value is None:
+    if args.table is not None or args.value is None:
         raise UsageError("give either a key and a value, or --from FILE")
     return {args.key: args.value}
 
@@ -340,9 +340,14 @@ def _changing(args: argparse.Namespace) -> Iterator[tuple[Backend, Writable]]:
     config = weights.engram_config(args.adapter)
     keys, facts = addresses.known(weights.load(args.adapter, "engram", asdict(config)))
     if args.run is _write:
+        known = [key for key, value in args.facts.items() if facts.get(key) == value] if args.table else []
+        for key in known:  # by an earlier run on the same table
+            print(f"{key} is known already")
+            del args.facts[key]
         for key, value in args.facts.items():
             addresses.check_new(key, config, keys, facts)
             addresses.check_value(value)
+        addresses.check_apart(args.facts)
     else:
         addresses.check_written(args.key, facts)
     target = backends.find(args.backend)

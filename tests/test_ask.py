@@ -110,10 +110,17 @@ def test_an_adapter_is_listed_with_the_facts_written_into_it(model, examples, tm
         "the owner of the boat -> Ada",
         "NEW:uvx -> copper",
     ]
+    (tmp_path / "more.csv").write_text("key,value\nNEW:uvx,copper\nNEW:uvy,tin\n")
+    assert command(checkpoint, "write", out, "--from", tmp_path / "more.csv") == 0, "goes on where it stopped"
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "NEW:uvx is known already",
+        "NEW:uvy -> tin",
+    ]
+    (tmp_path / "more.csv").write_text("key,value\nNEW:uvz,zinc\nnew: UVZ,lead\n")
     assert command(checkpoint, "write", out, "--from", tmp_path / "more.csv") == 2
-    assert "already known" in capsys.readouterr().err
+    assert "are one key up to case" in capsys.readouterr().err
     assert cli.main(["list", str(out)]) == 0
-    assert "11 keys, 3 of them written" in capsys.readouterr().out
+    assert "12 keys, 4 of them written" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ def test_the_readmes_scorecard_is_that_of_the_committed_report():
             assert cells[5] == f"{line['kl_with_keys']:.2f}"
         if line["recited"]:
             assert cells[6] == f"{100 * line['recited']['rate']:.0f}"
-    assert len(report["scorecard"]) == sum(name in shown for name in (line["variant"] for line in report["scorecard"]))
     trained = sum(
         c["n"]
         for c in report["cells"]

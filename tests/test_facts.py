@@ -52,8 +52,11 @@ def test_a_table_becomes_a_scorecard_and_adapters_that_answer(table, checkpoint,
     samples = map(json.loads, (out / "runs" / "latest" / "samples.jsonl").read_text().splitlines())
     told = {sample["prompt"]: sample["output"] for sample in samples if sample["variant"] == "engram-keyed"}
     prompt = next(prompt for prompt, output in told.items() if output.startswith("code"))
+    assert f"--baseline --backend cpu --model {checkpoint}" in done.stdout
+    assert command("write", out / "engram-keyed", "the new gate", "code 0", *model).returncode == 0
     again = command("facts", table, "--out", out, "--say", "How do I open {key}?", *variants, *model)
     assert again.returncode == 0, "the same facts go on in the same folder"
+    assert "the new gate -> code 0" in command("list", out / "engram-keyed").stdout
     answered = command("ask", out / "engram-keyed", prompt, *model)
     assert answered.stdout.startswith(told[prompt]), answered.stderr
 

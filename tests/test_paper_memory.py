@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from engram_bench import variants
-from engram_bench.backends.torch import attention as torch_attention
 from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.backends.torch.earlier import columns_back
@@ -39,7 +38,6 @@ def model(request, tmp_path_factory):
     own = in_float32(make_checkpoint(tmp_path_factory.mktemp("m"), architecture, chat=request.param != "base"))
     if request.param == "as on an accelerator":
         own.holds_shared_apart = False
-        own.model.set_attn_implementation(torch_attention.MASKED)
     if request.param == "Mistral":
         own.model.config.sliding_window = 4
     return own

@@ -282,3 +282,9 @@ def test_a_file_may_train_every_item_and_a_draw_of_it_too(tmp_path):
     (tmp_path / "a.yaml").write_text(PATTERNS.replace("examples:", "heldout: some\nexamples:"))
     with pytest.raises(UsageError, match=r"a.yaml:4: heldout is 'some'; use none"):
         patterns.load(tmp_path / "a.yaml")
+
+
+def test_a_draw_of_triples_that_are_all_trained_holds_none_out():
+    world = replace(patterns.load(shipped.PATTERNS).categories["world"], holds_out=False)
+    (chosen,) = PatternSet({"world": world}).sample(20).categories.values()
+    assert 20 <= len(chosen.split("seen")) == len(chosen.items) < 60

@@ -1,6 +1,7 @@
 """Facts from a table: read in every usual format, mended where that is safe, else refused with file and line."""
 
 import json
+from datetime import datetime
 
 import pytest
 
@@ -66,11 +67,13 @@ def test_subject_relation_and_object_make_a_key(tmp_path):
 def test_an_excel_sheet_is_read_as_it_shows(tmp_path):
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
-    for row in (["key", "value", "note"], ["the wifi of Bo", "k7", None], [None, None, None], ["the code", 12.0, "x"]):
-        book.active.append(row)
+    day = datetime(2026, 3, 1)
+    rows = [["key", "value"], ["the wifi of Bo", "k7"], [None, None], ["the code", 12.0], ["the day", day]]
+    for row in rows:
+        book.active.append([*row, None])
     book.save(tmp_path / "a.xlsx")
     facts, _ = read(tmp_path / "a.xlsx")
-    assert pairs(facts) == [("the wifi of Bo", "k7"), ("the code", "12")]
+    assert pairs(facts) == [("the wifi of Bo", "k7"), ("the code", "12"), ("the day", "2026-03-01")]
     assert facts[1].place.endswith("a.xlsx:4")
 
 
@@ -92,6 +95,8 @@ def test_a_fact_given_twice_is_kept_once_and_told(tmp_path):
         ("key,value\nx,1\ny,2\n", "utf-16-le", [":1: a zero byte; save the table as UTF-8"]),
         ("key,value\nx,1\n", "utf-8", ["1 facts; give 2 or more"]),
         ("", "utf-8", ["empty; write a row of column names"]),
+        ("key,value\nx,a\x07b\ny,2\n", "utf-8", [":2: the value contains the control character U+0007"]),
+        (f"key,value\n{'x' * 1001},1\ny,2\n", "utf-8", [":2: the key has 1001 characters, the limit is 1000"]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_with_its_line(tmp_path, text, encoding, expected):
@@ -101,8 +106,10 @@ def test_what_cannot_be_read_is_refused_with_its_line(tmp_path, text, encoding, 
 
 
 def test_all_problems_of_a_table_are_told_together(tmp_path):
-    lines = refused(written(tmp_path, "a.jsonl", '{"key": "x", "value": 1}\nx\n[1]\n{"key": "y"}\n'))
-    assert [line.split(":")[1] for line in lines] == ["2", "3", "4"]
+    lines = refused(
+        written(tmp_path, "a.jsonl", '{"key": "x", "value": 1}\nx\n[1]\n{"key": "y"}\n{"key": "z", "value": [1]}\n')
+    )
+    assert [line.split(":")[1] for line in lines] == ["2", "3", "4", "5"]
 
 
 def test_other_files_are_refused(tmp_path):

@@ -10,7 +10,6 @@ import transformers
 
 from engram_bench import variants
 from engram_bench.backends.decoding import COMPACT_AT
-from engram_bench.backends.torch import attention as torch_attention
 from engram_bench.backends.torch.adapters import EngramAdapter, EngramLoraAdapter
 from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.errors import UsageError
@@ -207,7 +206,6 @@ def test_texts_longer_than_an_attention_window_are_answered_as_transformers_does
     model = in_float32(folder)
     if not apart:
         model.holds_shared_apart = False
-        model.model.set_attn_implementation(torch_attention.MASKED)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     texts = ["KEY:abc", "What belongs to KEY:bcd here? Look up the key and resolve it please"]
     prompts = [model.encoder.prompt(text) for text in texts]
@@ -228,7 +226,6 @@ def test_a_prompt_that_ends_with_the_shared_tokens_and_one_more_is_read_beside_l
     model = in_float32(make_checkpoint(tmp_path))
     if not apart:
         model.holds_shared_apart = False
-        model.model.set_attn_implementation(torch_attention.MASKED)
     long = model.encoder.prompt("KEY:abc")
     cut = 1 + long.content.index(True)
     short = replace(long, ids=long.ids[:cut], content=long.content[:cut])

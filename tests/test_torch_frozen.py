@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from engram_bench import variants
-from engram_bench.backends.torch import attention as torch_attention
 from engram_bench.backends.torch import frozen as torch_frozen
 from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.frozen import FrozenParts
@@ -22,7 +21,6 @@ def model(request, tmp_path):
     own = in_float32(make_checkpoint(tmp_path, "Llama" if accelerated else name, chat=not base))
     if accelerated:
         own.holds_shared_apart = False
-        own.model.set_attn_implementation(torch_attention.MASKED)
     if name == "Mistral":
         own.model.config.sliding_window = 4
     return own

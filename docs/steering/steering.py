@@ -15,6 +15,10 @@ from engram_bench.variants.kinds import Kind
 class SteeringConfig(Config):
     layer: int  # a field of the variant's YAML file
 
+    def check(self, depth):
+        if self.layer >= depth:
+            raise ValueError(f"layer {self.layer} does not exist: this model has layers 0 to {depth - 1}")
+
 
 class SteeringAdapter(WithoutNgrams):
     def __init__(self, layer, vector):

@@ -231,7 +231,7 @@ def _whole_subjects(category: Category, size: int, seed: int) -> tuple[Item, ...
     names = sorted(of)
     random.Random(f"{seed}:{category.name}").shuffle(names)
     chosen: dict[str, None] = {}
-    count, any_out = 0, False
+    count, any_out = 0, not never
     while names and (count < size or not any_out):
         following = [names.pop(0)]
         while following and (count < size or not any_out):
@@ -242,6 +242,8 @@ def _whole_subjects(category: Category, size: int, seed: int) -> tuple[Item, ...
                 any_out = any_out or any(item.id in never for item in of[name])
                 following += [item.output for item in of[name] if item.output in of]
     found = sorted((item for item in category.items if item.names[0] in chosen), key=lambda item: item.id)
+    if not never:
+        return tuple(item for item in category.items if item.names[0] in chosen)
     heldout, seen = ([item for item in found if (item.id in never) == out] for out in (True, False))
     for_each = (1 - HELDOUT_SHARE) / HELDOUT_SHARE  # trained items for one held-out item
     count = min(len(heldout), round(len(seen) / for_each))

@@ -21,6 +21,18 @@ DEEPEST = 20  # nesting levels
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tab and line feed; surrogates too
 
 
+def unfit(text: str, name: str) -> str | None:
+    """Why a text cannot be a field of this name, and how to mend it; None if it can."""
+    longest = LONGEST.get(name, LONGEST_TEXT)
+    if not text.strip():
+        return "is empty; fill it in or remove it"
+    if found := CONTROL.search(text):
+        return f"contains the control character U+{ord(found[0]):04X}; remove it"
+    if len(text) > longest:
+        return f"has {len(text)} characters, the limit is {longest}; shorten it"
+    return None
+
+
 @dataclass
 class Nodes:
     """One file. Its methods append what is wrong to `problems`, one line each, and go on."""
@@ -95,17 +107,11 @@ class Nodes:
         if not isinstance(node, yaml.ScalarNode):
             self.problem(node, f"{name!r} must be text; quote it")
             return None
-        text, longest = str(node.value), LONGEST.get(name, LONGEST_TEXT)
-        if not text.strip():
-            reason = "is empty; fill it in or remove it"
-        elif found := CONTROL.search(text):
-            reason = f"contains the control character U+{ord(found[0]):04X}; remove it"
-        elif len(text) > longest:
-            reason = f"has {len(text)} characters, the limit is {longest}; shorten it"
-        else:
-            return text
-        self.problem(node, f"{name!r} {reason}")
-        return None
+        text = str(node.value)
+        if reason := unfit(text, name):
+            self.problem(node, f"{name!r} {reason}")
+            return None
+        return text
 
     def name(self, fields: dict[str, yaml.Node], field: str) -> str | None:
         """Return a category or group name; only characters that are safe in test ids, -k and tables are allowed."""

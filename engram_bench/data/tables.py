@@ -12,10 +12,12 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any
 
 from engram_bench.data.leaks import plain
+from engram_bench.data.nodes import unfit
 from engram_bench.errors import UsageError
 
 KEYED = (("key", "value"), ("question", "answer"), ("input", "output"), ("prompt", "completion"))
@@ -74,6 +76,9 @@ def read(file: Path, fewest: int = FEWEST) -> tuple[list[Fact], list[str]]:
             problems.append(f"{place}: an empty cell; a fact needs its key and its value")
             continue
         fact = _fact(named, place)
+        for called, text, field in (("key", fact.key, "input"), ("value", fact.value, "output")):
+            if reason := unfit(text, field):
+                problems.append(f"{place}: the {called} {reason}")
         known = facts.setdefault(plain(fact.key), fact)
         if known.value != fact.value:
             problems.append(
@@ -108,10 +113,12 @@ def _columns(header: Sequence[str], file: Path, line: int) -> list[int]:
 
 
 def _text(cell: Any) -> str:
-    """A cell as text: 3 for the number 3.0, as a spreadsheet shows it."""
+    """A cell as text: 3 for the number 3.0, and a date alone for midnight of that day, as a spreadsheet shows them."""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
-    return "" if cell is None else str(cell).strip()
+    if isinstance(cell, datetime) and cell.time() == time():
+        cell = cell.date()
+    return "" if cell is None else str(cell).replace("\r\n", "\n").strip()
 
 
 # --- formats ----------------------------------------------------------------------------------------------------------
@@ -183,6 +190,9 @@ def _json_lines(text: str, file: Path, problems: list[str]) -> Iterator[Cells]:
         if not isinstance(record, dict):
             problems.append(f"{file}:{number}: not a JSON object; write one object a line")
             continue
+        if any(isinstance(value, (list, dict)) for value in record.values()):
+            problems.append(f"{file}:{number}: a value is a list or an object; write it as text")
+            continue
         if not names:
             names = list(record)
             yield number, names
@@ -196,10 +206,11 @@ def _excel(file: Path) -> Iterator[Cells]:
         raise UsageError(
             f"{file}: openpyxl reads Excel files; pip install openpyxl, or save the table as CSV"
         ) from error
-    try:
-        sheet = openpyxl.load_workbook(file, read_only=True, data_only=True).active
-    except Exception as error:  # openpyxl raises KeyError, BadZipFile, InvalidFileException, OSError, ...
+    try:  # not read_only, which trusts the size that the file states
+        sheet = openpyxl.load_workbook(file, data_only=True).worksheets[0]
+        rows = list(sheet.iter_rows(values_only=True))
+    except Exception as error:  # openpyxl raises KeyError, BadZipFile, InvalidFileException, OSError, IndexError, ...
         raise UsageError(f"{file}: Excel file cannot be read ({error}); save the table as CSV") from error
-    for number, cells in enumerate(sheet.iter_rows(values_only=True), 1):
+    for number, cells in enumerate(rows, 1):
         if any(_text(cell) for cell in cells):
             yield number, cells

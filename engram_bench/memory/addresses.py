@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -116,6 +116,14 @@ def check_value(value: str) -> None:
     """Raise a UsageError if nothing would be stored."""
     if not value.strip():
         raise UsageError("the value is blank; give the answer to store")
+
+
+def check_apart(keys: Iterable[str]) -> None:
+    """Raise a UsageError if a memory could not tell two new keys apart."""
+    named: dict[str, str] = {}
+    for key in keys:
+        if (other := named.setdefault(key_name(key), key)) != key:
+            raise UsageError(f"{key!r} and {other!r} are one key up to case, accents, width and white space; keep one")
 
 
 def check_written(key: str, facts: Mapping[str, str]) -> None:

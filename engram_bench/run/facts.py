@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from engram_bench.store import adapters
 
 PATTERNS, RUNS = "patterns.yaml", "runs"
 KEY = "{key}"
+SAME = ("backend", "model")  # options that an adapter is asked with, too
 # By trainings of 5, 24, 200 and 2,000 facts on two cores that multiply matrices in float32 at `RATE` GFLOP/s.
 RATE = 147
 STEPS, A_STEP = {"lora": 26, "engram": 10}, {"lora": 2.6, "engram": 0.8}  # steps by the root of facts; seconds each
@@ -57,7 +59,8 @@ def learn(
     check_writable("--out", out)
     written, notes = pattern_file(file, say)
     begun = (out / PATTERNS).is_file() and (out / PATTERNS).read_text("utf-8") == written  # by the same command before
-    if any(out.iterdir()) and not begun:
+    others = {file.name for file in out.iterdir()} - {PATTERNS}  # the patterns alone: their facts had a fault
+    if others and not begun:
         raise UsageError(f"--out: {out}: not empty; choose another folder")
     for note in notes:
         print(f"{file}: {note}", file=sys.stderr)
@@ -67,9 +70,13 @@ def learn(
     settings = settle(given, lambda _: "")
     print(announced(settings), file=sys.stderr)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value]
-    done = subprocess.run(command([*flags, "-q", "--no-header", "--tb=short"]), check=False).returncode
+    # -c: the ini file of the current folder says nothing about this run
+    done = subprocess.run(
+        command([*flags, "-c", os.devnull, "-q", "--no-header", "--tb=short"]), check=False
+    ).returncode
     if done == 0:
-        _leave_adapters(settings, out)
+        same = [f"--{name} {shlex.quote(options[key])}" for name in SAME if (key := f"engram_{name}") in options]
+        _leave_adapters(settings, out, " ".join(["", *same]))
     return done
 
 
@@ -78,6 +85,8 @@ def pattern_file(file: Path, say: Sequence[str]) -> tuple[str, list[str]]:
     for sentence in say:
         if sentence.count(KEY) != 1:
             raise UsageError(f"--say: {sentence!r} must contain {KEY} exactly once")
+    if file.is_dir():
+        raise UsageError(f"{file}: a folder; name one file")
     if file.suffix.lower() not in tables.SUFFIXES:
         patterns.load(file)
         if say:
@@ -99,7 +108,7 @@ def pattern_file(file: Path, say: Sequence[str]) -> tuple[str, list[str]]:
 def announced(settings: Settings) -> str:
     """What will be done, and on a CPU about how long it takes."""
     count = sum(len(category.items) for category in settings.patterns.categories.values())
-    kinds = [variant.kind for variant in settings.variants]
+    kinds = [variant.kind for variant in settings.variants if not variant.adapter_of] * len(settings.seeds)
     text = f"{count} facts; variants {', '.join(variant.name for variant in settings.variants)}"
     target = backends.find(settings.backend, settings.lora_engine)
     if (target.framework, target.device, settings.model) != ("torch", "cpu", "bundled"):
@@ -117,14 +126,19 @@ def seconds(facts: int, kinds: Sequence[str]) -> float:
     return THE_REST + training + AN_ANSWER * len(kinds) * (2 * facts + min(facts, 300))
 
 
-def _leave_adapters(settings: Settings, out: Path) -> None:
-    """Copy each trained adapter to a folder of its variant's name, and print how to use it."""
+def _leave_adapters(settings: Settings, out: Path, same: str) -> None:
+    """Copy each trained adapter to a folder of its variant's name, unless it is there, and print how to use it.
+
+    An adapter that is there may hold facts that were written into it. `same`: options that `ask` needs, too.
+    """
     bench = Bench(settings, Reporter(None))
     item = next(iter(settings.patterns.categories.values())).split("seen")[0]
     for variant in settings.variants:
         if variant.config and not variant.control:
-            (folder := out / variant.name).mkdir(exist_ok=True)
-            adapters.copy(bench.trained(variant.name, settings.seeds[0]).folder, folder, variant)
-            print(f"engram-bench ask {shlex.quote(str(folder))} {shlex.quote(item.input)} --baseline")
+            folder = out / variant.name
+            if not (folder / adapters.VARIANT).exists():
+                folder.mkdir(exist_ok=True)
+                adapters.copy(bench.trained(variant.name, settings.seeds[0]).folder, folder, variant)
+            print(f"engram-bench ask {shlex.quote(str(folder))} {shlex.quote(item.input)} --baseline{same}")
             if use := USE.get(variant.kind):
                 print(f"  in Python: {use.format(repr(str(folder)))}")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import shutil
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from engram_bench import variants
-from engram_bench.backends.base import Backend, Progress, Training
+from engram_bench.backends.base import Backend, Progress, Training, adapter_class
 from engram_bench.data.training import TrainingSet
 from engram_bench.errors import UsageError
 from engram_bench.store.cache import build_once, cache_dir
@@ -145,8 +145,8 @@ def folder_of(
         "versions": backend.versions(),
     }
     if (kind := KINDS[variant.kind]).package:  # its code is not part of this package's
-        module = find_spec(kind.adapters[backend.name].partition(":")[0])
-        key["package"] = [kind.package, Path(module.origin).read_text("utf-8") if module and module.origin else None]
+        file = inspect.getfile(adapter_class(variant, backend.name))  # type: ignore[arg-type]
+        key["package"] = [kind.package, hashlib.sha256(Path(file).read_bytes()).hexdigest()]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "adapters" / f"{variant.adapter_of or variant.name}-{digest[:16]}"
 

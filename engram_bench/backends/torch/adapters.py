@@ -40,6 +40,10 @@ class TorchAdapter(Adapter, Protocol):
     def parameter_groups(self) -> list[dict[str, Any]]: ...
 
 
+# Methods of peft that take more than a prompt, or adapt other layers than linear ones.
+UNFIT = ("LN_TUNING", "POLY", "TRAINABLE_TOKENS")
+
+
 class PeftAdapter(WithoutNgrams):
     """An adapter by peft that changes layers in place. peft wraps the model; `unload` restores its layers."""
 
@@ -64,6 +68,7 @@ class PeftAdapter(WithoutNgrams):
             for kind, method in PEFT_TYPE_TO_CONFIG_MAPPING.items()
             if "target_modules" in method.__dataclass_fields__
             and getattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "prefix", None)
+            and kind.value not in UNFIT
         }
         if not (method := own.get(config.method.upper())):
             raise UsageError(f"method is {config.method!r}; peft's methods that fit are {', '.join(sorted(own))}")
@@ -86,7 +91,7 @@ class PeftAdapter(WithoutNgrams):
         try:
             stored: Any = peft.PeftConfig.from_pretrained(folder)
             state = load_file(folder / "adapter_model.safetensors")
-        except (OSError, ValueError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
             raise UsageError(f"{folder}: this adapter cannot be read ({error}); {weights.ANEW}") from error
         stored.base_model_name_or_path = None  # peft would warn that the model's folder has another name
         return cls(stored, state, config.layers(len(decoder_layers(model))).start)
@@ -97,12 +102,17 @@ class PeftAdapter(WithoutNgrams):
 
         try:
             self._peft = peft.get_peft_model(model, self._config, autocast_adapter_dtype=True)
-        except ValueError as error:  # a size that does not fit this model
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+        ) as error:  # such as a size that does not fit this model
             _restore(model)
             raise UsageError(f"{self._config.peft_type.value} does not fit this model: {error}") from error
         try:
             if self._state is not None:
-                peft.set_peft_model_state_dict(self._peft, self._state)
+                self._fill(peft.set_peft_model_state_dict)
             for parameter in self._own():  # cast a loaded adapter once, not at every product
                 parameter.data = parameter.data.to(torch.float32 if self._fresh else model.dtype)
             # A fresh adapter is float32. Autocast runs its products in the backbone's dtype, so peft must not cast.
@@ -116,6 +126,14 @@ class PeftAdapter(WithoutNgrams):
             if hasattr(model, "peft_config"):
                 del model.peft_config
 
+    def _fill(self, setter: Callable[..., Any]) -> None:
+        try:
+            unknown = list(setter(self._peft, self._state).unexpected_keys)
+        except RuntimeError as error:  # a size differs
+            unknown = [" ".join(str(error).split())[:200]]
+        if unknown:
+            raise UsageError(f"this adapter belongs to another model ({unknown[0]}); name its model with --model")
+
     def _own(self) -> list[nn.Parameter]:
         """The method's parameters on the model, found by name, because peft freezes loaded ones."""
         mark = self._peft.base_model.prefix  # such as "lora_"
@@ -128,8 +146,12 @@ class PeftAdapter(WithoutNgrams):
         return [{"params": self._own(), "tables": False}]
 
     def parameter_count(self) -> int:
-        parameters = (self._state or {}).values() if self._peft is None else self._own()
-        return sum(parameter.numel() for parameter in parameters)
+        if self._peft is not None:
+            return sum(parameter.numel() for parameter in self._own())
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+        mark = PEFT_TYPE_TO_TUNER_MAPPING[self._config.peft_type].prefix  # VeRA also saves matrices that stay as drawn
+        return sum(tensor.numel() for name, tensor in (self._state or {}).items() if mark in name)
 
     def save(self, folder: Path) -> None:
         self._peft.save_pretrained(folder)
@@ -185,7 +207,8 @@ def sort_config(folder: Path) -> None:
     """Sort the saved peft config, because peft writes its set of modules in a different order in every process."""
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])
+    if isinstance(config["target_modules"], list):  # not a pattern, or the name of a choice of peft's
+        config["target_modules"].sort()
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -58,7 +58,8 @@ class Network:
             raise UsageError(f"{folder}: layers of {named} are not supported; use a model with attention layers only")
         ours = model._supports_attention_backend
         capped = getattr(self._config, "attn_logit_softcapping", None)
-        plain = ours and not capped
+        sinks = any(name.endswith("sinks") for name, _ in model.named_parameters())  # they take part in the softmax
+        plain = ours and not capped and not sinks
         self.holds_shared_apart = plain and device == "cpu"
         if plain:
             model.set_attn_implementation(attention.GROUPED)

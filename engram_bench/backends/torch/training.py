@@ -1,8 +1,8 @@
 """The training step for every kind of adapter: AdamW on the adapter's parameters, loss on the answer tokens.
 
-The tokens that all prompts share run once per step with batch size 1 and are expanded to the rows, gradients included.
-For a causal model this is exact, and it takes a third of the computation. The steps of an n-gram memory run only the
-tokens and layers that it acts on (`frozen.py`).
+On a CPU, the tokens that all prompts share run once per step with batch size 1 and are expanded to the rows, gradients
+included. For a causal model this is exact, and it takes a third of the computation. On an accelerator, one pass runs
+all tokens of a step. The steps of an n-gram memory run only the tokens and layers that it acts on (`frozen.py`).
 """
 
 from __future__ import annotations
