@@ -197,7 +197,7 @@ def whole_run(tiny, name, *more):
 
 def without_times(report):
     report = json.loads(json.dumps(report))
-    for key in ("started", "duration_s", "evaluation_s", "tokens_s", "peak_memory_mb", "argv"):
+    for key in ("started", "duration_s", "evaluation_s", "tokens_s", "matmul_gflops", "peak_memory_mb", "argv"):
         del report["run"][key]
     del report["backend"]["load_seconds"], report["speed"], report["lookup"]
     for variant in report["variants"]:
