@@ -25,7 +25,7 @@ from engram_bench.store import adapters
 PATTERNS, RUNS = "patterns.yaml", "runs"
 KEY = "{key}"
 SAME = ("backend", "model")  # options that an adapter is asked with, too
-# By trainings of 5, 24, 200 and 2,000 facts on two cores that multiply matrices in float32 at `RATE` GFLOP/s.
+# Rough: after a few trainings of 5 to 2,000 facts on two cores that multiply matrices in float32 at `RATE` GFLOP/s.
 RATE = 147
 STEPS, A_STEP = {"lora": 26, "engram": 10}, {"lora": 2.6, "engram": 0.8}  # steps by the root of facts; seconds each
 A_FACT, AN_ANSWER = 0.12, 0.03  # seconds to read a fact's training texts once, and for an answer

@@ -102,12 +102,7 @@ class PeftAdapter(WithoutNgrams):
 
         try:
             self._peft = peft.get_peft_model(model, self._config, autocast_adapter_dtype=True)
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-        ) as error:  # such as a size that does not fit this model
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # such as a size that does not fit
             _restore(model)
             raise UsageError(f"{self._config.peft_type.value} does not fit this model: {error}") from error
         try:
