@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, softmax
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
+from transformers.masking_utils import sdpa_mask
 
 GROUPED = "grouped"
 
@@ -87,5 +87,16 @@ def _for_all_rows(left: Tensor, right: Tensor) -> Tensor:
     return product.view(groups, rows, n, -1).transpose(0, 1)
 
 
+def additive_mask(*, dtype: torch.dtype, **asked: Any) -> Tensor | None:
+    """The mask of `grouped_attention`: zero where a token is seen, the lowest number where it is hidden.
+
+    transformers' own `eager_mask` copies a number from the host to the device in some versions (5.17), at every step.
+    """
+    seen = sdpa_mask(**{**asked, "allow_is_causal_skip": False})
+    if seen is None:
+        return None
+    return torch.where(seen, torch.zeros((), device=seen.device, dtype=dtype), torch.finfo(dtype).min)
+
+
 AttentionInterface.register(GROUPED, grouped_attention)
-AttentionMaskInterface.register(GROUPED, eager_mask)
+AttentionMaskInterface.register(GROUPED, additive_mask)
