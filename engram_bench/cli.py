@@ -8,17 +8,12 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from engram_bench import __version__, shipped
 from engram_bench.errors import UsageError
-
-if TYPE_CHECKING:
-    from engram_bench.backends.base import Adapter, Backend, Writable
-
 
 ADAPTER = "folder made by engram-bench train VARIANT --out"
 
@@ -102,11 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--prompts", metavar="FILE", help=lines)
     ask.add_argument("--baseline", action="store_true", help="show the untouched model's answer, too")
     ask.add_argument("--max-tokens", default="64", metavar="N", help="longest answer (default 64)")
-    ask.set_defaults(run=_ask)
+    ask.set_defaults(run=_on_folder("ask"))
 
     listed = commands.add_parser("list", help="print an adapter's variant, and the facts written into it")
     listed.add_argument("adapter", type=Path, metavar="ADAPTER", help=ADAPTER)
-    listed.set_defaults(run=_list)
+    listed.set_defaults(run=_on_folder("list"))
 
     write = commands.add_parser("write", help="store facts in a trained n-gram memory, without a training run")
     write.add_argument(
@@ -116,12 +111,12 @@ def _parser() -> argparse.ArgumentParser:
     write.add_argument("value", nargs="?", help="the answer to store")
     table = "store the facts of a table, as engram-bench facts reads it"
     write.add_argument("--from", dest="table", type=Path, metavar="FILE", help=table)
-    write.set_defaults(run=_write)
+    write.set_defaults(run=_on_folder("write"))
 
     forget = commands.add_parser("forget", help="remove a written fact from an n-gram memory")
     forget.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder given to engram-bench write")
     forget.add_argument("key", help="key given to engram-bench write")
-    forget.set_defaults(run=_forget)
+    forget.set_defaults(run=_on_folder("forget"))
 
     for command in (ask, write, forget):
         for name, default in (("backend", "auto"), ("model", "bundled")):
@@ -236,126 +231,16 @@ def _facts(args: argparse.Namespace) -> int:
     return facts.learn(args.file, out, args.say, options, _command)
 
 
-def _ask(args: argparse.Namespace) -> None:
-    from engram_bench import backends
-    from engram_bench.options import integer
-    from engram_bench.run import asking
-    from engram_bench.store import adapters, models
+def _on_folder(name: str) -> Callable[[argparse.Namespace], int | None]:
+    """The command of this name in `run.folder_commands`."""
 
-    if (args.prompt is None) == (args.prompts is None):
-        raise UsageError("give either a prompt or --prompts FILE")
-    if not (most := integer("--max-tokens", args.max_tokens)):
-        raise UsageError("--max-tokens: 0 leaves no answer; use 1 or more")
-    prompts = asking.read(args.prompts) if args.prompts is not None else [args.prompt]
-    variant, target = adapters.variant_of(args.adapter), backends.find(args.backend)
-    model = target.load(models.resolve(args.model).folder)
-    shown: dict[str, Adapter | None] = {"baseline": None} if args.baseline else {}
-    shown[variant.name] = model.load_adapter(variant, args.adapter)
-    if args.prompts is not None:
-        for line in asking.lines(model, shown, prompts, most):
-            print(line)
-        return
-    for name, adapter in shown.items():
-        if args.baseline:
-            print(f"{name}: ", end="")
-        for piece in asking.streamed(model, adapter, args.prompt, most):
-            print(piece, end="", flush=True)
-        print()
+    def run(args: argparse.Namespace) -> int | None:
+        from engram_bench.run import folder_commands
 
+        found: int | None = folder_commands.COMMANDS[name](args)
+        return found
 
-def _list(args: argparse.Namespace) -> None:
-    from dataclasses import asdict
-
-    from engram_bench.memory import addresses, weights
-    from engram_bench.store import adapters
-    from engram_bench.variants.configs import EngramConfig
-
-    variant = adapters.variant_of(args.adapter)
-    print(f"{variant.name}: {variant.about}")
-    if isinstance(variant.config, EngramConfig) and variant.config.keyed:
-        config = weights.engram_config(args.adapter)
-        keys, facts = addresses.known(weights.load(args.adapter, "engram", asdict(config)))
-        print(f"{len(keys.tokens)} keys, {len(facts)} of them written")
-        for key, value in facts.items():
-            print(f"{key} -> {value}")
-
-
-def _write(args: argparse.Namespace) -> int:
-    from engram_bench import metrics
-
-    args.facts = _facts_to_write(args)
-    unlearned = 0
-    with _changing(args) as (model, memory):
-        for key, value in args.facts.items():
-            written = memory.write(key, value)
-            with model.attached(memory.adapter):
-                longest = len(model.encoder.answer(value))
-                answer = model.encoder.decode(model.generate([model.encoder.prompt(key)], longest)[0])
-            memory.save(args.adapter)
-            print(f"{key} -> {answer}  ({written.seconds:.2f} s, {written.rows} rows, {len(memory.facts)} facts)")
-            unlearned += not metrics.exact(answer, value)
-    if not unlearned:
-        return 0
-    which = "" if len(args.facts) == 1 else f"{unlearned} of {len(args.facts)} facts: "
-    problem = "stored, but the model answers something else; forget the fact, then reword its key or value"
-    print(f"engram-bench: {which}{problem}", file=sys.stderr)
-    return 1
-
-
-def _facts_to_write(args: argparse.Namespace) -> dict[str, str]:
-    from engram_bench.data import tables
-
-    if args.table is not None and args.key is None:
-        facts, notes = tables.read(args.table, fewest=1)
-        for note in notes:
-            print(f"{args.table}: {note}", file=sys.stderr)
-        return {fact.key: fact.value for fact in facts}
-    if args.table is not None or args.value is None:
-        raise UsageError("give either a key and a value, or --from FILE")
-    return {args.key: args.value}
-
-
-def _forget(args: argparse.Namespace) -> None:
-    with _changing(args) as (_, memory):
-        memory.forget(args.key)
-        memory.save(args.adapter)
-    print(f"{args.key} is forgotten; {len(memory.facts)} facts are left")
-
-
-@contextmanager
-def _changing(args: argparse.Namespace) -> Iterator[tuple[Backend, Writable]]:
-    """The model and the memory to change. No other command changes this memory meanwhile.
-
-    What is cheap to check is checked before a model is fetched.
-    """
-    from dataclasses import asdict
-
-    from engram_bench import backends
-    from engram_bench.memory import addresses, weights
-    from engram_bench.store import adapters, models
-
-    if (args.adapter / adapters.TRAINING).exists():
-        copied = "engram-bench train engram-keyed --out DIR"
-        raise UsageError(f"{args.adapter}: this adapter belongs to the cache; make a copy with {copied}")
-    config = weights.engram_config(args.adapter)
-    keys, facts = addresses.known(weights.load(args.adapter, "engram", asdict(config)))
-    if args.run is _write:
-        known = [key for key, value in args.facts.items() if facts.get(key) == value] if args.table else []
-        for key in known:  # by an earlier run on the same table
-            print(f"{key} is known already")
-            del args.facts[key]
-        for key, value in args.facts.items():
-            addresses.check_new(key, config, keys, facts)
-            addresses.check_value(value)
-        addresses.check_apart(args.facts)
-    else:
-        addresses.check_written(args.key, facts)
-    target = backends.find(args.backend)
-    if target.framework != "torch":
-        raise UsageError("--backend: only torch writes facts (cpu, cuda, mps); MLX can then read the memory")
-    model = target.load(models.resolve(args.model).folder)
-    with weights.locked(args.adapter):
-        yield model, model.load_writable(args.adapter)
+    return run
 
 
 def _demo(args: argparse.Namespace) -> None:

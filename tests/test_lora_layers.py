@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import load_file
 
 from engram_bench import variants
-from engram_bench.backends.torch.adapters import LoraAdapter
+from engram_bench.backends.torch.peft_methods import LoraAdapter
 from engram_bench.errors import UsageError
 from tests.conftest import LORA, in_float32, quiet
 

@@ -88,8 +88,9 @@ register(Kind("none"))
 register(Kind("prompted", reader="engram_bench.run.readers:prompted"))
 for _name in ("dictionary", "retrieval", "oracle"):
     register(Kind(_name, reader=f"engram_bench.run.readers:{_name}", keeps_facts=True))
-register(Kind("lora", LoraConfig, _built_in_adapters("LoraAdapter")))
-register(Kind("peft", PeftMethodConfig, {"torch": "engram_bench.backends.torch.adapters:PeftAdapter"}))
+_PEFT = "engram_bench.backends.torch.peft_methods"
+register(Kind("lora", LoraConfig, {**_built_in_adapters("LoraAdapter"), "torch": f"{_PEFT}:LoraAdapter"}))
+register(Kind("peft", PeftMethodConfig, {"torch": f"{_PEFT}:PeftAdapter"}))
 register(
     Kind(
         "engram",

@@ -154,7 +154,7 @@ def _load(job: Job) -> Any:
     """Load the model with Unsloth, and put its LoRA on all linear layers of its decoder layers."""
     from unsloth import FastLanguageModel  # import first, because it patches the other libraries
 
-    from engram_bench.backends.torch.adapters import linear_layers
+    from engram_bench.backends.torch.peft_methods import linear_layers
 
     longest = max(len(prompt) + len(answer) for prompt, answer in (*job["pairs"], *job["replay"]))
     import torch
@@ -254,7 +254,7 @@ def save(model: Any, job: Job) -> None:
     import peft
     from safetensors.torch import save_file
 
-    from engram_bench.backends.torch.adapters import sort_config
+    from engram_bench.backends.torch.peft_methods import sort_config
 
     folder = Path(job["folder"])
     state = peft.get_peft_model_state_dict(model)
