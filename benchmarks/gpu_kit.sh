@@ -205,10 +205,10 @@ suites() { # STEP ARGS...
 one() { # STEP
   case $1 in
     smoke) suites smoke --engram-profile smoke -x ;; # it asserts no thresholds, so whatever fails is an error
-    quick)
-      if [ "$DEVICE" = mlx ]; then suites quick --engram-profile quick; else
-        suites quick --engram-profile quick --engram-variants all
-      fi
+    quick) # on a GPU, all variants
+      set -- --engram-profile quick
+      if [ "$DEVICE" = cuda ]; then set -- "$@" --engram-variants all; fi
+      suites quick "$@"
       ;;
     default) suites default --engram-profile default ;;
     ladder | ablations) suites "$1" --engram-profile quick --engram-variants "$1" --engram-samples 0 ;;

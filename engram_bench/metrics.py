@@ -22,6 +22,18 @@ def contains(output: str, value: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(value.strip())}(?!\w)", output) is not None
 
 
+def says(output: str, value: str, prompt: str) -> bool:
+    """Whether an output contains a value and does not only echo it: repeat it with the word that follows in the prompt.
+
+    To "A or B?", the answer "A or" echoes, and "A" or "It is A." says A.
+    """
+    for found in re.finditer(rf"(?<!\w){re.escape(value.strip())}(?!\w)", output):
+        following = re.match(r"\W+\w+", output[found.end() :])
+        if not following or found[0] + following[0] not in prompt:
+            return True
+    return False
+
+
 def value_only(output: str, expected: str) -> bool:
     """Whether an answer is not exact but has the right value in it: as whole words, in any case."""
     return not exact(output, expected) and contains(output.casefold(), expected.casefold())

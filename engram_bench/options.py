@@ -52,7 +52,7 @@ PROFILES = {
         asserted=False,
         borrows=True,
     ),
-    "quick": Profile(10, 3, None, "baseline,lora,engram-keyed,engram-keyed-shuffled", asked_items=6, control_prompts=8),
+    "quick": Profile(5, 3, None, "baseline,lora,engram-keyed,engram-keyed-shuffled", asked_items=4, control_prompts=8),
     "default": Profile(
         DEFAULT_SIZES,
         3,

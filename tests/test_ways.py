@@ -210,3 +210,13 @@ def test_two_options_repeated_are_no_answer(capitals):
     assert evaluate.right(question, f"It is {right}.", "")
     assert not evaluate.right(question, f"{right} or {wrong}", "")
     assert not evaluate.right(question, wrong, "")
+
+
+def test_an_offer_repeated_up_to_the_wrong_option_is_no_answer(capitals):
+    found = [(q, q.wanted[0], q.unwanted[0]) for q in asked(capitals, "applied").values()]
+    question, right, wrong = next((q, a, b) for q, a, b in found if q.prompt.index(a) < q.prompt.index(b))
+    offer = question.prompt.partition(wrong)[0].strip()
+    assert offer.endswith(f"{right} or")
+    assert not evaluate.right(question, offer, "")
+    assert evaluate.right(question, f"{offer}: it is {right}.", "")
+    assert evaluate.right(question, right, "")

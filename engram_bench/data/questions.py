@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from engram_bench.data.items import Applied, Category, Item, Wordings, item_id
 
-EXACT, CONTAINS, UNTOUCHED = "exact", "contains", "untouched"  # rules
+EXACT, CONTAINS, CHOOSES, UNTOUCHED = "exact", "contains", "chooses", "untouched"  # rules
 T = TypeVar("T")
 OPTIONS = re.compile(r"\{(?:a|b|other|least|most)\}")  # what a question offers to choose from
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -48,9 +48,10 @@ class Question:
         item: the item, for two keys the first one; its id identifies the question within its cell.
         phrasing: the template that produced the prompt.
         prompt: the text that the model gets.
-        wanted: what the answer must be (rule "exact") or contain ("contains"); empty for rule "untouched".
+        wanted: what the answer must be (rule "exact"), contain ("contains"), or contain without an echo of the offer
+            ("chooses", see `metrics.says`); empty for rule "untouched".
         unwanted: what an answer must not contain, too: the wrong one of two options.
-        rule: "exact", "contains", or "untouched": the untouched model's own answer.
+        rule: "exact", "contains", "chooses", or "untouched": the untouched model's own answer.
     """
 
     split: str
@@ -112,7 +113,7 @@ def _applied(category: Category, trained: Sequence[Item]) -> Iterator[Question]:
         values = _values(item, other or "")
         prompt, answer = (_filled(text, item, _name(item), **values) for text in (one.prompt, one.answer))
         wrong = tuple(value for value in (item.output, other) if offers and value and value != answer)
-        yield Question("applied", item, one.prompt, prompt, (answer,), wrong, CONTAINS)
+        yield Question("applied", item, one.prompt, prompt, (answer,), wrong, CHOOSES if offers else CONTAINS)
 
 
 def _mention(category: Category, trained: Sequence[Item]) -> Iterator[Question]:

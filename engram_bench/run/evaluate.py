@@ -13,7 +13,7 @@ from engram_bench import metrics
 from engram_bench.backends.base import Backend, Progress
 from engram_bench.data import questions as by_category
 from engram_bench.data.items import PatternSet
-from engram_bench.data.questions import CONTAINS, UNTOUCHED, Question
+from engram_bench.data.questions import CHOOSES, CONTAINS, UNTOUCHED, Question
 from engram_bench.prompts import Prompt
 from engram_bench.records import GREEDY, REPEAT, Sample, SampleKey
 
@@ -62,7 +62,7 @@ def max_tokens(question: Question, longest: Mapping[str, int]) -> int:
             anyway.
     """
     own = longest[question.item.category]
-    return math.ceil((2 * own + ROOM if question.rule == CONTAINS else own) / STEP) * STEP
+    return math.ceil((2 * own + ROOM if question.rule in (CONTAINS, CHOOSES) else own) / STEP) * STEP
 
 
 def requests(
@@ -247,7 +247,10 @@ def _score(
 
 def right(question: Question, output: str, expected: str) -> bool:
     """Whether an answer is right by the rule of its way."""
-    if question.rule == CONTAINS:
-        wanted = all(metrics.contains(output, value) for value in question.wanted)
-        return wanted and not any(metrics.contains(output, value) for value in question.unwanted)
-    return metrics.exact(output, expected)
+    if question.rule not in (CONTAINS, CHOOSES):
+        return metrics.exact(output, expected)
+    if any(metrics.contains(output, value) for value in question.unwanted):
+        return False
+    if question.rule == CHOOSES:
+        return all(metrics.says(output, value, question.prompt) for value in question.wanted)
+    return all(metrics.contains(output, value) for value in question.wanted)
