@@ -29,10 +29,16 @@ class Profile:
     variants: str
     epochs: Mapping[str, int] = field(default_factory=dict)  # by kind of adapter, exactly; default: the variant's own
     asked_items: int | None = None  # questions per category in ways other than seen, rephrased and heldout; None: all
+    asked_whole: tuple[str, ...] = ()  # ways in which each category is asked all its questions all the same
+    draw: int = 0  # random seed of the choice of items
     max_new_tokens: int | None = None  # None: enough for the longest canonical answer
     control_prompts: int | None = None  # prompts per kind, for collateral; None: all
     asserted: bool = True  # a missed threshold fails the run; if False, it is only reported
     borrows: bool = False  # if MLX has no GPU, torch trains its n-gram memories
+
+    def most(self, way: str) -> int | None:
+        """Most questions per category in a way; None: all."""
+        return None if way in self.asked_whole else self.asked_items
 
 
 # Two CPU cores train each variant of the default profile in minutes. The full profile uses all items of all categories.
@@ -59,7 +65,9 @@ PROFILES = {
         8,
         "baseline,prompted,retrieval,lora,lora-bare,engram,engram-keyed,engram-keyed-bare,engram-keyed-shuffled",
         asked_items=8,
+        asked_whole=("applied",),  # the way of the primary contrast
         control_prompts=8,
+        draw=1,  # recipes and the primary contrast were chosen on the items of draw 0
     ),
     "full": Profile({"world": 800}, 10, None, ",".join(variants.BUILT_IN)),
     # Somebody's own facts: all of them, and no thresholds, which the shipped data's are.
@@ -215,11 +223,11 @@ def _shortened(variant: Variant, profile: Profile) -> Variant:
 
 
 def chosen_items(every: PatternSet, profile: str, seed: int = 0) -> PatternSet:
-    """The items a profile uses, drawn by seed; see `PatternSet.sample`."""
-    sizes = PROFILES[profile].sizes
-    if sizes is None:
+    """The items a profile uses, drawn by its own seed plus `seed`; see `PatternSet.sample`."""
+    plan = PROFILES[profile]
+    if plan.sizes is None:
         return every
-    return (every if profile == "full" else every.without_extra()).sample(sizes, seed)
+    return (every if profile == "full" else every.without_extra()).sample(plan.sizes, plan.draw + seed)
 
 
 def _shipped_sha256() -> str:

@@ -152,6 +152,7 @@ def by_kind(records: Iterable[Record]) -> Measured:
 
 
 POOLED = "all "
+EVERYTHING = "all categories"  # pools the categories, whatever their groups
 
 
 def pooled(group: str) -> str:

@@ -23,7 +23,7 @@ def test_items_and_detectable_differences(snapshot: SnapshotAssertion) -> None:
         for way in WAYS
         if any(
             by_profile := [
-                questions(chosen[name], way, PROFILES[profile].asked_items) if name in chosen else []
+                questions(chosen[name], way, PROFILES[profile].most(way)) if name in chosen else []
                 for profile, chosen in asked.items()
             ]
         )

@@ -387,7 +387,9 @@ def test_a_cache_that_was_reset_serves_another_memory(all_parts):
         with other.attached():
             model(ids, past_key_values=cache)
         cache.reset()
-        if cache.get_seq_length():  # transformers 5.17 sets the keys to zero and keeps them: no text can go on from that
+        if (
+            cache.get_seq_length()
+        ):  # transformers 5.17 sets the keys to zero and keeps them: no text can go on from that
             with memory.attached(), pytest.raises(UsageError, match="make the cache with the memory attached"):
                 model(ids[:, :-2], past_key_values=cache)
             return

@@ -226,11 +226,11 @@ def built(parts, seeds=(0,)):
     return report(parts["samples"], variants=parts["variants"], meta=meta, run={**made["run"], "seeds": list(seeds)})
 
 
-def test_the_primary_contrast_is_engram_against_lora_on_all_lookups_applied():
+def test_the_primary_contrast_is_the_memory_against_a_lora_in_applied_questions_of_all_categories():
     made = built(a_run(np.random.default_rng(0)))
     found = made["primary"]
     assert [found[k] for k in ("a", "b", "category", "split", "metric", "n")] == [
-        "lora", "engram-keyed", "all lookups", "applied", "exact", 90,
+        "lora", "engram-keyed", "all categories", "applied", "exact", 90,
     ]  # fmt: skip
     assert {c["a"] for c in made["contrasts"]} == {"baseline"}
     assert report(BEFORE + AFTER)["primary"] is None

@@ -6,11 +6,13 @@ import pytest
 
 from engram_bench import metrics
 from engram_bench.data import patterns
-from engram_bench.data.items import item_id
+from engram_bench.data.items import PatternSet, item_id
 from engram_bench.data.questions import CONTAINS, UNTOUCHED, questions
 from engram_bench.data.training import training_set
 from engram_bench.data.ways import WAYS
 from engram_bench.errors import UsageError
+from engram_bench.options import PROFILES
+from engram_bench.report.contrasts import PRIMARY
 from engram_bench.run import evaluate
 
 CAPITALS = """\
@@ -220,3 +222,11 @@ def test_an_offer_repeated_up_to_the_wrong_option_is_no_answer(capitals):
     assert not evaluate.right(question, offer, "")
     assert evaluate.right(question, f"{offer}: it is {right}.", "")
     assert evaluate.right(question, right, "")
+
+
+def test_the_way_of_the_primary_contrast_is_asked_whole(capitals):
+    plan = PROFILES["default"]
+    assert plan.most(PRIMARY.split) is None
+    assert plan.most("mention") == plan.asked_items
+    one = evaluate.questions(PatternSet({"cap": capitals}), [("cap", "applied")], lambda way: 1)
+    assert len(one) == 1 < len(evaluate.questions(PatternSet({"cap": capitals}), [("cap", "applied")]))

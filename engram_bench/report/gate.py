@@ -14,12 +14,11 @@ from jsonschema import Draft202012Validator, ValidationError
 from engram_bench import stats
 from engram_bench.data.ways import PHRASED, WAYS
 from engram_bench.errors import BaselineError, UsageError
-from engram_bench.records import CellKey, Record
+from engram_bench.records import EVERYTHING, CellKey, Record
 from engram_bench.report.build import SCHEMA_VERSION
 from engram_bench.store.cache import write_whole
 
 METRICS = {"exact": "items", "consistency": "consistency"}  # metric -> key of its values by item in `outcomes`
-EVERYTHING = "all categories"  # pooled, to catch a small loss that spreads over all of them
 TRAINED = ("seen", "rephrased")  # these splits ask the same items
 SLOWER = 1.5  # times the baseline's time; warn above this
 REMAKE = "make a new one with --engram-gate-update"

@@ -183,7 +183,7 @@ class Bench:
         """
         categories = [name for name, way in sorted(self.planned) if way == "mention"]
         asked = evaluate.questions(
-            self.settings.patterns, [(name, "mention") for name in categories], self.settings.plan.asked_items
+            self.settings.patterns, [(name, "mention") for name in categories], self.settings.plan.most
         )
         values = {question.prompt: question.unwanted for question in asked}
 
@@ -221,7 +221,7 @@ class Bench:
 
     def solved_examples(self, variant: str, category: str, split: str) -> int:
         """The fewest solved examples that a variant shows before a question of a cell."""
-        asked = evaluate.questions(self.settings.patterns, [(category, split)], self.settings.plan.asked_items)
+        asked = evaluate.questions(self.settings.patterns, [(category, split)], self.settings.plan.most)
         read = self._read(self.variant(variant), asked, self.settings.seeds[0])
         return min((len(found.asked.earlier) for found in read.values()), default=0)
 
@@ -258,7 +258,7 @@ class Bench:
     def _evaluate(self, variant: Variant, cells: Iterable[CellKey]) -> None:
         """Answer all questions of some cells, with every training seed."""
         wanted = sorted({(cell.category, cell.split) for cell in cells})
-        asked = evaluate.questions(self.settings.patterns, wanted, self.settings.plan.asked_items)
+        asked = evaluate.questions(self.settings.patterns, wanted, self.settings.plan.most)
         seeds = self.settings.seeds if variant.config else self.settings.seeds[:1]
         found: dict[CellKey, list[Sample]] = {cell: [] for cell in cells}
         for seed in seeds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -44,12 +44,14 @@ class Plan:
     longest: Mapping[str, int]
 
 
-def questions(patterns: PatternSet, cells: Iterable[tuple[str, str]], limit: int | None = None) -> list[Question]:
-    """The questions of some (category, way) pairs; `limit`: see `data.questions.questions`."""
+def questions(
+    patterns: PatternSet, cells: Iterable[tuple[str, str]], most: Callable[[str], int | None] = lambda way: None
+) -> list[Question]:
+    """The questions of some (category, way) pairs; `most`: the limit in a way, see `data.questions.questions`."""
     return [
         question
         for name, way in sorted(cells)
-        for question in by_category.questions(patterns.categories[name], way, limit)
+        for question in by_category.questions(patterns.categories[name], way, most(way))
     ]
 
 

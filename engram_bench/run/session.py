@@ -50,7 +50,7 @@ class Session:
         begun = {key.cell for key in kept}
         for variant in self.settings.variants:
             cells = [(cell.category, cell.split) for cell in begun if cell.variant == variant.name]
-            asked = evaluate.questions(self.settings.patterns, cells, self.settings.plan.asked_items)
+            asked = evaluate.questions(self.settings.patterns, cells, self.settings.plan.most)
             requests = evaluate.requests(asked, self.settings.samples, self.settings.sampled_items, variant.control)
             seeds = self.settings.seeds if variant.config else self.settings.seeds[:1]
             if any(evaluate.key(variant.name, request, seed) not in kept for seed in seeds for request in requests):
