@@ -167,3 +167,19 @@ def test_a_weight_of_zero_trains_as_without_replay(kind, model, examples, tmp_pa
 def test_a_text_in_a_memory_with_span_text_always_counts(model, examples, tmp_path):
     variant = recipe("engram", "{epochs: 1, batch_size: 8, lr: 1.0e-2, table_lr: 0.3}", span="text")
     assert model.train(variant, examples[:8], 0, tmp_path, quiet, replay=TEXTS).replay == len(TEXTS)
+
+
+def test_trainings_on_the_same_texts_share_the_untouched_models_answers(model):
+    computed = []
+    untouched = replay.Untouched(model, lambda pairs: computed.append(len(pairs)) or distributions(
+        lambda batch: model.answer_logits(batch, [], 0)[0], pairs))  # fmt: skip
+    first = untouched.on(TEXTS)
+    assert untouched.on(TEXTS) is first
+    assert untouched.on(TEXTS[:1]).keys() < first.keys()
+    assert computed == [len(TEXTS), 1]
+
+
+def test_tokens_that_all_replay_texts_share_are_read_once_and_change_nothing(model):
+    pairs = replay.answered(model, TEXTS)
+    assert model.shared_by(pairs)
+    torch.testing.assert_close(model._shared_logits(pairs), model.answer_logits(pairs, [], 0)[0], atol=1e-4, rtol=1e-3)

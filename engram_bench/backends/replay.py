@@ -5,13 +5,13 @@ is named. So each step also lowers the KL divergence of the adapted model from t
 model's own answers to these texts.
 
 The untouched model's distributions are computed once, before training, and kept in float16 in main memory. So no step
-needs the model without its adapter, and all frameworks share one rule. Rounding to float16 is a divergence of about
-1e-6 nats, after the probabilities are scaled to sum to one again.
+needs the model without its adapter, all frameworks share one rule, and so do all trainings on the same texts. Rounding
+to float16 is a divergence of about 1e-6 nats, after the probabilities are scaled to sum to one again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ BATCH = 16  # texts whose distributions are computed together; limits memory
 
 # For each text and its answer: log-probabilities that predict the answer's tokens, [answer tokens, vocabulary].
 Targets = dict[Pair, NDArray[np.float16]]
+Computed = Iterable[tuple[Sequence[Pair], NDArray[np.float32]]]  # the same in float32, by batches of texts
 
 
 def answered(backend: Backend, texts: Sequence[str]) -> list[Pair]:
@@ -35,9 +36,32 @@ def answered(backend: Backend, texts: Sequence[str]) -> list[Pair]:
     return [(prompt, (*answer, *end)) for prompt, answer, end in zip(prompts, answers, ended, strict=True)]
 
 
-def touched(adapter: Adapter, pairs: Sequence[Pair]) -> list[Pair]:
+class Untouched:
+    """The untouched model's distributions on the replay texts of the last training, for the next one.
+
+    Args:
+        backend: the model.
+        distributions: computes them for some texts, see `kept`.
+    """
+
+    def __init__(self, backend: Backend, distributions: Callable[[Sequence[Pair]], Computed]) -> None:
+        self._backend, self._distributions = backend, distributions
+        self._texts: tuple[str, ...] = ()
+        self._targets: Targets = {}
+
+    def on(self, texts: Sequence[str]) -> Targets:
+        """The distributions on these texts; attach no adapter."""
+        if tuple(texts) != self._texts:
+            self._targets = {}  # frees the memory first
+            self._targets = kept(self._distributions(answered(self._backend, texts)))
+            self._texts = tuple(texts)
+        return self._targets
+
+
+def touched(adapter: Adapter, targets: Targets) -> Targets:
     """The texts that an adapter can act on. On the others the divergence is zero, whatever the adapter learns."""
-    return [pair for pair in pairs if adapter.acts_on_template or adapter.span(pair[0]) is not None]
+    every = adapter.acts_on_template
+    return {pair: logs for pair, logs in targets.items() if every or adapter.span(pair[0]) is not None}
 
 
 def batches(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
@@ -46,7 +70,7 @@ def batches(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
     return [ordered[start : start + BATCH] for start in range(0, len(ordered), BATCH)]
 
 
-def kept(computed: Iterable[tuple[Sequence[Pair], NDArray[np.float32]]]) -> Targets:
+def kept(computed: Computed) -> Targets:
     """Keep distributions, as many as fit.
 
     Args:

@@ -34,7 +34,7 @@ from engram_bench.backends.mlx.decoding import Caches, Decoding
 from engram_bench.backends.mlx.network import Network, log_softmax
 from engram_bench.backends.mlx.network import pick_device as pick_device
 from engram_bench.backends.mlx.network import pick_dtype as pick_dtype
-from engram_bench.backends.replay import answered, batches, kept, touched
+from engram_bench.backends.replay import Untouched, batches, touched
 from engram_bench.backends.training import with_validation
 from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
@@ -86,6 +86,7 @@ class MlxModel(Network):
         self.context = int(text.get("max_position_embeddings") or sys.maxsize)
         self.parameters = get_total_parameters(self.model)
         self.stop_ids = decoding.stop_ids(self.encoder.eos_id, self.config.get("eos_token_id"))
+        self._untouched = Untouched(self, self._distributions)
 
     def versions(self) -> dict[str, str]:
         return {name: importlib.metadata.version(name) for name in ("mlx", "mlx-lm", "transformers", "numpy")}
@@ -117,10 +118,10 @@ class MlxModel(Network):
     ) -> Training:
         assert variant.training is not None, f"{variant.name} has nothing to train"
         pairs = trained_on(variant, examples, self.encoder)
-        texts = answered(self, replay)
+        untouched = self._untouched.on(replay)
         mx.random.seed(seed)
         adapter = adapter_class(variant, self.name).create(self.model, variant.config, self.encoder, pairs)
-        targets = kept(self._distributions(touched(adapter, texts)))
+        targets = touched(adapter, untouched)
         with self.attached(adapter):
             own = cast(MlxAdapter, adapter)
             found = training.train(self, own, variant.training, pairs, seed, progress, targets)

@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +15,7 @@ import torch
 
 from engram_bench.backends import decoding
 from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text, Training, adapter_class, trained_on
-from engram_bench.backends.replay import answered, kept, touched
+from engram_bench.backends.replay import Untouched, answered, touched
 from engram_bench.backends.torch import prefill, scoring, training, unsloth
 from engram_bench.backends.torch.adapters import EngramAdapter, TorchAdapter
 from engram_bench.backends.torch.decoding import Decoding
@@ -30,7 +31,7 @@ from engram_bench.backends.training import with_validation
 from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
-from engram_bench.prompts import Prompt
+from engram_bench.prompts import Pair, Prompt
 from engram_bench.variants import Variant
 
 
@@ -62,6 +63,7 @@ class TorchModel(Network):
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self._known_prompts: KnownPrompts | None = None  # set only while `generate` may reuse prompts
         self._kept_prompts: KnownPrompts = {}
+        self._untouched = Untouched(self, partial(distributions, self._shared_logits))
 
     def versions(self) -> dict[str, str]:
         names = ["torch", "transformers", "peft", "numpy", *(["unsloth"] if self.lora_engine == "unsloth" else [])]
@@ -91,19 +93,25 @@ class TorchModel(Network):
         assert variant.training is not None, f"{variant.name} has nothing to train"
         self._kept_prompts.clear()  # frees memory for training
         pairs = trained_on(variant, examples, self.encoder)
-        texts = answered(self, replay)
         if variant.kind == "lora" and self.lora_engine == "unsloth":
+            texts = answered(self, replay)
             found = unsloth.train(self._folder, self.dtype, variant, pairs, seed, folder, progress, texts)
             with self.attached(self.load_adapter(variant, folder)):
                 return with_validation(found, self, validation)
+        untouched = self._untouched.on(replay)
         torch.manual_seed(seed)
         adapter = adapter_class(variant, self.name).create(self.model, variant.config, self.encoder, pairs)
-        targets = kept(distributions(lambda batch: self.answer_logits(batch, [], 0)[0], touched(adapter, texts)))
+        targets = touched(adapter, untouched)
         with self.attached(adapter):
             own = cast(TorchAdapter, adapter)
             found = training.train(self, own, variant.training, pairs, seed, progress, targets)
             adapter.save(folder)
             return with_validation(found, self, validation)
+
+    def _shared_logits(self, pairs: Sequence[Pair]) -> torch.Tensor:
+        """The logits of `answer_logits`; computes the tokens that all these texts share once."""
+        prefix = self.shared_by(pairs)
+        return self.answer_logits(pairs, self.prefix_state(pairs[0][0], prefix), prefix)[0]
 
     def load_adapter(self, variant: Variant, folder: Path) -> Adapter:
         made_by = adapter_class(variant, self.name)
