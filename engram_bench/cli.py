@@ -118,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     forget.add_argument("key", help="key given to engram-bench write")
     forget.set_defaults(run=_on_folder("forget"))
 
+    export = commands.add_parser("export", help="write a LoRA in the format of peft, mlx-lm or llama.cpp's converter")
+    export.add_argument("adapter", type=Path, metavar="ADAPTER", help=ADAPTER)
+    export.add_argument("--format", required=True, metavar="FORMAT", help="peft, mlx or gguf-notes")
+    export.add_argument("--out", required=True, type=Path, metavar="DIR", help="new folder")
+    export.set_defaults(run=_export)
+
     for command in (ask, write, forget):
         for name, default in (("backend", "auto"), ("model", "bundled")):
             same = f"same as pytest's --engram-{name}"
@@ -229,6 +235,13 @@ def _facts(args: argparse.Namespace) -> int:
     out = args.out or Path(f"{args.file.stem}-facts")
     options = {name: value for name, value in vars(args).items() if name.startswith("engram_") and value}
     return facts.learn(args.file, out, args.say, options, _command)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from engram_bench.run import exporting
+
+    exporting.export(args.adapter, args.format, args.out)
+    print(args.out)
 
 
 def _on_folder(name: str) -> Callable[[argparse.Namespace], int | None]:
