@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -51,7 +51,9 @@ class Call(threading.local):
     numbers: NDArray[np.int64] | None = None
 
 
-_with_memory: WeakSet[nn.Module] = WeakSet()  # models that have a memory attached
+_attached: WeakKeyDictionary[nn.Module, list[EngramAdapter]] = (
+    WeakKeyDictionary()
+)  # the memories that a model has attached now
 _count = itertools.count()
 
 
@@ -99,27 +101,32 @@ class EngramMemory:
     def attached(self) -> Iterator[None]:
         """Attach the memory to the model while the context lasts; afterwards the model is as before, bit for bit.
 
+        A model may have several memories. In a layer that two of them act on, the one attached last acts on what the
+        other has made of the hidden states. A memory that finds none of its keys changes nothing.
+
         Raises:
-            UsageError: another memory is attached to the model. The model's forward and ``generate`` raise it too, if
-                they are called in a way that the memory cannot follow.
+            UsageError: the memory is attached to the model already. The model's forward and ``generate`` raise it too,
+                if they are called in a way that the memory cannot follow.
         """
         inner = _inner(self.model)
-        if inner in _with_memory:
-            raise UsageError("this model has a memory attached; leave its context before you attach another")
+        attached = _attached.setdefault(inner, [])
+        if self.adapter in attached:
+            raise UsageError("this memory is attached already; several threads may share one context")
         if "torch._dynamo" in sys.modules:  # code that was compiled earlier would run without the memory
             torch.compiler.reset()
         handles = [
             inner.register_forward_pre_hook(_eager(self._before), with_kwargs=True),
             inner.register_forward_hook(_eager(self._after), with_kwargs=True),
         ]
-        _with_memory.add(inner)
+        attached.append(self.adapter)
         inner.init_continuous_batching = _no_continuous_batching
         try:
             with injected(inner, {layer: _eager(memory.forward) for layer, memory in self.adapter.layers.items()}):
                 yield
         finally:
-            del inner.init_continuous_batching
-            _with_memory.discard(inner)
+            attached.remove(self.adapter)
+            if not attached:
+                del inner.init_continuous_batching
             for handle in handles:
                 handle.remove()
 
@@ -164,7 +171,7 @@ class EngramMemory:
         cache = given if given is not None else next((part for part in outputs if isinstance(part, Cache)), None)
         if cache is None or numbers is None:
             return
-        layer = calls.layer_of(cache)
+        layer = calls.layer_of(cache, self._number)
         if layer is None:
             layer = calls.ReadingLayer(self._number, cache.is_compileable)
             cache.layers.append(layer)

@@ -158,10 +158,10 @@ def test_under_a_peft_model_answers_are_those_without_it(parts):
         assert torch.equal(logits, model(**inputs(tokenizer, TEXTS[:1])).logits)
 
 
-def test_a_second_memory_on_the_model_is_refused(parts):
+def test_a_memory_is_not_attached_twice(parts):
     model, _, memory, *_ = parts
     other = EngramMemory(model, memory.encoder, memory.adapter)
-    with memory.attached(), pytest.raises(UsageError, match="has a memory attached"), other.attached():
+    with memory.attached(), pytest.raises(UsageError, match="is attached already"), other.attached():
         pass
     with other.attached():
         pass

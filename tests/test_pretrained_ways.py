@@ -399,6 +399,56 @@ def test_a_cache_that_was_reset_serves_another_memory(all_parts):
             torch.testing.assert_close(made, model(ids, use_cache=False).logits[:, -2:], atol=1e-4, rtol=1e-3)
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["chat", "base"])
+def two(request, examples, tmp_path_factory):
+    """(model, two memories of it, each of its own keys, and a key of each)"""
+    first, second = (examples[: len(examples) // 2], examples[len(examples) // 2 :])
+    assert not {e.prompt[slice(*e.key)] for e in first} & {e.prompt[slice(*e.key)] for e in second}
+    model, tokenizer, one = make_parts(tmp_path_factory.mktemp("two"), ENGRAM, request.param, first)
+    saved, ours = tmp_path_factory.mktemp("second"), in_float32(model.config.name_or_path)
+    ours.train(variants.parse(ENGRAM, "test"), second, 1, saved, quiet)
+    keys = [part[0].prompt[slice(*part[0].key)] for part in (first, second)]
+    return model, one, EngramMemory.from_pretrained(saved, model, tokenizer), keys
+
+
+@torch.inference_mode()
+def test_of_two_memories_on_a_model_each_answers_for_its_own_keys(two):
+    model, *memories, keys = two
+    asked = [prompts(memories[0], [text])["input_ids"] for text in (*keys, "What is stored?")]
+    plain = [model(ids).logits for ids in asked]
+    alone = []
+    for memory, ids in zip(memories, asked, strict=False):
+        with memory.attached():
+            alone.append(model(ids).logits)
+    with memories[0].attached(), memories[1].attached():
+        both = [model(ids).logits for ids in asked]
+        for ids in asked:
+            made = model.generate(ids, max_new_tokens=NEW, output_logits=True, return_dict_in_generate=True)
+            check(model, made, torch.ones_like(ids))
+    assert all(torch.equal(a, b) for a, b in zip([*alone, plain[2]], both, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(alone, plain, strict=False))
+    assert all(torch.equal(a, model(ids).logits) for a, ids in zip(plain, asked, strict=True))
+
+
+@torch.inference_mode()
+def test_two_memories_need_a_cache_that_both_have_seen(two):
+    model, one, other, keys = two
+    ids = prompts(one, keys[:1])["input_ids"]
+    cache, shared = DynamicCache(config=model.config), DynamicCache(config=model.config)
+    with one.attached():
+        model(ids[:, :-2], past_key_values=cache)
+        with other.attached():
+            model(ids[:, :-2], past_key_values=shared)
+            made = model(ids[:, -2:], past_key_values=shared).logits
+            torch.testing.assert_close(made, model(ids, use_cache=False).logits[:, -2:], atol=1e-4, rtol=1e-3)
+            with pytest.raises(UsageError, match="make the cache with the memory attached"):
+                model(ids[:, -2:], past_key_values=cache)
+            shared.reset()
+            if not shared.get_seq_length():
+                model(ids[:, :-2], past_key_values=shared)
+                assert torch.allclose(model(ids[:, -2:], past_key_values=shared).logits, made, atol=1e-4)
+
+
 def test_what_it_cannot_read_is_refused(all_parts):
     model, _, memory = all_parts("chat")
     ids = prompts(memory, TEXTS[:1])["input_ids"]

@@ -72,9 +72,11 @@ def cache_of(kwargs: dict[str, Any]) -> Cache | None:
     return cache
 
 
-def layer_of(cache: Cache) -> ReadingLayer | None:
-    """The memory's layer of a cache, or None."""
-    return next((layer for layer in cache.layers if isinstance(layer, ReadingLayer)), None)
+def layer_of(cache: Cache, memory: int) -> ReadingLayer | None:
+    """The memory's layer of a cache, or one that holds nothing, or None."""
+    every = [layer for layer in cache.layers if isinstance(layer, ReadingLayer)]
+    own = (layer for layer in every if layer.memory == memory)
+    return next(own, None) or next((layer for layer in every if not layer.get_seq_length()), None)
 
 
 def seen_layer(cache: Cache | None, memory: int) -> ReadingLayer | None:
@@ -85,8 +87,8 @@ def seen_layer(cache: Cache | None, memory: int) -> ReadingLayer | None:
     """
     if cache is None:
         return None
-    layer = layer_of(cache)
-    seen = layer.get_seq_length() if layer is not None and layer.memory == memory else 0
+    layer = layer_of(cache, memory)
+    seen = 0 if layer is None else layer.get_seq_length()
     if _held(cache) != seen:
         raise UsageError(
             "the KV cache holds tokens that this memory has not seen; make the cache with the memory attached"
@@ -96,10 +98,10 @@ def seen_layer(cache: Cache | None, memory: int) -> ReadingLayer | None:
 
 def _held(cache: Cache) -> int:
     """Number of tokens in a cache."""
-    layer = layer_of(cache)
-    own = [linear for at, linear in zip(cache.layers, cache.is_linear, strict=True) if at is not layer]
+    kinds = list(zip(cache.layers, cache.is_linear, strict=True))
+    own = [linear for at, linear in kinds if not isinstance(at, ReadingLayer)]
     if own and all(own):  # such a cache counts no tokens, and never loses any
-        known = 0 if layer is None else layer.get_seq_length()
+        known = max((at.get_seq_length() for at, _ in kinds if isinstance(at, ReadingLayer)), default=0)
         return known or int(cache.has_previous_state())
     return int(cache.get_seq_length())
 
