@@ -51,9 +51,7 @@ class Call(threading.local):
     numbers: NDArray[np.int64] | None = None
 
 
-_attached: WeakKeyDictionary[nn.Module, list[EngramAdapter]] = (
-    WeakKeyDictionary()
-)  # the memories that a model has attached now
+_attached: WeakKeyDictionary[nn.Module, list[EngramAdapter]] = WeakKeyDictionary()  # by model
 _count = itertools.count()
 
 

@@ -139,7 +139,7 @@ def make_checkpoint(folder: Path, architecture: str = "Llama", *, chat: bool = T
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.eos_token_id,
     }
-    if architecture == "Gemma":
+    if architecture in ("Gemma", "Gemma2", "Qwen3"):  # the others follow from the hidden size
         shape["head_dim"] = 8
     torch.manual_seed(0)
     config = getattr(transformers, f"{architecture}Config")(**{**shape, **more})

@@ -462,10 +462,13 @@ def test_divergence_over_the_continuations_alone_leaves_out_the_prompts_tokens(m
     assert found.kl_max == pytest.approx(max(expected), rel=1e-3)
 
 
-@pytest.mark.parametrize("architecture", ["Qwen2", "Phi", "Gemma"])
+@pytest.mark.parametrize(
+    "architecture", ["Qwen2", "Qwen3", "SmolLM3", "Mistral", "Phi", "Phi3", "Gemma", "Gemma2", "Gemma3Text"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_architectures_train_attach_generate_and_detach(architecture, kind, examples, tmp_path):
-    other = in_float32(make_checkpoint(tmp_path / "model", architecture))
+    more = {"head_dim": 8, "layer_types": ["sliding_attention"] * 3} if architecture == "Gemma3Text" else {}
+    other = in_float32(make_checkpoint(tmp_path / "model", architecture, **more))
     variant = variants.parse(KINDS[kind], "test")
     before = logits(other)
     folder = tmp_path / "adapter"
