@@ -44,14 +44,14 @@ class Profile:
 # Two CPU cores train each variant of the default profile in minutes. The full profile uses all items of all categories.
 DEFAULT_SIZES = {"core": 16, "lookups": 12, "synthetic": 24, "world": 40}
 PROFILES = {
-    # Shows that everything runs, in minutes even with MLX and no GPU: few answers, none sampled, one epoch of LoRA, 20
-    # epochs of a small memory.
+    # Shows that everything runs, in minutes even with MLX and no GPU: few answers, none sampled, and too few epochs to
+    # learn the facts.
     "smoke": Profile(
         2,
         0,
         None,
         "baseline,lora,engram-keyed,engram-routed,engram-keyed-shuffled",
-        epochs={"lora": 1, "engram": 20},
+        epochs={"lora": 1, "engram": 4},
         asked_items=1,
         max_new_tokens=8,
         control_prompts=1,
