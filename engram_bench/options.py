@@ -124,6 +124,7 @@ OPTIONS = (
     Option("seeds", "0", "training seeds, separated by commas"),
     Option("report", str(shipped.REPORTS), "folder for results; each run creates its own folder in it"),
     Option("retrain", "", "train again even if the adapter is cached", flag=True),
+    Option("reask", "", "ask again, even what an earlier run kept the answers to", flag=True),
     Option("resume", "", "folder of an interrupted run, to finish it; repeat its other options"),
     Option("gate", "", "report.json or folder of a baseline run to compare with; a regression fails the run"),
     Option(
@@ -151,6 +152,7 @@ class Settings:
     seeds: tuple[int, ...]
     report: Path
     retrain: bool
+    reask: bool
     resume: Path | None
     gate: Path | None
     gate_fail: Mapping[str, float]  # metric -> drop that fails the run, as a share
@@ -205,6 +207,7 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         seeds=integers("--engram-seeds", value["seeds"]),
         report=Path(value["report"]).expanduser(),
         retrain=_on("retrain", value["retrain"]),
+        reask=_on("reask", value["reask"]),
         resume=Path(value["resume"]).expanduser() if value["resume"] else None,
         gate=Path(value["gate"]).expanduser() if value["gate"] else None,
         gate_fail=margins("--engram-gate-fail", value["gate-fail"]),

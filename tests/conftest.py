@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from engram_bench.backends.torch.backend import TorchModel
 
 pytest_plugins = ["pytester", "_hypothesis_pytestplugin"]
+os.environ["ENGRAM_BENCH_REASK"] = "1"  # a test that asks twice wants two answers, here and in the processes it starts
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 
 TEMPLATE = (

@@ -125,6 +125,7 @@ def what_was_run(report: Report, show: Show) -> Section:
     run, backend, model, data = (report[key] for key in ("run", "backend", "model", "dataset"))
     count = data.get("keys_alike", 0)
     trained = "{training}: {training_examples} examples, {replay_texts} texts replayed"
+    kept = ", ".join(f"{show(name)} {answers}" for name, answers in run.get("kept", {}).items())
     evaluation, seeds = sum(run["evaluation_s"].values()), ", ".join(map(str, run["seeds"]))
     rows = [
         (
@@ -140,6 +141,7 @@ def what_was_run(report: Report, show: Show) -> Section:
         ("backend", f"{backend['name']} on {backend['device']}, {backend['dtype']} ({show(backend['dtype_reason'])})"),
         ("batch", f"{backend['batch_size']} rows, at most {backend['max_new_tokens']} new tokens"),
         ("speed", ", ".join(f"{show(name)} {rate:.0f}" for name, rate in run["tokens_s"].items()) + " new tokens/s"),
+        *([("answers of earlier runs", kept + "; no times are known for these")] if kept else []),
         ("memory", f"{run['peak_memory_mb']:,} MiB at peak"),
         *([("products of matrices", f"{rate:,.0f} GFLOP/s")] if (rate := run.get("matmul_gflops")) else []),
         ("data", f"{data['items']} items in {len(data['categories'])} categories, SHA-256 {data['sha256'][:16]}"),

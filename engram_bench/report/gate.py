@@ -214,6 +214,8 @@ def _warnings(baseline: Record, report: Record) -> list[str]:
         found.append(f"this run did not ask {missing} of the baseline's {len(known)} cells")
     if new := len(asked.keys() - known.keys()):
         found.append(f"{new} cells of this run are not in the baseline")
+    if kept := sum(report["run"].get("kept", {}).values()):
+        found.append(f"{kept} answers of this run are those of earlier runs; --engram-reask asks again")
     theirs, ours = (r["run"].get("evaluation_s", {}) for r in (baseline, report))
     for variant in sorted(theirs.keys() & ours.keys()):
         if not missing and not new and theirs[variant] and ours[variant] > SLOWER * theirs[variant]:

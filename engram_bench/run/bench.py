@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from functools import partial
@@ -24,6 +24,7 @@ from engram_bench.options import Settings
 from engram_bench.records import BASELINE, GREEDY, SAMPLES, CellKey, Record, Sample
 from engram_bench.run import evaluate, metadata, routed, speed
 from engram_bench.run.checks import alike, faults
+from engram_bench.run.kept import Kept
 from engram_bench.run.passages import measure as measure_passages
 from engram_bench.run.readers import EXAMPLES, Asked, Facts, Fitted, fitted, reader_of
 from engram_bench.run.recorder import Recorder
@@ -33,6 +34,8 @@ from engram_bench.run.trained import TrainedAdapters
 from engram_bench.stats import Interval
 from engram_bench.store import models
 from engram_bench.store.adapters import Trained
+from engram_bench.store.answers import Answers
+from engram_bench.store.cache import cache_dir
 from engram_bench.variants import Variant
 from engram_bench.variants.configs import EngramConfig, LoraConfig
 
@@ -92,6 +95,8 @@ class Bench:
         self.adapters = TrainedAdapters(
             settings, self.model, self.backend, self.recorder, self._named, lambda: self._run_id
         )
+        store = Answers(cache_dir() / "answers.sqlite", lambda line: progress(line, 0, 0), ask=settings.reask)
+        self._kept = Kept(store, self.model, self.backend, self.adapters, self.max_new_tokens)
         seconds = time.perf_counter() - started
         meta = metadata.meta(
             self.backend, self.model, settings.patterns, self.adapters.data, self.max_new_tokens, seconds
@@ -149,7 +154,7 @@ class Bench:
         def measure() -> Record:
             return asdict(self.backend.collateral(self.adapter(variant), self._control_texts(prompts)))
 
-        data = self.recorder.once("collateral", variant, prompts, measure)
+        data = self._measured("collateral", variant, prompts, measure)
         return Collateral(**{f.name: data[f.name] for f in fields(Collateral)})
 
     def passages(self, variant: str, passages: Sequence[Passage]) -> list[Record]:
@@ -166,8 +171,13 @@ class Bench:
         for kind in dict.fromkeys(passage.kind for passage in fitting):
             some = [passage for passage in fitting if passage.kind == kind]
             measure = partial(self._continued, variant, some)
-            found.append(self.recorder.once("passages", variant, [passage.text for passage in some], measure))
+            found.append(self._measured("passages", variant, [passage.text for passage in some], measure))
         return found
+
+    def _measured(self, kind: str, variant: str, texts: Sequence[str], measure: Callable[[], Record]) -> Record:
+        """The run's record, or that of an earlier run with the same adapter, or a new one."""
+        kept = partial(self._kept.record, kind, self.variant(variant), self.settings.seeds[0], texts, measure)
+        return self.recorder.once(kind, variant, texts, kept)
 
     def _continued(self, variant: str, passages: Sequence[Passage]) -> Record:
         config, texts = self.variant(variant).config, self._control_texts([passage.text for passage in passages])
@@ -251,7 +261,7 @@ class Bench:
         """Prompts with the baseline's answers, which are generated once."""
         if tuple(prompts) not in self._controls:
             encoded = [self.backend.encoder.prompt(prompt) for prompt in prompts]
-            answers = self.backend.generate(encoded, self.max_new_tokens)
+            answers = self._kept.asking(None, 0)(encoded, self.max_new_tokens)
             self._controls[tuple(prompts)] = list(zip(encoded, answers, strict=True))
         return self._controls[tuple(prompts)]
 
@@ -282,6 +292,7 @@ class Bench:
             self._longest,
             greedy_only=variant.control,  # no claim about a control uses consistency
         )
+        generate = self._kept.asking(variant, seed)
         with run.alone(f"{variant.name}-{seed}") if run else nullcontext():
             kept = {sample.key: sample for sample in (Sample(**row) for row in run.read(SAMPLES))} if run else {}
             started = time.perf_counter()
@@ -291,12 +302,14 @@ class Bench:
                 planned,
                 seed=seed,
                 progress=self._named(variant),
+                generate=generate,
                 kept=kept.keys(),
                 untouched=self._untouched(variant, asked),
                 known={text: found.asked.answer for text, found in read.items() if found.asked.answer is not None},
                 recurring=not any(found.asked.earlier for found in read.values()),
             )
             with self.backend.attached(adapter):
+                before = 0
                 for batch in batches:
                     if run:
                         run.append(SAMPLES, map(asdict, batch))
@@ -304,6 +317,7 @@ class Bench:
                     seconds = time.perf_counter() - started
                     started += seconds
                     cost = {"seconds": seconds, "peak_memory": self.backend.peak_memory()}
+                    cost["kept"], before = generate.kept - before, generate.kept
                     self.recorder.add_line({"type": "answered", "variant": variant.name, **cost})
         return [sample for sample in kept.values() if (sample.variant, sample.seed) == (variant.name, seed)]
 

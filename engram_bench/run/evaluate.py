@@ -18,6 +18,7 @@ from engram_bench.prompts import Prompt
 from engram_bench.records import GREEDY, REPEAT, Sample, SampleKey
 
 TEMPERATURE = 0.8
+Generate = Callable[..., list[list[int]]]  # `Backend.generate`
 ROOM = 8  # tokens of an answer beside two values
 STEP = 8  # tokens
 
@@ -132,6 +133,7 @@ def answer(
     *,
     seed: int,
     progress: Progress,
+    generate: Generate | None = None,
     kept: Collection[SampleKey] = (),
     known: Mapping[str, str] | None = None,
     untouched: Mapping[str, str] | None = None,
@@ -145,6 +147,7 @@ def answer(
         planned: from `plan`.
         seed: training seed of the adapter.
         progress: called after every batch.
+        generate: in place of the backend's own.
         kept: answers that a resumed run already has. A batch is skipped if all its answers are here; otherwise all of
             it is decoded again, so that batches do not depend on interruptions.
         known: answers that need no model, such as a dictionary's, by the question's text.
@@ -155,7 +158,7 @@ def answer(
     Yields:
         The samples of one batch.
     """
-    known = known or {}
+    known, generate = known or {}, generate or backend.generate
     done, total = 0, sum(map(len, planned.batches))
 
     def read(question: Question) -> int:
@@ -166,7 +169,7 @@ def answer(
         if any(key(variant, request, seed) not in kept for request in batch):
             unknown = [(question, n) for question, n in batch if question.prompt not in known]
             made = iter(
-                backend.generate(
+                generate(
                     [planned.prompts[question.prompt] for question, _ in unknown],
                     max_tokens(batch[0].question, planned.longest),
                     seeds=[sampling_seed(question, seed, n) if n > GREEDY else None for question, n in unknown],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -78,7 +79,8 @@ class Session:
         order = [v.name for v in self.settings.variants]
         started = datetime.fromtimestamp(self.run.started, UTC)
         seconds = _seconds(measured.answered, order)
-        if seconds and complete:
+        kept = _kept(measured.answered)
+        if seconds and complete and not kept:
             thresholds["evaluation-seconds"] = _evaluation_time(seconds)
         self.report = build(
             run={
@@ -88,6 +90,7 @@ class Session:
                 "answers": files.answers(samples),
                 "evaluation_s": {name: round(s, 1) for name, s in seconds.items()},
                 "tokens_s": _tokens_per_second(samples, seconds),
+                "kept": kept,
                 "matmul_gflops": measured.meta.pop("matmul_gflops", None),
                 "peak_memory_mb": max((a["peak_memory"] for a in measured.answered), default=0) >> 20,
                 "argv": self.argv,
@@ -151,11 +154,19 @@ class Session:
 
 
 def _seconds(answered: Sequence[Record], variants: Sequence[str]) -> dict[str, float]:
-    """Seconds spent generating answers, by variant; leaves out variants with none."""
-    spent = dict.fromkeys(variants, 0.0)
+    """Seconds spent generating answers, by variant; leaves out variants with none, or with answers of earlier runs."""
+    spent, kept = dict.fromkeys(variants, 0.0), _kept(answered)
     for record in answered:
         spent[record["variant"]] += record["seconds"]
-    return {name: seconds for name, seconds in spent.items() if seconds}
+    return {name: seconds for name, seconds in spent.items() if seconds and name not in kept}
+
+
+def _kept(answered: Sequence[Record]) -> dict[str, int]:
+    """Answers that came from earlier runs, by variant; leaves out variants with none."""
+    found = Counter[str]()
+    for record in answered:
+        found[record["variant"]] += record.get("kept", 0)
+    return dict(+found)
 
 
 def _tokens_per_second(samples: Sequence[Record], seconds: dict[str, float]) -> dict[str, float]:

@@ -141,7 +141,7 @@ def folder_of(
         "seed": seed,
         "engine": backend.lora_engine if variant.kind == "lora" else None,
         "backend": [backend.name, backend.device.split(":")[0], backend.dtype],
-        "code": _code_sha256(),
+        "code": code_sha256(),
         "versions": backend.versions(),
     }
     if (kind := KINDS[variant.kind]).package:  # its code is not part of this package's
@@ -169,10 +169,11 @@ def _files(folder: Path) -> list[Path]:
 
 
 @cache
-def _code_sha256() -> str:
+def code_sha256(names: tuple[str, ...] = CODE) -> str:
+    """SHA-256 of some files and folders of this package."""
     package = Path(__file__).parent.parent
     digest = hashlib.sha256()
-    for name in CODE:
+    for name in names:
         path = package / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
