@@ -1,6 +1,6 @@
 """Evaluation on the tiny model: an answer depends only on its question, not on the questions around it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -103,3 +103,13 @@ def test_a_hundred_reruns_with_other_sampling_seeds_raise_no_alarm_beyond_the_ra
     found = [gate.compare(first, made(seed), {"exact": 0.0, "consistency": 0.0}) for seed in range(1, 101)]
     assert any(row["difference"] for each in found for row in each["rows"]), "they do differ"
     assert sum(map(gate.exit_code, found)) <= 9, "5 expected at most; 9 is the binomial's 97th percentile"
+
+
+def test_the_first_figures_of_a_variant_are_one_line(model, asked):
+    found = answers(model, asked)
+    greedy = [sample for sample in found if sample.sample == GREEDY and sample.split == "seen"]
+    text = evaluate.summary(found)
+    assert text.startswith(f"right: seen {sum(sample.exact for sample in greedy) / len(greedy):.0%}")
+    assert text.count("%") == len({sample.split for sample in found})
+    half = [replace(sample, exact=n % 2 == 0) for n, sample in enumerate(greedy[:4])]
+    assert evaluate.summary(half) == "right: seen 50%"

@@ -276,6 +276,7 @@ class Bench:
                 if sample.key.cell in found:
                     found[sample.key.cell].append(sample)
         self._samples |= found
+        self._named(variant)(evaluate.summary(sample for cell in found.values() for sample in cell), 0, 0)
 
     def _answers(self, variant: Variant, asked: Sequence[Question], seed: int) -> list[Sample]:
         adapter, run = self.adapters.adapter(variant, seed), self.recorder.run

@@ -14,6 +14,7 @@ from engram_bench.backends.base import Backend, Progress
 from engram_bench.data import questions as by_category
 from engram_bench.data.items import PatternSet
 from engram_bench.data.questions import CHOOSES, CONTAINS, UNTOUCHED, Question
+from engram_bench.data.ways import WAYS
 from engram_bench.prompts import Prompt
 from engram_bench.records import GREEDY, REPEAT, Sample, SampleKey
 
@@ -186,6 +187,16 @@ def answer(
             ]
         done += len(batch)
         progress("decode", done, total)
+
+
+def summary(samples: Iterable[Sample]) -> str:
+    """Right greedy answers by way of asking, in one line, such as "right: seen 100%, mention 20%"."""
+    right: dict[str, list[bool]] = {}
+    for sample in samples:
+        if sample.sample == GREEDY:
+            right.setdefault(sample.split, []).append(bool(sample.exact))
+    shares = {way: sum(right[way]) / len(right[way]) for way in WAYS if way in right}
+    return "right: " + ", ".join(f"{way} {share:.0%}" for way, share in shares.items())
 
 
 def _batches(requests: Iterable[Request], size: int) -> list[list[Request]]:
