@@ -53,12 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("id", nargs="?", default="bundled", help="bundled (default), hub id, ID@REVISION or folder")
     model.set_defaults(run=_model)
 
-    data = commands.add_parser("data", help="export the items as JSONL for mlx_lm.lora")
-    files = "folder to write train.jsonl, valid.jsonl and test.jsonl to"
+    data = commands.add_parser("data", help="export the items as JSONL for mlx_lm.lora, or as tasks for lm-eval")
+    files = "folder to write train.jsonl, valid.jsonl and test.jsonl to, or the tasks"
     data.add_argument("--out", required=True, type=Path, metavar="DIR", help=files)
     source = "a pattern file, a folder of them, or a table of facts (default: the shipped pattern files)"
     data.add_argument("--patterns", type=Path, default=shipped.PATTERNS, metavar="PATH", help=source)
-    data.add_argument("--format", default="messages", metavar="FORMAT", help="messages (default) or completions")
+    form = "messages (default), completions or lm-eval"
+    data.add_argument("--format", default="messages", metavar="FORMAT", help=form)
     data.add_argument("--profile", default="default", metavar="PROFILE", help="how many items: quick, default or full")
     data.add_argument(
         "--seed", default="0", metavar="N", help="random seed for the choice and order of the items (default 0)"
@@ -124,7 +125,19 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, type=Path, metavar="DIR", help="new folder")
     export.set_defaults(run=_export)
 
-    for command in (ask, write, forget):
+    harness = commands.add_parser("lm-eval", help="run tasks of lm-evaluation-harness without and with an adapter")
+    harness.add_argument("adapter", nargs="?", type=Path, metavar="ADAPTER", help=f"{ADAPTER} (default: none)")
+    named = "names of tasks, groups or tags, separated by commas, such as engram_bench_example, which needs no network"
+    harness.add_argument("--tasks", required=True, metavar="NAMES", help=named)
+    harness.add_argument("--include-path", type=Path, metavar="DIR", help="folder with the YAML files of more tasks")
+    harness.add_argument("--limit", metavar="N", help="ask only the first N questions of each task")
+    harness.add_argument("--num-fewshot", metavar="N", help="solved examples before a question (default: the task's)")
+    harness.add_argument("--apply-chat-template", action="store_true", help="ask in the model's chat template")
+    harness.add_argument("--batch-size", default="1", metavar="N", help="texts in a forward pass (default 1)")
+    harness.add_argument("--out", type=Path, metavar="FILE", help="write the table and lm-eval's results as JSON")
+    harness.set_defaults(run=_lm_eval)
+
+    for command in (ask, write, forget, harness):
         for name, default in (("backend", "auto"), ("model", "bundled")):
             same = f"same as pytest's --engram-{name}"
             command.add_argument(f"--{name}", default=default, metavar="VALUE", help=same)
@@ -254,6 +267,12 @@ def _on_folder(name: str) -> Callable[[argparse.Namespace], int | None]:
         return found
 
     return run
+
+
+def _lm_eval(args: argparse.Namespace) -> None:
+    from engram_bench.run import lm_evaluation
+
+    lm_evaluation.run(args)
 
 
 def _demo(args: argparse.Namespace) -> None:
