@@ -119,6 +119,11 @@ def test_the_shipped_patterns_are_written_as_lines(installed, tmp_path):
     assert len((tmp_path / "lines" / "train.jsonl").read_text("utf-8").splitlines()) > 500
 
 
+def test_the_example_for_lm_eval_is_there(installed):
+    code = "from engram_bench.data import lm_eval_tasks as t; print(sorted(f.suffix for f in t.EXAMPLE.iterdir()))"
+    assert installed("python", "-c", code) == "['.jsonl', '.yaml']\n"
+
+
 def test_somebodys_own_tests_have_the_fixtures(installed, tmp_path):
     (tmp_path / "empty" / "test_own.py").write_text(OWN_TESTS)
     told = installed("python", "-m", "pytest", "-n", "2", "-p", "no:hypothesispytest", "-p", "no:anyio")

@@ -109,7 +109,7 @@ def _tasks(names: Sequence[str], folders: Sequence[str]) -> tuple[list[str], Any
         UsageError: there is no such task, or it cannot be loaded.
     """
     try:
-        from lm_eval.tasks import TaskManager, get_task_dict
+        from lm_eval.tasks import TaskManager
     except (ImportError, AttributeError) as error:  # of a version for older transformers
         raise UsageError(f"lm-eval cannot be imported ({error}); {INSTALL}") from error
     _quiet()
@@ -125,7 +125,9 @@ def _tasks(names: Sequence[str], folders: Sequence[str]) -> tuple[list[str], Any
             raise UsageError(f"--tasks: lm-eval has no task {unknown[0]!r}; {mend}")
         found = manager.match_tasks(list(names))
         try:
-            get_task_dict(found, manager)
+            (manager.load if hasattr(manager, "load") else manager.load_task_or_group)(
+                found
+            )  # the latter before 0.4.12
         except Exception as error:  # whatever lm-eval, datasets or a task's own code raises
             if not every and set(found) & set(manager.all_groups):
                 continue  # a group may name tasks of lm-eval
