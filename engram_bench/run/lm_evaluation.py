@@ -125,9 +125,8 @@ def _tasks(names: Sequence[str], folders: Sequence[str]) -> tuple[list[str], Any
             raise UsageError(f"--tasks: lm-eval has no task {unknown[0]!r}; {mend}")
         found = manager.match_tasks(list(names))
         try:
-            (manager.load if hasattr(manager, "load") else manager.load_task_or_group)(
-                found
-            )  # the latter before 0.4.12
+            load = manager.load if hasattr(manager, "load") else manager.load_task_or_group  # before 0.4.12
+            load(found)
         except Exception as error:  # whatever lm-eval, datasets or a task's own code raises
             if not every and set(found) & set(manager.all_groups):
                 continue  # a group may name tasks of lm-eval
