@@ -156,12 +156,18 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folder", type=Path, metavar="RUN_DIR", help="folder of the run, such as reports/runs/latest")
     partial = "rebuild although answers are missing or changed; the report's first line then says so"
     report.add_argument("--partial", action="store_true", help=partial)
+    report.add_argument("--track", metavar="PROJECT", help=(track := "log the figures to this project of trackio"))
     report.set_defaults(run=_report)
 
-    compare = commands.add_parser("compare", help="compare two runs, paired on items; exit code 1 on a regression")
+    runs = "compare runs with the first, paired on items; exit code 1 on a regression"
+    compare = commands.add_parser("compare", help=runs)
     compare.add_argument("before", type=Path, metavar="A", help="report.json or folder of the baseline run")
     compare.add_argument("after", type=Path, metavar="B", help="report.json or folder of the run to check")
+    compare.add_argument("more", type=Path, nargs="*", metavar="C", help="more runs to check")
     compare.add_argument("--fail", default="exact:2pt", metavar="MARGIN", help="same as pytest's --engram-gate-fail")
+    files = "folder to write compare.md, compare.html and compare.png to"
+    compare.add_argument("--out", type=Path, metavar="DIR", help=files)
+    compare.add_argument("--track", metavar="PROJECT", help=track)
     compare.set_defaults(run=_compare)
     return parser
 
@@ -316,27 +322,24 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    from engram_bench.report import tracking
     from engram_bench.report.files import rebuild
+    from engram_bench.report.runs import opened
 
+    if args.track:
+        tracking.library()
     rebuild(args.folder, args.partial)
     print(args.folder / "report.md")
+    for line in tracking.track(opened([args.folder]), args.track) if args.track else ():
+        print(line)
 
 
 def _compare(args: argparse.Namespace) -> int:
     from engram_bench.options import margins
-    from engram_bench.report import gate, gate_text, markdown
-    from engram_bench.report.terminal import write_gate
-    from engram_bench.report.text import safe
+    from engram_bench.report.compare import compare
 
-    fail = margins("--fail", args.fail)
-    mend = "name the folder of a run, or its report.json"
-    before, after = gate.read(args.before, mend), gate.read(args.after, mend)
-    gate.refuse(before, gate.fingerprints(after), str(args.before))
-    gate.refuse(after, gate.fingerprints(before), str(args.after))
-    found = gate.compare(before, after, fail)
-    print(markdown.section(gate_text.section(found, safe)), end="\n\n")
-    write_gate(print, found)
-    return gate.exit_code(found)
+    paths = [args.before, args.after, *args.more]
+    return compare(paths, margins("--fail", args.fail), args.out, args.track or "")
 
 
 if __name__ == "__main__":

@@ -78,26 +78,28 @@ def fingerprints(report: Record) -> Record:
     }
 
 
-def refuse(baseline: Record, now: Mapping[str, Any], place: str) -> None:
+def refuse(baseline: Record, now: Mapping[str, Any], place: str, *, mend: str = REMAKE, ours: str = "now") -> None:
     """Raise if a baseline cannot serve this run.
 
     Args:
         baseline: its report.json.
         now: fingerprints of this run, all or those known so far.
         place: the baseline's file, for the message.
+        mend: the advice at the end of the message.
+        ours: what the message calls this run.
 
     Raises:
         BaselineError: the baseline's run was interrupted, its report is partial, or some fingerprints differ; the
             message names them.
     """
     if not baseline["run"].get("complete", True):
-        raise BaselineError(f"{place}: the baseline's run was interrupted; finish it with --engram-resume, or {REMAKE}")
+        raise BaselineError(f"{place}: the run was interrupted; finish it with --engram-resume, or {mend}")
     if partial := baseline["run"].get("partial"):
-        raise BaselineError(f"{place}: the report was rebuilt from other answers than the run's ({partial}); {REMAKE}")
+        raise BaselineError(f"{place}: the report was rebuilt from other answers than the run's ({partial}); {mend}")
     theirs = fingerprints(baseline)
-    if other := [f"another {name} ({theirs[name]!s:.12}, now {now[name]!s:.12})" for name in now
+    if other := [f"another {name} ({theirs[name]!s:.12}, {ours} {now[name]!s:.12})" for name in now
                  if theirs[name] != now[name]]:  # fmt: skip
-        raise BaselineError(f"{place}: measured with {', '.join(other)}; {REMAKE}")
+        raise BaselineError(f"{place}: measured with {', '.join(other)}; {mend}")
 
 
 def compare(baseline: Record, report: Record, fail: Margins) -> Record:

@@ -13,12 +13,12 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from engram_bench.records import Report
+from engram_bench.records import CLAIMS, Record, Report
 from engram_bench.report import sections, views
 from engram_bench.report.examples import before_and_after
 from engram_bench.report.plots import ALT
 from engram_bench.report.reading import heading, opening
-from engram_bench.report.text import short, stands_out
+from engram_bench.report.text import Section, short, stands_out
 
 
 def render(report: Report, samples: Sequence[Report], plots: Mapping[str, bytes]) -> str:
@@ -29,13 +29,46 @@ def render(report: Report, samples: Sequence[Report], plots: Mapping[str, bytes]
         samples: lines of samples.jsonl; the page shows the greedy answers of the first training seed.
         plots: PNG bytes by plot name, from `plots.write`.
     """
-    return _template().render(
+    names = views.names(report)
+    left, last = (names[0], names[-1]) if names else ("", "")
+    right = CLAIMS[-1] if CLAIMS[-1] in names else last
+    return page(
         heading=heading(report, short),
         opening=opening(report, short),
         results=sections.results(report, short),
-        images=[(ALT[name], base64.b64encode(png).decode()) for name, png in plots.items()],
-        answers={"variants": views.names(report), "rows": _answers(report, samples)},
+        images=[(ALT[name], png) for name, png in plots.items()],
+        answers={"variants": names, "rows": _answers(report, samples), "left": left, "right": right},
         details=[*before_and_after(report, samples, short), *sections.details(report, short)],
+    )
+
+
+def page(
+    *,
+    heading: str,
+    opening: Sequence[str],
+    results: Sequence[Section],
+    images: Sequence[tuple[str, bytes]],
+    answers: Record | None,
+    details: Sequence[Section],
+) -> str:
+    """Fill in the template, which escapes all text.
+
+    Args:
+        heading: the title.
+        opening: sentences of the first paragraph.
+        results: sections before the plots.
+        images: caption and PNG bytes of each plot.
+        answers: of the table of every answer: names of the variants, rows as in `_answers`, and the variants that it
+            shows first, left and right; None to leave the table out.
+        details: sections after the table.
+    """
+    return _template().render(
+        heading=heading,
+        opening=opening,
+        results=results,
+        images=[(alt, base64.b64encode(png).decode()) for alt, png in images],
+        answers=answers,
+        details=details,
     )
 
 

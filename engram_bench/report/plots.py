@@ -44,12 +44,13 @@ def write(report: Report, folder: Path) -> dict[str, bytes]:
     for name, draw in PLOTS.items():
         figure = draw(report)
         if figure is not None:
-            made[name] = _png(figure)
+            made[name] = png(figure)
             (folder / f"{name}.png").write_bytes(made[name])
     return made
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The bytes of a PNG file, the same for the same figure."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=DPI, facecolor="white", metadata={"Software": None})
     return drawn.getvalue()

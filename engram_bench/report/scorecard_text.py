@@ -104,6 +104,11 @@ def score(found: Record | None) -> str:
     return "asked in part"
 
 
+def brief(row: Record) -> tuple[str, ...]:
+    """A row in short: groups, KL on unrelated text, seconds of training, seconds per right answer."""
+    return *(score(row[group]) for group in GROUPS), _kl(row), _training(row)[0], _per_right(row, "seconds_per_right")
+
+
 def _kl(row: Record) -> str:
     if row["kl"] is None:
         return "not measured"
