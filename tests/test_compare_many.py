@@ -1,5 +1,6 @@
 """`engram-bench compare` with several runs: tables, plot and page of small reports, and what is refused."""
 
+import base64
 import json
 import os
 import re
@@ -205,7 +206,9 @@ def test_bad_usage_is_told_in_a_line(three, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert compare(three, "--out", tmp_path / "file") == 2
     assert compare([*three, tmp_path / "missing"]) == 4
-    assert len(capsys.readouterr().err.splitlines()) == 3
+    printed = capsys.readouterr()
+    assert len(printed.err.splitlines()) == 3
+    assert printed.out == "", "before anything is compared"
 
 
 def test_runs_with_nothing_in_common_are_shown_but_not_called_equal(three, tmp_path, capsys):
@@ -237,6 +240,8 @@ def test_the_page_holds_tables_plot_and_every_answer_and_asks_for_nothing(three,
     assert "(compare.png)" in markdown
     assert text.count("src=") == text.count('src="data:image/png;base64,') == 1
     assert not re.search("https?://", text)
+    image = re.search('base64,([^"]*)"', text)[1]
+    assert base64.b64decode(image) == (out / "compare.png").read_bytes()
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert (data["left"], data["right"]) == ("first: engram", "worse: engram")
     row = next(row for row in data["rows"] if row[2] == "q i05")

@@ -21,16 +21,14 @@ Samples = Mapping[str, Mapping[tuple[Cell, Item], Record]]  # by run, then by ce
 
 def heading(runs: Sequence[Run], show: Show) -> str:
     """The title of the page."""
-    return f"engram-bench compare: {', '.join(show(run.name) for run in runs)}"
+    return f"engram-bench compare: {len(runs)} runs of {show(runs[0].report['model']['id'])}"
 
 
 def opening(runs: Sequence[Run], show: Show) -> list[str]:
-    """What the runs share, in two sentences."""
-    report = runs[0].report
-    model, items = show(report["model"]["id"]), report["dataset"]["items"]
+    """What the runs share and which is the reference, in two sentences."""
     return [
-        f"{len(runs)} runs of {model} on the same {items:,} items, with the same prompts.",
-        f"The first, {show(runs[0].name)}, is the reference.",
+        f"All asked about the same {runs[0].report['dataset']['items']:,} items, with the same prompts.",
+        f"The reference is the first run, {show(runs[0].name)}.",
     ]
 
 
