@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help=runs)
     compare.add_argument("before", type=Path, metavar="A", help="report.json or folder of the baseline run")
     compare.add_argument("after", type=Path, metavar="B", help="report.json or folder of the run to check")
-    compare.add_argument("more", type=Path, nargs="*", metavar="C", help="more runs to check")
+    compare.add_argument("more", type=Path, nargs="*", default=[], metavar="C", help="more runs to check")
     compare.add_argument("--fail", default="exact:2pt", metavar="MARGIN", help="same as pytest's --engram-gate-fail")
     files = "folder to write compare.md, compare.html and compare.png to"
     compare.add_argument("--out", type=Path, metavar="DIR", help=files)

@@ -116,6 +116,15 @@ def test_a_row_per_variant_and_run_shows_the_scorecard(three, capsys):
     assert rows[-1][2:] == ["12.3% [10–20]", "not asked", "not asked", "not asked", "0.25", "321 s", "0.5"]
 
 
+def test_a_row_per_run_tells_how_it_was_made(three, capsys):
+    changed(three[1], "run", seeds=[0, 1], kept={"engram": 30, "baseline": 4})
+    changed(three[2], "backend", device="cuda", dtype="bfloat16")
+    compare(three)
+    rows = table(capsys.readouterr().out, "Runs")
+    assert [row[0] for row in rows] == ["first", "worse", "bad"]
+    assert (rows[1][4], rows[1][6], rows[2][3]) == ("0, 1", "34", "torch on cuda, bfloat16")
+
+
 def test_a_report_of_an_older_version_is_named(three, capsys):
     made = json.loads((three[1] / "report.json").read_text("utf-8"))
     del made["scorecard"]
@@ -162,7 +171,8 @@ def test_an_item_that_only_some_training_seeds_have_right_did_not_flip(tmp_path)
         (["x/a/report.json", "x/b/report.json"], ["a", "b"]),
         (["x/a/cpu/report.json", "x/b/cpu/report.json", "x/gpu/report.json"], ["a/cpu", "b/cpu", "gpu"]),
         (["x/a.json", "x/b.json"], ["a", "b"]),
-        (["x/a/report.json", "x/a/report.json", "y/a/report.json"], ["x/a", "x/a (2)", "y/a"]),
+        (["x/a/cpu/report.json", "x/b/cpu/report.json"], ["a", "b"]),
+        (["x/a/report.json", "x/a/report.json", "y/a/report.json"], ["x", "x (2)", "y"]),
         (["x/a/report.json", "report.json"], ["a", ""]),
     ],
 )

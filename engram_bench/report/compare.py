@@ -69,9 +69,10 @@ def compare(paths: Sequence[Path], fail: gate.Margins, out: Path | None = None, 
         check_writable("--out", out)
     runs = opened(paths)
     found = _two(runs, paths, fail) if len(runs) == 2 else _several(runs, paths, fail)
-    samples = {run.name: _samples(run) for run in runs}
-    several = [*_results(runs, found, safe), *_details(runs, samples, safe)]
-    shown = [found.section(safe)] if len(runs) == 2 else several
+    samples = {run.name: _samples(run) for run in runs} if out or len(runs) > 2 else {}
+    shown = [found.section(safe)]
+    if len(runs) > 2:
+        shown = [*_results(runs, found, safe), *_details(runs, samples, safe)]
     print("\n\n".join(map(markdown.section, shown)), end="\n\n")
     for line in found.lines:
         print(line)

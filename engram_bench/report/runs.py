@@ -27,7 +27,7 @@ class Run(NamedTuple):
     """A run to compare.
 
     Attributes:
-        name: the end of its folder's path, as long as needed to be unique among the runs.
+        name: of its folder, short and unique among the runs, see `names`.
         report: its report.json.
         samples: where its answers are if the whole folder was kept.
     """
@@ -63,9 +63,14 @@ def opened(paths: Sequence[Path]) -> list[Run]:
 
 
 def names(files: Sequence[Path]) -> list[str]:
-    """Name each report by its folder, or by the file if that is not report.json; the same file twice gets a number."""
+    """Name each report by its folder, or by the file if that is not report.json; the same file twice gets a number.
+
+    Folders above are part of a name only if the folder is not unique, and what all runs share at the end never is.
+    """
     found: list[str] = []
     places = [_place(file) for file in files]
+    while len(set(places)) > 1 and len({place[-1] for place in places}) == 1:
+        places = [place[:-1] for place in places]
     for i, place in enumerate(places):
         others = [other for other in places if other != place]
         ends = (place[-n:] for n in range(1, len(place) + 1))

@@ -12,10 +12,11 @@ from engram_bench.records import Record
 from engram_bench.report.plots import COLOURS, DPI, HIGHEST, MARKERS
 from engram_bench.report.runs import Run, variants
 from engram_bench.report.scorecard_text import BY_CONSTRUCTION
-from engram_bench.report.text import short
+from engram_bench.report.text import inert
 
 ALT = "Right answers and KL of each variant in each run, with intervals"
-LONGEST_NAME = 32  # characters of a run in the legend
+LONGEST_NAME = 40  # characters of a run in the legend
+LEGEND = 130  # characters in a row of the legend
 STILL = 1e-3  # nats per token up to which the scale of KL is linear
 ROW, GAP = 0.13, 0.25  # inches per run of a variant, and between variants
 
@@ -49,6 +50,9 @@ def draw(runs: Sequence[Run]) -> Figure | None:
         axis.set(title=group, xlim=(-4, 104))
         for y, variant in enumerate(rows):
             _without_rate(axis, y, [cards[key][group] for run in runs if (key := (variant, run.name)) in cards])
+    for y, variant in enumerate(rows):
+        if not any(cards[key]["kl"] for run in runs if (key := (variant, run.name)) in cards):
+            _say(axes[-1], y, "not measured")
     axes[len(groups) // 2].set_xlabel("right answers, % with 95% interval")
     largest = max((row["kl"]["mean"] for row in cards.values() if row["kl"]), default=0.0)
     axes[-1].set(title="KL on unrelated text", xlabel="nats per token\nwhite: 0 by construction")
@@ -60,12 +64,19 @@ def draw(runs: Sequence[Run]) -> Figure | None:
             axis.axhline(y - 0.5, color="grey", linewidth=0.5, alpha=0.5)
     axes[0].set_yticks(range(len(rows)), rows)
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    names = [f"{i}. {short(run.name, LONGEST_NAME)}" for i, run in enumerate(runs, 1)]
+    names = [f"{i}. {_label(run.name)}" for i, run in enumerate(runs, 1)]
     names[0] += ", the reference"
-    legend = figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+    columns = max(1, LEGEND // (max(map(len, names)) + 6))
+    legend = figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
     for text in [*legend.get_texts(), *axes[0].get_yticklabels()]:
         text.set_parse_math(False)  # a $ in a name is a $
     return figure
+
+
+def _label(name: str) -> str:
+    """A run's name, without its middle if it is long: runs may differ at either end."""
+    name, half = inert(name), LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _without_rate(axis: Any, y: float, scores: Sequence[Record | None]) -> None:
@@ -76,7 +87,11 @@ def _without_rate(axis: Any, y: float, scores: Sequence[Record | None]) -> None:
         reason = BY_CONSTRUCTION if any(score and score["by_construction"] for score in scores) else "asked in part"
     else:
         return
-    axis.text(50, y, reason, ha="center", va="center", color="grey", fontsize=8)
+    _say(axis, y, reason)
+
+
+def _say(axis: Any, y: float, text: str) -> None:
+    axis.text(0.5, y, text, transform=axis.get_yaxis_transform(), ha="center", va="center", color="grey", fontsize=8)
 
 
 def _rates(axis: Any, found: Sequence[tuple[float, Record]], style: Mapping[str, Any]) -> None:

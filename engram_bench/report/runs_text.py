@@ -46,14 +46,19 @@ def made(runs: Sequence[Run], show: Show) -> Section:
                 show(f"{backend['name']} on {backend['device']}, {backend['dtype']}"),
                 seeds,
                 str(run["samples"]),
+                f"{sum(run.get('kept', {}).values()):,}",
                 f"{run['duration_s']:,.0f} s",
                 show((run["git_commit"] or "unknown")[:8]),
             )
         )
     return Section(
         "Runs",
-        headers=("run", "started", "profile", "backend", "training seeds", "samples", "duration", "commit"),
+        headers=(
+            *("run", "started", "profile", "backend", "training seeds", "samples"),
+            *("kept answers", "duration", "commit"),
+        ),
         rows=rows,
+        note="Samples: answers drawn per item. Kept answers: those of earlier runs, which were not asked again.",
     )
 
 
