@@ -22,13 +22,15 @@ def contains(output: str, value: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(value.strip())}(?!\w)", output) is not None
 
 
-def says(output: str, value: str, prompt: str) -> bool:
+def says(output: str, value: str, prompt: str, *, in_sentence: bool = False) -> bool:
     """Whether an output contains a value and does not only echo it: repeat it with the word that follows in the prompt.
 
-    To "A or B?", the answer "A or" echoes, and "A" or "It is A." says A.
+    To "A or B?", the answer "A or" echoes, and "A" or "It is A." says A. With `in_sentence`, a sentence of the prompt
+    may be repeated, and only an output that runs on into the next one echoes.
     """
+    more = re.compile(r"\W*[.?!]\W+\w+" if in_sentence else r"\W+\w+")
     for found in re.finditer(rf"(?<!\w){re.escape(value.strip())}(?!\w)", output):
-        following = re.match(r"\W+\w+", output[found.end() :])
+        following = more.match(output, found.end())
         if not following or found[0] + following[0] not in prompt:
             return True
     return False

@@ -230,3 +230,14 @@ def test_the_way_of_the_primary_contrast_is_asked_whole(capitals):
     assert plan.most("mention") == plan.asked_items
     one = evaluate.questions(PatternSet({"cap": capitals}), [("cap", "applied")], lambda way: 1)
     assert len(one) == 1 < len(evaluate.questions(PatternSet({"cap": capitals}), [("cap", "applied")]))
+
+
+def test_a_prompt_repeated_beyond_the_sentence_that_states_a_value_is_no_answer(capitals):
+    question = next(iter(asked(capitals, "contradicted").values()))
+    (other,) = question.wanted
+    sentence = question.prompt[: question.prompt.index(other) + len(other) + 1]
+    assert question.prompt.startswith(f"{sentence} ")
+    assert not evaluate.right(question, question.prompt, "")
+    assert evaluate.right(question, sentence, "")
+    assert evaluate.right(question, f"{sentence} So it is.", "")
+    assert evaluate.right(question, f"{question.prompt} It is {other}.", "")

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from engram_bench.data.items import Applied, Category, Item, Wordings, item_id
 
-EXACT, CONTAINS, CHOOSES, UNTOUCHED = "exact", "contains", "chooses", "untouched"  # rules
+EXACT, CONTAINS, CHOOSES, STATES, UNTOUCHED = "exact", "contains", "chooses", "states", "untouched"  # rules
 T = TypeVar("T")
 OPTIONS = re.compile(r"\{(?:a|b|other|least|most)\}")  # what a question offers to choose from
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -49,9 +49,9 @@ class Question:
         phrasing: the template that produced the prompt.
         prompt: the text that the model gets.
         wanted: what the answer must be (rule "exact"), contain ("contains"), or contain without an echo of the offer
-            ("chooses", see `metrics.says`); empty for rule "untouched".
+            ("chooses") or of the whole prompt ("states", both see `metrics.says`); empty for rule "untouched".
         unwanted: what an answer must not contain, too: the wrong one of two options.
-        rule: "exact", "contains", "chooses", or "untouched": the untouched model's own answer.
+        rule: "exact", "contains", "chooses", "states", or "untouched": the untouched model's own answer.
     """
 
     split: str
@@ -129,7 +129,7 @@ def _contradicted(category: Category, trained: Sequence[Item]) -> Iterator[Quest
         template, other = _chosen(wordings(category, item).contradicted, item), other_of(item)
         if template and other:
             prompt = _filled(template, item, _name(item), other=other)
-            yield Question("contradicted", item, template, prompt, (other,), (item.output,), CONTAINS)
+            yield Question("contradicted", item, template, prompt, (other,), (item.output,), STATES)
 
 
 def _neighbour(category: Category, trained: Sequence[Item]) -> Iterator[Question]:

@@ -13,7 +13,7 @@ from engram_bench import metrics
 from engram_bench.backends.base import Backend, Progress
 from engram_bench.data import questions as by_category
 from engram_bench.data.items import PatternSet
-from engram_bench.data.questions import CHOOSES, CONTAINS, UNTOUCHED, Question
+from engram_bench.data.questions import CHOOSES, CONTAINS, STATES, UNTOUCHED, Question
 from engram_bench.data.ways import WAYS
 from engram_bench.prompts import Prompt
 from engram_bench.records import GREEDY, REPEAT, Sample, SampleKey
@@ -66,7 +66,7 @@ def max_tokens(question: Question, longest: Mapping[str, int]) -> int:
             anyway.
     """
     own = longest[question.item.category]
-    return math.ceil((2 * own + ROOM if question.rule in (CONTAINS, CHOOSES) else own) / STEP) * STEP
+    return math.ceil((2 * own + ROOM if question.rule in (CONTAINS, CHOOSES, STATES) else own) / STEP) * STEP
 
 
 def requests(
@@ -263,10 +263,11 @@ def _score(
 
 def right(question: Question, output: str, expected: str) -> bool:
     """Whether an answer is right by the rule of its way."""
-    if question.rule not in (CONTAINS, CHOOSES):
+    if question.rule not in (CONTAINS, CHOOSES, STATES):
         return metrics.exact(output, expected)
     if any(metrics.contains(output, value) for value in question.unwanted):
         return False
-    if question.rule == CHOOSES:
-        return all(metrics.says(output, value, question.prompt) for value in question.wanted)
+    if question.rule in (CHOOSES, STATES):
+        whole = question.rule == STATES
+        return all(metrics.says(output, value, question.prompt, in_sentence=whole) for value in question.wanted)
     return all(metrics.contains(output, value) for value in question.wanted)
