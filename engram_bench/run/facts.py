@@ -28,7 +28,8 @@ SAME = ("backend", "model")  # options that an adapter is asked with, too
 # Rough: after a few trainings of 5 to 2,000 facts on two cores that multiply matrices in float32 at `RATE` GFLOP/s.
 RATE = 147
 STEPS, A_STEP = {"lora": 26, "engram": 10}, {"lora": 2.6, "engram": 0.8}  # steps by the root of facts; seconds each
-A_FACT, AN_ANSWER = 0.12, 0.03  # seconds to read a fact's training texts once, and for an answer
+A_FACT = 0.12  # seconds to read a fact's training texts once
+AN_ANSWER, WITH_FACTS = 0.03, 0.35  # seconds for an answer, and for one whose prompt holds facts
 THE_REST = 60  # seconds: loading, collateral, report
 
 USE = {  # with the model and its tokenizer by transformers
@@ -108,7 +109,9 @@ def pattern_file(file: Path, say: Sequence[str]) -> tuple[str, list[str]]:
 def announced(settings: Settings) -> str:
     """What will be done, and on a CPU about how long it takes."""
     count = sum(len(category.items) for category in settings.patterns.categories.values())
-    kinds = [variant.kind for variant in settings.variants if not variant.adapter_of] * len(settings.seeds)
+    own = [variant for variant in settings.variants if not variant.adapter_of]
+    # A kind without figures takes as long as a LoRA, if it trains.
+    kinds = [v.kind if v.kind in STEPS or not v.config else "lora" for v in own] * len(settings.seeds)
     text = f"{count} facts; variants {', '.join(variant.name for variant in settings.variants)}"
     target = backends.find(settings.backend, settings.lora_engine)
     if (target.framework, target.device, settings.model) != ("torch", "cpu", "bundled"):
@@ -123,7 +126,8 @@ def announced(settings: Settings) -> str:
 def seconds(facts: int, kinds: Sequence[str]) -> float:
     """Rough time at `RATE` to train and ask variants of these kinds, on the bundled model."""
     training = sum(A_STEP[kind] * STEPS[kind] * math.sqrt(facts) + A_FACT * facts for kind in kinds if kind in STEPS)
-    return THE_REST + training + AN_ANSWER * len(kinds) * (2 * facts + min(facts, 300))
+    asking = sum(WITH_FACTS if kind in ("retrieval", "oracle") else AN_ANSWER for kind in kinds)
+    return THE_REST + training + asking * (2 * facts + min(facts, 300))
 
 
 def _leave_adapters(settings: Settings, out: Path, same: str) -> None:
