@@ -10,16 +10,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engram_bench.data import prompt_sets
+from engram_bench.data import patterns, prompt_sets
+from engram_bench.data.training import training_set
 from engram_bench.store.adapters import TRAINING
-from tests.conftest import ENGRAM
+from tests.conftest import ENGRAM, PATTERNS
 from tests.running import ROOT, arguments, environment, run
 from tests.test_plugin import tiny, without_times
 
@@ -138,10 +142,18 @@ def outcome(folder):
     return without_times(json.loads(report.read_text())), (report.parent / "samples.jsonl").read_bytes()
 
 
+@cache
+def untouched():
+    """What each process has the untouched model answer for itself: the control prompts, and the replay texts."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "colours.yaml").write_text(PATTERNS)
+        texts = training_set(patterns.load(Path(folder, "colours.yaml")), "rich").replay
+    return {f"generate {len(prompt_sets.control(8))}", f"generate {len(set(texts))}"}
+
+
 def done(log):
-    """What the model was asked to do; every process has the untouched model answer the control prompts for itself."""
-    controls = f"generate {len(prompt_sets.control(8))}"
-    return sorted(line for line in log.read_text().splitlines() if line != controls)
+    """What the model was asked to do, but for what each process asks for itself."""
+    return sorted(line for line in log.read_text().splitlines() if line not in untouched())
 
 
 def meddled(tmp_path, kill=""):
@@ -185,9 +197,9 @@ def test_a_killed_worker_loses_no_finished_result_and_the_run_can_be_finished(ti
     assert outcome(tmp_path) == alone[0]
     log = (tmp_path / "log").read_text().splitlines()
     assert sum(line.startswith("train") for line in log) == 2 + kill.count("train"), "what was trained stays trained"
-    # Replay texts, passages and repeated answers come in batches of at most eight, and each process makes its own. The
-    # worker that lives ends with the run, and may lose the batch that it is at.
-    small = {"generate 1", "generate 8", f"generate {len(prompt_sets.control(8))}"}
+    # Passages and repeated answers come in batches of at most eight, and each process makes its own. The worker that
+    # lives ends with the run, and may lose the batch that it is at.
+    small = {"generate 1", "generate 8", *untouched()}
     answers = Counter(line for line in alone[1] if line.startswith("generate") and line not in small)
     found = Counter(line for line in log if line in answers)
     assert answers.total() > 6
