@@ -21,13 +21,13 @@ from safetensors.numpy import load_file, save_file
 from engram_bench.errors import UsageError
 from engram_bench.options import check_writable, one_of
 from engram_bench.store import adapters
-from engram_bench.variants import Variant
 
 CONFIG = "adapter_config.json"  # of both formats
 PEFT, MLX = "adapter_model.safetensors", "adapters.safetensors"
 OUTER = "base_model.model."  # peft's wrapper around the model's own names
 LAYER = re.compile(r"(.*layers\.)(\d+)\.(.+)\.lora_[ab]$")
-NOTES = """\
+NOTES = "gguf-notes"  # peft's files, and how llama.cpp converts them
+README = """\
 # {name} for llama.cpp
 
 llama.cpp reads a LoRA as a GGUF file. These commands make one from this folder, which is in peft's format, and use it:
@@ -43,52 +43,34 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def export(folder: Path, form: str, out: Path) -> None:
-    """Write the adapter in `folder` to the new folder `out`, in one of `FORMATS`.
+    """Write the adapter in `folder` to the new folder `out`, in one of `FORMATS` or as `NOTES`.
 
     Raises:
         UsageError: the format is unknown, or does not exist for this kind of adapter; `out` is not empty or cannot be
             written; the adapter cannot be read.
     """
-    one_of("--format", form, tuple(FORMATS))
+    one_of("--format", form, (*FORMATS, NOTES))
     variant = adapters.variant_of(folder)
-    own = next((name for name, file in (("peft", PEFT), ("mlx", MLX)) if (folder / file).is_file()), None)
+    own = next((name for name, (file, _) in FORMATS.items() if (folder / file).is_file()), None)
     if own is None or variant.kind not in ("lora", "peft"):
         takes = "transformers by engram_bench.pretrained.EngramMemory, MLX by engram-bench ask DIR --backend mlx"
         raise UsageError(f"{folder}: {variant.name} has no other format; as it is, it is read by {takes}")
     if variant.kind == "peft" and form == "mlx":
         raise UsageError(f"{folder}: mlx-lm has no {variant.name}; it reads a LoRA")
+    if variant.kind == "peft" and form == NOTES:
+        raise UsageError(f"{folder}: llama.cpp has no {variant.name}; it reads a LoRA")
     check_writable("--out", out)
     if any(out.iterdir()):
         raise UsageError(f"--out: {out}: not empty; choose another folder")
-    FORMATS[form](folder, own, variant, out)
-
-
-def _peft(folder: Path, own: str, variant: Variant, out: Path) -> None:
-    if own == "peft":
-        for name in (CONFIG, PEFT):
+    wanted = "peft" if form == NOTES else form
+    (file, _), (new, converted) = FORMATS[own], FORMATS[wanted]
+    if own == wanted:
+        for name in (CONFIG, file):
             shutil.copyfile(folder / name, out / name)
     else:
-        config, arrays = _read(folder, MLX)
-        _write(out, PEFT, *to_peft(config, arrays))
-
-
-def _mlx(folder: Path, own: str, variant: Variant, out: Path) -> None:
-    if own == "mlx":
-        for name in (CONFIG, MLX):
-            shutil.copyfile(folder / name, out / name)
-    else:
-        config, arrays = _read(folder, PEFT)
-        _write(out, MLX, *to_mlx(config, arrays))
-
-
-def _notes(folder: Path, own: str, variant: Variant, out: Path) -> None:
-    if variant.kind != "lora":
-        raise UsageError(f"{folder}: llama.cpp has no {variant.name}; it reads a LoRA")
-    _peft(folder, own, variant, out)
-    (out / "README.md").write_text(NOTES.format(name=out.resolve().name), encoding="utf-8")
-
-
-FORMATS: dict[str, Callable[[Path, str, Variant, Path], None]] = {"peft": _peft, "mlx": _mlx, "gguf-notes": _notes}
+        _write(out, new, *converted(*_read(folder, file)))
+    if form == NOTES:
+        (out / "README.md").write_text(README.format(name=out.resolve().name), encoding="utf-8")
 
 
 def to_mlx(config: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
@@ -126,6 +108,13 @@ def to_peft(config: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arr
         for name, array in arrays.items()
     }
     return made, named
+
+
+# Each format's file of matrices, and what makes its config and matrices from the other's.
+FORMATS: dict[str, tuple[str, Callable[[dict[str, Any], Arrays], tuple[dict[str, Any], Arrays]]]] = {
+    "peft": (PEFT, to_peft),
+    "mlx": (MLX, to_mlx),
+}
 
 
 def _places(arrays: Arrays) -> tuple[list[int], list[str]]:
