@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from engram_bench.backends.torch import calls, earlier
+from engram_bench.backends.torch import calls, earlier, paged
 from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.device import uploaded
 from engram_bench.errors import UsageError
@@ -49,10 +49,12 @@ class Call(threading.local):
     """What one forward pass adds to the cache. Each thread has its own, so threads may share a model."""
 
     numbers: NDArray[np.int64] | None = None
+    texts: Sequence[paged.Text] = ()  # under continuous batching
 
 
 _attached: WeakKeyDictionary[nn.Module, list[EngramAdapter]] = WeakKeyDictionary()  # by model
 _count = itertools.count()
+NONE_EARLIER: tuple[NDArray[np.int64], list[Tensor]] = (np.empty(0, np.int64), [])
 
 
 class EngramMemory:
@@ -74,6 +76,7 @@ class EngramMemory:
         addresses, whole = adapter.addresses, adapter.acts_on_template
         self._reading = WholeText(encoder, addresses) if whole else Reading(encoder, addresses, adapter.span)
         self._call, self._number = Call(), next(_count)
+        self._pages = WeakKeyDictionary[Any, paged.Pages]()  # by paged cache
         self._blank = torch.zeros(_inner(model).config.get_text_config().hidden_size, device=_inner(model).device)
 
     @classmethod
@@ -117,14 +120,18 @@ class EngramMemory:
             inner.register_forward_hook(_eager(self._after), with_kwargs=True),
         ]
         attached.append(self.adapter)
-        inner.init_continuous_batching = _no_continuous_batching
+        if len(attached) == 1 and hasattr(inner, "init_continuous_batching"):
+            inner.init_continuous_batching = paged.started(inner)
+        _forget_batches(inner)
         try:
             with injected(inner, {layer: _eager(memory.forward) for layer, memory in self.adapter.layers.items()}):
                 yield
         finally:
             attached.remove(self.adapter)
             if not attached:
-                del inner.init_continuous_batching
+                vars(inner).pop("init_continuous_batching", None)
+            self._pages.clear()
+            _forget_batches(inner)
             for handle in handles:
                 handle.remove()
 
@@ -132,23 +139,49 @@ class EngramMemory:
         ids = args[0] if args else kwargs.get("input_ids")
         if ids is None:
             raise UsageError("an n-gram memory needs input_ids; it cannot read inputs_embeds, so pass the token ids")
-        cache = calls.cache_of(kwargs)
-        layer = calls.seen_layer(cache, self._number)
-        seen = 0 if layer is None else layer.get_seq_length()
-        mask = calls.mask_of(kwargs, cache, ids, seen)
-        if layer is not None and mask is not None and mask.shape[1] == seen + ids.shape[1]:
-            self._hide(layer, mask[:, :seen])
         tokens = ids.cpu().numpy()
         if tokens.size and tokens.min() < 0:
             raise UsageError(f"input_ids has {tokens.min()}; token ids are 0 or more (-100 is for labels only)")
-        real = np.ones(ids.shape, bool) if mask is None else mask[:, -ids.shape[1] :].cpu().numpy()
-        windows, self._call.numbers = self._read(tokens, real, layer)
         memories = self.adapter.memories()
-        found, convolves = [memory.slots_for(tokens, windows) for memory in memories], bool(earlier.taps_of(memories))
-        where, values = self._earlier(real, layer) if convolves else (np.empty(0, np.int64), [])
+        taps = earlier.taps_of(memories)
+        if paged.is_paged(kwargs):
+            windows, where, values = self._in_pages(tokens, kwargs, taps)
+        else:
+            cache = calls.cache_of(kwargs)
+            layer = calls.seen_layer(cache, self._number)
+            seen = 0 if layer is None else layer.get_seq_length()
+            mask = calls.mask_of(kwargs, cache, ids, seen)
+            if layer is not None and mask is not None and mask.shape[1] == seen + ids.shape[1]:
+                self._hide(layer, mask[:, :seen])
+            real = np.ones(ids.shape, bool) if mask is None else mask[:, -ids.shape[1] :].cpu().numpy()
+            windows, self._call.numbers = self._read(tokens, real, layer)
+            where, values = self._earlier(real, layer) if taps else NONE_EARLIER
+        found = [memory.slots_for(tokens, windows) for memory in memories]
         at, *uploads = uploaded(str(ids.device), [where, *found])
         for n, memory in enumerate(memories):
-            memory.set_slots(uploads[n], Earlier(values[n], at) if convolves else None)
+            memory.set_slots(uploads[n], Earlier(values[n], at) if taps else None)
+
+    def _in_pages(
+        self, tokens: NDArray[np.int64], kwargs: dict[str, Any], taps: Sequence[int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Tensor]]:
+        """Under continuous batching: the n-grams as `_read` returns them, and what `_earlier` returns."""
+        texts, count = paged.texts_of(kwargs), len(self.adapter.memories())
+        pages = self._pages.setdefault(kwargs["cache"], paged.Pages(len(self._reading.start)))
+        longest = max(text.stop - text.start for text in texts)
+        rows = np.zeros((len(texts), longest), dtype=np.int64)  # one for each text, padded on its left
+        real = np.zeros(rows.shape, bool)
+        for n, text in enumerate(texts):
+            rows[n, text.start - text.stop :] = tokens[0, text.start : text.stop]
+            real[n, text.start - text.stop :] = True
+        windows = np.full((1, tokens.shape[1], self._reading.size + 1), ABSENT, dtype=np.int64)
+        numbers = np.full((1, tokens.shape[1], len(self._reading.start)), PADDING, dtype=np.int64)
+        found = self._read(rows, real, pages.past(texts))
+        for n, text in enumerate(texts):
+            for row, own in zip((windows, numbers), found, strict=True):
+                row[0, text.start : text.stop] = own[n, text.start - text.stop :]
+        self._call.numbers, self._call.texts = numbers, texts
+        before = pages.earlier(texts, tokens.shape[1], taps, count, self._blank) if taps else NONE_EARLIER
+        return windows, *before
 
     def _earlier(
         self, real: NDArray[np.bool_], layer: calls.ReadingLayer | None
@@ -164,6 +197,10 @@ class EngramMemory:
 
     def _after(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         numbers, self._call.numbers = self._call.numbers, None
+        if numbers is not None and paged.is_paged(kwargs):
+            values = self._values(numbers)
+            self._pages[kwargs["cache"]].keep(self._call.texts, numbers[0], None if values is None else values[0])
+            return
         outputs = output if isinstance(output, tuple) else output.values()
         given = calls.cache_of(kwargs)
         cache = given if given is not None else next((part for part in outputs if isinstance(part, Cache)), None)
@@ -174,12 +211,15 @@ class EngramMemory:
             layer = calls.ReadingLayer(self._number, cache.is_compileable)
             cache.layers.append(layer)
         layer.memory = self._number  # a layer that was reset may be another memory's
+        layer.add(numbers, (args[0] if args else kwargs["input_ids"]).device, self._values(numbers))
+
+    def _values(self, numbers: NDArray[np.int64]) -> Tensor | None:
+        """What later tokens' convolutions read of the last forward, see `earlier.together`; None without one."""
         memories = self.adapter.memories()
-        values = earlier.together(memories, numbers.shape[:2], self._blank) if earlier.taps_of(memories) else None
-        layer.add(numbers, (args[0] if args else kwargs["input_ids"]).device, values)
+        return earlier.together(memories, numbers.shape[:2], self._blank) if earlier.taps_of(memories) else None
 
     def _read(
-        self, tokens: NDArray[np.int64], real: NDArray[np.bool_], layer: calls.ReadingLayer | None = None
+        self, tokens: NDArray[np.int64], real: NDArray[np.bool_], layer: calls.ReadingLayer | paged.Past | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What new tokens read and what the cache keeps.
 
@@ -239,5 +279,7 @@ def _eager(function: Callable[..., Any]) -> Callable[..., Any]:
     return eager
 
 
-def _no_continuous_batching(*_: Any, **__: Any) -> None:
-    raise UsageError("an n-gram memory cannot run under continuous batching; use model.generate with a padded batch")
+def _forget_batches(model: Any) -> None:
+    """End the continuous batching that a model keeps for later calls: its cache was made with other memories."""
+    if hasattr(model, "destroy_cached_continuous_batching_manager"):
+        model.destroy_cached_continuous_batching_manager()

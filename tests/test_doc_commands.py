@@ -1,4 +1,4 @@
-"""The commands in README and docs: each is one that exists, with options that exist, and those on own facts run."""
+"""The commands in README and docs: each is one that exists, with options that exist, and runs."""
 
 import re
 import shlex
@@ -9,24 +9,24 @@ import pytest
 
 from engram_bench import cli, options
 from tests.conftest import needs_torch
-from tests.running import ROOT
+from tests.running import ROOT, run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PROGRAMS = re.compile(r"(?:[A-Z]+=\S+ )*(?:\.venv/bin/)?(engram-bench|pytest|make|benchmarks/gpu_kit\.sh) ")
 
 
-def commands(text):
-    """Argument lists of the commands in a page's blocks, without what comes before the program."""
-    for block in BLOCK.findall(text):
+def commands_by_block(text):
+    """Argument lists of the commands in a page's blocks, without what comes before the program, and the block."""
+    for number, block in enumerate(BLOCK.findall(text)):
         for line in block.splitlines():
             if PROGRAMS.match(line):
                 words = shlex.split(line, comments=True)
                 start = next(n for n, word in enumerate(words) if "=" not in word)
-                yield (words[start].removeprefix(".venv/bin/"), *words[start + 1 :])
+                yield number, (words[start].removeprefix(".venv/bin/"), *words[start + 1 :])
 
 
-FOUND = {(page.name, *command) for page in PAGES for command in commands(page.read_text("utf-8"))}
+FOUND = {(page.name, *command) for page in PAGES for _, command in commands_by_block(page.read_text("utf-8"))}
 
 
 def test_the_pages_hold_commands_of_every_program():
@@ -52,29 +52,107 @@ def test_every_command_exists_with_its_options(command):
         assert words[0] in ("pack", "unpack", "run", "collect")
 
 
+# Commands that the tests of this file do not run, and what does. The first pattern that matches counts.
+ELSEWHERE = {
+    r"make mac": "a Mac; test_gpu_kit.py runs the script behind it",
+    r"make ": "CI: install, lint, test, bench; a demo is run here by its command",
+    r"benchmarks/gpu_kit.sh": "test_gpu_kit.py, with a tiny model",
+    r"pytest suites -m (mlx|cuda)": "test_gpu_kit.py and test_mlx_backend.py on a CPU; else a Mac or a GPU",
+    r"engram-bench lm-eval": "test_lm_eval.py",
+    r"engram-bench data --out tasks --format lm-eval": "test_lm_eval.py",
+    r"engram-bench (compare|report).* --track": "test_compare_many.py",
+}
+FEW = ("--engram-variants", "baseline,lora,engram-keyed")
+NAMES = ("facts", "ask", "write", "forget", "train", "demo")  # of commands that take a model
+
+
+def elsewhere(command):
+    return next((who for pattern, who in ELSEWHERE.items() if re.match(pattern, " ".join(command))), None)
+
+
+@pytest.fixture(scope="module")
+def empty_folder(checkpoint, tmp_path_factory):
+    """What a reader has whom the pages address: tables of facts, questions, a model, and three runs."""
+    folder = tmp_path_factory.mktemp("reader")
+    rows = [f"the door code of the {place} gate,code {n}{n}" for n, place in enumerate(["east", "west", "old", "red"])]
+    (folder / "desk.csv").write_text("\n".join(["key,value", *rows]) + "\n")
+    (folder / "new.csv").write_text("key,value\nthe lift,code 3\n")
+    (folder / "questions.txt").write_text("the door code of the east gate\n")
+    (folder / "airports.yaml").write_text((ROOT / "README.md").read_text("utf-8").split("```yaml\n")[1].split("```")[0])
+    (folder / "my-model").symlink_to(checkpoint)
+    made = run("--engram-profile", "smoke", "--engram-variants", "baseline", "--engram-backend", "cpu",
+               "--engram-model", checkpoint, "-k", "facts", "--engram-report", folder / "reports" / "runs")  # fmt: skip
+    assert made.returncode == 0, made.stdout
+    for name in "ABC":
+        shutil.copytree(folder / "reports" / "runs" / "latest", folder / name)
+    return folder
+
+
+def taken(words, folder, block):
+    """A page's words with what they stand for. Each block has folders of its own, but for the tables' folders."""
+    named = {"baseline.json": str(folder / "baseline.json"), "Qwen/Qwen2-0.5B-Instruct": str(folder / "my-model")}
+    words = [f"DIR-{block}" if word == "DIR" else named.get(word, word) for word in words]
+    if words[0] in NAMES:
+        words += ["--backend", "cpu"]
+        words += [] if "--model" in words else ["--model", str(folder / "my-model")]
+    if words[0] in ("facts",):
+        words += ["--variants", FEW[1]]
+    if words[0] in ("train", "demo") and "--profile" not in words:
+        words += ["--profile", "smoke"]
+    return words
+
+
 @needs_torch
 @pytest.mark.slow
-def test_the_commands_on_own_facts_run_one_after_the_other(checkpoint, own_cache, tmp_path, monkeypatch, capfd):
-    """docs/facts.md from top to bottom, in an empty folder that holds its two tables and its questions."""
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_run_one_after_the_other(page, empty_folder, tmp_path, monkeypatch, capfd):
+    """From top to bottom, with a tiny model and few facts; but for those that `ELSEWHERE` names."""
+    cache, folder = tmp_path / "cache", tmp_path / "reader"
+    shutil.copytree(empty_folder, folder, symlinks=True)
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    rows = [f"the door code of the {place} gate,code {n}{n}" for n, place in enumerate(["east", "west", "old", "red"])]
-    (tmp_path / "desk.csv").write_text("\n".join(["key,value", *rows]) + "\n")
-    (tmp_path / "new.csv").write_text("key,value\nthe lift,code 3\n")
-    (tmp_path / "questions.txt").write_text("the door code of the east gate\n")
-    model = ["--backend", "cpu", "--model", str(checkpoint)]
+    monkeypatch.setenv("ENGRAM_BENCH_CACHE", str(cache))
     unlearned = 0
-    for _, *words in commands((ROOT / "docs" / "facts.md").read_text("utf-8")):
-        taken = {"facts": [*model, "--variants", "baseline,lora,engram-keyed"], "list": [], "export": []}
-        code = cli.main([*words, *taken.get(words[0], model)])
+    for block, (program, *words) in commands_by_block(page.read_text("utf-8")):
+        if elsewhere((program, *words)):
+            continue
+        words = taken(words, folder, block)
+        if words[0] in ("suites", "bench"):
+            smoke = () if "--engram-profile" in words else ("--engram-profile", "smoke", *FEW)
+            fixed = (
+                "--engram-backend",
+                "cpu",
+                "--engram-model",
+                folder / "my-model",
+                "--engram-report",
+                "reports/runs",
+            )
+            quick = ("--engram-variants", "baseline") if "--engram-gate" in words else ()
+            if words[0] == "bench":
+                code = subprocess.run(cli._command([*map(str, (*words[1:], *smoke, *fixed))]), check=False).returncode
+            else:
+                *before, report = fixed
+                made = run(*words[1:], *smoke, *quick, *before, folder / report)
+                code = made.returncode
+                print(made.stdout)
+        else:
+            if words[0] == "facts":
+                shutil.rmtree("desk-facts", ignore_errors=True)
+            code = cli.main(words)
         said = capfd.readouterr()
         if words[0] == "write":  # a tiny random model may not learn a fact in the steps that writing takes
             assert code in (0, 1), said
             unlearned += code
         else:
             assert code == 0, (words, said)
-    assert (tmp_path / "desk-mlx" / "adapters.safetensors").is_file()
     assert unlearned < 2
+
+
+@pytest.mark.parametrize("pattern", ELSEWHERE)
+def test_what_runs_a_command_elsewhere_exists(pattern):
+    assert any(re.match(pattern, " ".join(command)) for _, *command in FOUND)
+    for file in re.findall(r"\w+\.py", ELSEWHERE[pattern]):
+        assert (ROOT / "tests" / file).is_file()
 
 
 def test_every_test_that_a_page_names_exists():

@@ -13,8 +13,10 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     CompileConfig,
+    ContinuousBatchingConfig,
     DynamicCache,
     EncoderDecoderCache,
+    GenerationConfig,
     StaticCache,
     pipeline,
 )
@@ -37,6 +39,7 @@ TEXTS = [
     "KEY:defé?",
 ]
 OPENED, AFTER = "<|end|>\n<|start|>user\n", "<|end|>\n<|start|>assistant\n"
+SIZE = "page_size" if hasattr(ContinuousBatchingConfig, "page_size") else "block_size"  # the name before 5.23
 MIXED = ["sliding_attention", "full_attention"] * 2
 TEXT = ENGRAM + "span: text\n"
 KINDS = {
@@ -353,11 +356,109 @@ def test_generate_that_compiles_its_decoding_steps(all_parts):
         check(model, made, batch["attention_mask"])
 
 
-def test_continuous_batching_is_refused(all_parts):
-    model, _, memory = all_parts("chat")
-    with memory.attached(), pytest.raises(UsageError, match="cannot run under continuous batching"):
-        model.generate_batch([[5, 6, 7]], max_new_tokens=2)
+BATCHING = {
+    "in one go": {},
+    "prompts in parts": {"max_batch_tokens": 8},
+    "short pages, shared": {SIZE: 4, "num_blocks": 64},
+    "short pages, not shared": {SIZE: 4, "num_blocks": 64, "allow_block_sharing": False},
+    "too few pages for all": {SIZE: 4, "num_blocks": 40, "max_batch_tokens": 64},
+}
+
+
+def batched(model, ids, **config):
+    config = ContinuousBatchingConfig(**{"num_blocks": 8, "max_batch_tokens": 256, **config})
+    settings = GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=1, pad_token_id=0)
+    made = model.generate_batch(ids, settings, continuous_batching_config=config)
+    return [request.generated_tokens for request in made.values()]
+
+
+@torch.inference_mode()
+def one_by_one(model, ids):
+    """Answers of the uncached forward."""
+    answers = []
+    for row in ids:
+        row = list(row)
+        start = len(row)
+        while len(row) < start + NEW and 1 not in row[start:]:
+            row.append(int(model(input_ids=torch.tensor([row]), use_cache=False).logits[0, -1].argmax()))
+        answers.append(row[start:])
+    return answers
+
+
+def id_rows(memory, texts=TEXTS):
+    tokenizer = memory.encoder.tokenizer
+    raw = tokenizer([*texts[:2]], add_special_tokens=False)["input_ids"]
+    return [*[list(memory.encoder.prompt(text).ids) for text in texts], *raw]
+
+
+def test_continuous_batching_answers_as_the_uncached_forward(parts):
+    model, _, memory = parts
+    ids = id_rows(memory, TEXTS[:5])
+    ids += [[*ids[0], *one] for one in ids[:2]]  # a later turn, after a common beginning
+    plain = one_by_one(model, ids)
+    with memory.attached():
+        expected = one_by_one(model, ids)
+        assert expected != plain
+        for name, config in BATCHING.items():
+            assert batched(model, ids, **config) == expected, name
+    assert batched(model, ids) == plain
     assert "init_continuous_batching" not in vars(model)
+
+
+def test_a_cache_kept_for_later_batches_is_not_kept_across_memories(all_parts):
+    model, _, memory = all_parts("chat")
+    ids = id_rows(memory)
+    batching = ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=256, **{SIZE: 4})
+    settings = GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=1, pad_token_id=0)
+
+    def made():
+        every = model.generate_batch(ids, settings, continuous_batching_config=batching, persistent_manager=True)
+        return [request.generated_tokens for request in every.values()]
+
+    plain = made()
+    with memory.attached():
+        expected = one_by_one(model, ids)
+        assert made() == made() == expected != plain
+    assert made() == plain
+    model.destroy_cached_continuous_batching_manager()
+
+
+def test_continuous_batching_in_batches_of_fixed_sizes(all_parts):
+    """As it is where the model is compiled."""
+    model, _, memory = all_parts("paper")
+    ids = id_rows(memory, TEXTS[:3])
+    with memory.attached():
+        compiling = {"varlen_compile_config": CompileConfig(backend="eager")}
+        assert batched(model, ids, **compiling) == one_by_one(model, ids)
+
+
+def test_continuous_batching_with_sliding_windows(sliding):
+    model, _, memory = sliding
+    ids = id_rows(memory, TEXTS[:3])
+    with memory.attached():
+        if set(model.config.layer_types) == {"sliding_attention"}:
+            with pytest.raises(UsageError, match="needs a layer without a sliding window"):
+                batched(model, ids)
+        else:
+            assert batched(model, ids, max_batch_tokens=16) == one_by_one(model, ids)
+
+
+@pytest.mark.parametrize(
+    ("settings", "batching", "message"),
+    [
+        (
+            {"num_return_sequences": 2, "do_sample": True},
+            {},
+            "one answer for each prompt; in place of num_return_sequences=2",
+        ),
+        ({}, {"cpu_offload_space": 0.01}, "leave cpu_offload_space at 0"),
+    ],
+)
+def test_what_it_cannot_follow_in_continuous_batching_is_refused(all_parts, settings, batching, message):
+    model, _, memory = all_parts("chat")
+    settings = GenerationConfig(max_new_tokens=2, eos_token_id=1, pad_token_id=0, **settings)
+    with memory.attached(), pytest.raises(UsageError, match=message):
+        model.generate_batch([[5, 6, 7]], settings, continuous_batching_config=ContinuousBatchingConfig(**batching))
 
 
 def test_a_cache_that_the_memory_has_not_seen_is_refused(parts):
