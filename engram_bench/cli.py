@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -91,6 +89,22 @@ def _parser() -> argparse.ArgumentParser:
         facts.add_argument(f"--{name}", dest=dest, metavar="VALUE", help=f"same as pytest's --engram-{name}")
     facts.set_defaults(run=_facts)
 
+    many = commands.add_parser("sweep", help="make the runs of a file: a grid, a list or a search, and their table")
+    many.add_argument("file", type=Path, metavar="FILE", help="YAML with base, grid, list or search; see docs/sweep.md")
+    many.add_argument("--out", type=Path, metavar="DIR", help="folder of the runs (default: the file's name and -runs)")
+    many.add_argument("-j", "--jobs", metavar="N", help="runs at once (default: 1 here, with --ray all that fit)")
+    where = "make the runs on a Ray cluster: auto, local, or its address; needs engram-bench[ray]"
+    many.add_argument("--ray", metavar="ADDRESS", help=where)
+    kept = "with --ray: where the runs are kept if nodes do not see the folder, such as s3://bucket/sweep"
+    many.add_argument("--store", metavar="URI", help=kept)
+    many.add_argument("--dry-run", action="store_true", help="only check the file, and list its runs")
+    many.add_argument("--report", action="store_true", help="only write the table of the runs that are done")
+    over = "what the plot is over: a measure such as kl (default) or train_seconds, or what was varied, such as items"
+    many.add_argument("--x", default="kl", metavar="NAME", help=over)
+    up = "the measure that the plot shows (default generality)"
+    many.add_argument("--y", default="generality", metavar="MEASURE", help=up)
+    many.set_defaults(run=_sweep)
+
     ask = commands.add_parser("ask", help="ask the model with a trained adapter")
     ask.add_argument("adapter", type=Path, metavar="ADAPTER", help=ADAPTER)
     ask.add_argument("prompt", nargs="?", help="the answer is printed while it is made")
@@ -174,35 +188,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _bench(options: list[str]) -> NoReturn:
     """Replace this process by pytest on the suites, with the current folder's ini file; results go there too."""
-    command = _command(options)
+    from engram_bench.run.command_line import suites
+
+    command = suites(options)
     os.execv(command[0], command)
-
-
-def _command(options: list[str]) -> list[str]:
-    """The command line of pytest on the suites."""
-    suites = shlex.quote(glob.escape(str(shipped.SUITES)))
-    places = ["--rootdir", str(Path.cwd()), "--confcutdir", str(shipped.SUITES), "-o", f"testpaths={suites}"]
-    unused = ["-p", "no:hypothesispytest", "-p", "no:anyio"]  # these plugins add seconds to each run
-    # -P keeps the current folder off sys.path, as the command `pytest` does
-    return [sys.executable, "-P", "-m", "pytest", *places, *unused, *_joined(options)]
-
-
-def _joined(options: list[str]) -> list[str]:
-    """Join options and their values: ``--engram-model DIR`` becomes ``--engram-model=DIR``.
-
-    Before it loads plugins, pytest does not know these options. It would take DIR for a path of tests and read the ini
-    file beside it.
-    """
-    from engram_bench.options import OPTIONS
-
-    takes_value = {f"--engram-{option.name}" for option in OPTIONS if not option.flag}
-    found: list[str] = []
-    for option in options:
-        if found and found[-1] in takes_value:
-            found[-1] += f"={option}"
-        else:
-            found.append(option)
-    return found
 
 
 def _model(args: argparse.Namespace) -> None:
@@ -253,7 +242,21 @@ def _facts(args: argparse.Namespace) -> int:
 
     out = args.out or Path(f"{args.file.stem}-facts")
     options = {name: value for name, value in vars(args).items() if name.startswith("engram_") and value}
-    return facts.learn(args.file, out, args.say, options, _command)
+    return facts.learn(args.file, out, args.say, options)
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from engram_bench.options import integer
+    from engram_bench.sweep.command import sweep
+
+    jobs = None if args.jobs is None else integer("--jobs", args.jobs)
+    if jobs == 0:
+        raise UsageError("--jobs: 0 makes no run; give 1 or more")
+    if args.store and not args.ray:
+        raise UsageError("--store: only runs on a cluster need it; add --ray, or leave it out and use --out")
+    out = args.out or Path(f"{args.file.stem}-runs")
+    where = {"jobs": jobs, "ray": args.ray, "store": args.store}
+    return sweep(args.file, out, **where, dry=args.dry_run, report=args.report, x=args.x, y=args.y)
 
 
 def _export(args: argparse.Namespace) -> None:

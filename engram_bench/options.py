@@ -11,6 +11,7 @@ from typing import Any
 
 from engram_bench import backends, shipped, variants
 from engram_bench.data import patterns
+from engram_bench.data.development import development
 from engram_bench.data.items import PatternSet
 from engram_bench.data.training import KINDS as TRAININGS
 from engram_bench.errors import UsageError
@@ -35,6 +36,7 @@ class Profile:
     control_prompts: int | None = None  # prompts per kind, for collateral; None: all
     asserted: bool = True  # a missed threshold fails the run; if False, it is only reported
     borrows: bool = False  # if MLX has no GPU, torch trains its n-gram memories
+    development: bool = False  # asks the questions for choosing recipes, see `data.development`
 
     def most(self, way: str) -> int | None:
         """Most questions per category in a way; None: all."""
@@ -59,6 +61,7 @@ PROFILES = {
         borrows=True,
     ),
     "quick": Profile(5, 3, None, "baseline,lora,engram-keyed,engram-keyed-shuffled", asked_items=4, control_prompts=8),
+    "development": Profile(5, 0, None, "baseline,lora,engram-keyed", asked_items=4, asserted=False, development=True),
     "default": Profile(
         DEFAULT_SIZES,
         3,
@@ -119,6 +122,7 @@ OPTIONS = (
         "built-in variants, YAML files, all, ladder or ablations, separated by commas (default: the profile's)",
     ),
     Option("patterns", str(shipped.PATTERNS), "a pattern file, a folder of them, or a table of facts"),
+    Option("items", "", "items of each category, drawn (default: the profile's)"),
     Option("training", "rich", f"the questions trained on: {', '.join(TRAININGS)}"),
     Option("samples", "", "answers sampled per item at temperature 0.8, for consistency (default: the profile's)"),
     Option("seeds", "0", "training seeds, separated by commas"),
@@ -200,7 +204,7 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         model=value["model"],
         lora_engine=value["lora-engine"],
         variants=tuple(_shortened(variant, profile) for variant in chosen),
-        patterns=chosen_items(every, value["profile"]),
+        patterns=chosen_items(every, value["profile"], items=_count("--engram-items", value["items"])),
         training=value["training"],
         samples=integer("--engram-samples", value["samples"] or str(profile.samples)),
         sampled_items=profile.sampled_items,
@@ -212,9 +216,10 @@ def settle(given: Mapping[str, Any], ini: Callable[[str], str], marker: str = ""
         gate=Path(value["gate"]).expanduser() if value["gate"] else None,
         gate_fail=margins("--engram-gate-fail", value["gate-fail"]),
         gate_update=gate_update,
-        shipped_patterns=is_shipped,
+        shipped_patterns=is_shipped and not profile.development,
         as_shipped=is_shipped
-        and (value["model"], value["variants"], value["seeds"], value["training"]) == ("bundled", "", "0", "rich")
+        and [value[name] for name in ("model", "variants", "seeds", "training", "items")]
+        == ["bundled", "", "0", "rich", ""]
         and value["profile"] in ("quick", "default"),
     )
 
@@ -225,12 +230,30 @@ def _shortened(variant: Variant, profile: Profile) -> Variant:
     return replace(variant, training=replace(variant.training, epochs=profile.epochs[variant.kind], steps=()))
 
 
-def chosen_items(every: PatternSet, profile: str, seed: int = 0) -> PatternSet:
-    """The items a profile uses, drawn by its own seed plus `seed`; see `PatternSet.sample`."""
+def chosen_items(every: PatternSet, profile: str, seed: int = 0, items: int | None = None) -> PatternSet:
+    """The items a profile uses, drawn by its own seed plus `seed`; see `PatternSet.sample`.
+
+    Args:
+        every: all items.
+        profile: name of the profile.
+        seed: a different seed draws different items.
+        items: how many of each category, in place of the profile's numbers.
+    """
     plan = PROFILES[profile]
-    if plan.sizes is None:
-        return every
-    return (every if profile == "full" else every.without_extra()).sample(plan.sizes, plan.draw + seed)
+    sizes = plan.sizes if items is None else items
+    chosen = every
+    if sizes is not None:
+        chosen = (every if profile == "full" else every.without_extra()).sample(sizes, plan.draw + seed)
+    return development(chosen) if plan.development else chosen
+
+
+def _count(option: str, text: str) -> int | None:
+    """A number of things, at least 1; None for ""."""
+    if not text:
+        return None
+    if not (found := integer(option, text)):
+        raise UsageError(f"{option}: 0 leaves nothing to ask; give 1 or more")
+    return found
 
 
 def _shipped_sha256() -> str:

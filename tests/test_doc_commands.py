@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from engram_bench import cli, options
+from engram_bench.run.command_line import suites
 from tests.conftest import needs_torch
 from tests.running import ROOT, run
 
@@ -61,6 +62,7 @@ ELSEWHERE = {
     r"engram-bench lm-eval": "test_lm_eval.py",
     r"engram-bench data --out tasks --format lm-eval": "test_lm_eval.py",
     r"engram-bench (compare|report).* --track": "test_compare_many.py",
+    r"engram-bench sweep": "test_sweep.py",
 }
 FEW = ("--engram-variants", "baseline,lora,engram-keyed")
 NAMES = ("facts", "ask", "write", "forget", "train", "demo")  # of commands that take a model
@@ -129,7 +131,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, empty_folder, tmp_
             )
             quick = ("--engram-variants", "baseline") if "--engram-gate" in words else ()
             if words[0] == "bench":
-                code = subprocess.run(cli._command([*map(str, (*words[1:], *smoke, *fixed))]), check=False).returncode
+                code = subprocess.run(suites([*map(str, (*words[1:], *smoke, *fixed))]), check=False).returncode
             else:
                 *before, report = fixed
                 made = run(*words[1:], *smoke, *quick, *before, folder / report)

@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from engram_bench.data.items import REPHRASED, TRAINED
 from engram_bench.errors import UsageError
 from engram_bench.options import Settings, check_writable, settle
 from engram_bench.run.bench import Bench
+from engram_bench.run.command_line import suites
 from engram_bench.run.progress import Reporter
 from engram_bench.store import adapters
 
@@ -38,9 +39,7 @@ USE = {  # with the model and its tokenizer by transformers
 }
 
 
-def learn(
-    file: Path, out: Path, say: Sequence[str], options: dict[str, Any], command: Callable[[list[str]], list[str]]
-) -> int:
+def learn(file: Path, out: Path, say: Sequence[str], options: dict[str, Any]) -> int:
     """Train variants on the facts of a file, ask them, and leave report and adapters in a folder.
 
     Args:
@@ -49,7 +48,6 @@ def learn(
             `RUNS`, and an adapter's folder for each variant.
         say: how people ask, as sentences with `KEY`; trained besides the built-in ones.
         options: further options of the run by `Option.dest`.
-        command: makes the command line that runs the suites with some options.
 
     Returns:
         pytest's exit code.
@@ -72,9 +70,7 @@ def learn(
     print(announced(settings), file=sys.stderr)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value]
     # -c: the ini file of the current folder says nothing about this run
-    done = subprocess.run(
-        command([*flags, "-c", os.devnull, "-q", "--no-header", "--tb=short"]), check=False
-    ).returncode
+    done = subprocess.run(suites([*flags, "-c", os.devnull, "-q", "--no-header", "--tb=short"]), check=False).returncode
     if done == 0:
         same = [f"--{name} {shlex.quote(options[key])}" for name in SAME if (key := f"engram_{name}") in options]
         _leave_adapters(settings, out, " ".join(["", *same]))

@@ -22,6 +22,7 @@ from engram_bench.run.rundir import RECORDS, RunDir
 from engram_bench.shipped import PACKAGE
 from engram_bench.store.cache import write_whole
 
+COMMIT = "COMMIT"  # file in the package
 EVALUATION_BUDGET_S = 120  # PRD NFR-1.2
 
 
@@ -94,7 +95,7 @@ class Session:
                 "matmul_gflops": measured.meta.pop("matmul_gflops", None),
                 "peak_memory_mb": max((a["peak_memory"] for a in measured.answered), default=0) >> 20,
                 "argv": self.argv,
-                "git_commit": _git_commit(),
+                "git_commit": git_commit(),
                 "profile": self.settings.profile,
                 "seeds": list(self.settings.seeds),
                 "samples": self.settings.samples,
@@ -183,8 +184,13 @@ def _evaluation_time(seconds: dict[str, float]) -> Record:
     return {**data, "measured": total, "low": total, "passed": total < EVALUATION_BUDGET_S}
 
 
-def _git_commit() -> str | None:
-    """The commit of the checkout, with the suffix -dirty if files differ; None outside a repository."""
+def git_commit() -> str | None:
+    """The commit of the checkout, with the suffix -dirty if files differ; None outside a repository.
+
+    A copy of the code that went to another machine names it in the file `COMMIT`.
+    """
+    if (PACKAGE / COMMIT).is_file():
+        return (PACKAGE / COMMIT).read_text(encoding="utf-8") or None
     command = ["git", "-C", str(PACKAGE), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,127 @@
+"""What came out of the runs of a sweep: a row for each run and variant, and recipes over training seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from engram_bench.data.ways import GROUPS
+from engram_bench.records import BASELINE, Record
+from engram_bench.sweep.execute import DONE, RUNS, report, state
+from engram_bench.sweep.plan import Run
+
+SEEDS = "seeds"
+PLAIN = ("kl", "kl_with_keys", "recited", "train_seconds", "train_steps", "adapter_bytes")
+MEASURES = (*GROUPS, *PLAIN)
+SHARES = (*GROUPS, "recited")  # measures between 0 and 1
+COLUMNS = ("missed_thresholds", "run_seconds", "machine", "dtype", "commit", "why")
+
+
+class Row(NamedTuple):
+    """One variant of one run.
+
+    Attributes:
+        run, axes, status: of the run.
+        variant: "" for a run without a report.
+        measures: by name; None for what was not measured.
+        rest: `COLUMNS`.
+    """
+
+    run: str
+    axes: Mapping[str, str]
+    status: str
+    variant: str
+    measures: Mapping[str, float | None]
+    rest: Mapping[str, Any]
+
+
+class Recipe(NamedTuple):
+    """Rows that differ in their training seed alone: means, and the half of a 95% interval over seeds."""
+
+    label: str
+    variant: str
+    axes: Mapping[str, str]
+    runs: int
+    means: Mapping[str, float | None]
+    halves: Mapping[str, float | None]
+
+
+def rows(runs: Sequence[Run], out: Path) -> list[Row]:
+    """A row for each run and each of its variants but the baseline, in the order of the file."""
+    found = []
+    for run in runs:
+        folder = out / RUNS / run.folder
+        made = report(folder)
+        if made is None:
+            found.append(Row(run.name, run.axes, (now := state(folder)).status, "", {}, {"why": now.why}))
+            continue
+        variants = [v for v in made["variants"] if v["name"] != BASELINE] or made["variants"]
+        found += [Row(run.name, run.axes, DONE, v["name"], _measures(made, v), _rest(made)) for v in variants]
+    return found
+
+
+def _measures(made: Record, variant: Record) -> dict[str, float | None]:
+    card: Record = next((row for row in made.get("scorecard", ()) if row["variant"] == variant["name"]), {})
+    train = variant["train"] or {}
+    return {
+        **{group: (card.get(group) or {}).get("rate") for group in GROUPS},
+        "kl": (card.get("kl") or {}).get("mean"),
+        "kl_with_keys": card.get("kl_with_keys"),
+        "recited": (card.get("recited") or {}).get("rate"),
+        "train_seconds": train.get("seconds"),
+        "train_steps": train.get("steps"),
+        "adapter_bytes": card.get("adapter_bytes"),
+    }
+
+
+def _rest(made: Record) -> dict[str, Any]:
+    run, backend = made["run"], made["backend"]
+    return {
+        "missed_thresholds": sum(not threshold["passed"] for threshold in made["thresholds"]),
+        "run_seconds": run["duration_s"],
+        "machine": f"{backend['name']} on {backend['device']}",
+        "dtype": backend["dtype"],
+        "commit": (run["git_commit"] or "unknown")[:8],
+        "why": "",
+    }
+
+
+def recipes(found: Sequence[Row]) -> list[Recipe]:
+    """The finished rows by what they vary but for the seed."""
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[Row]] = {}
+    for row in found:
+        if row.status == DONE:
+            axes = tuple((name, text) for name, text in row.axes.items() if name != SEEDS)
+            groups.setdefault((row.variant, axes), []).append(row)
+    made = []
+    for (variant, axes), members in groups.items():
+        values = {name: [row.measures[name] for row in members] for name in MEASURES}
+        known = {name: [v for v in every if v is not None] for name, every in values.items()}
+        told = [
+            f"{name.removeprefix(f'{variant}.')}={text}" for name, text in axes if (name, text) != ("variants", variant)
+        ]
+        told = told or ([] if members[0].axes else [members[0].run])
+        made.append(
+            Recipe(
+                " ".join([variant, *told]),
+                variant,
+                dict(axes),
+                len(members),
+                {name: sum(v) / len(v) if len(v) == len(members) else None for name, v in known.items()},
+                {name: _half(v) for name, v in known.items()},
+            )
+        )
+    return made
+
+
+def _half(values: Sequence[float]) -> float | None:
+    """Half of the 95% interval of a mean by Student's t; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    from scipy import stats
+
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))

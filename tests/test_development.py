@@ -1,0 +1,77 @@
+"""Questions for choosing recipes: none of them is one that judges."""
+
+from dataclasses import fields
+
+import pytest
+
+from engram_bench import shipped
+from engram_bench.data import patterns, prompt_sets
+from engram_bench.data.development import FILE, control, development
+from engram_bench.data.items import Wordings
+from engram_bench.data.questions import questions
+from engram_bench.data.training import CONTRADICTIONS, training_set
+from engram_bench.data.ways import WAYS
+from engram_bench.options import PROFILES, settle
+
+SHIPPED = patterns.load(shipped.PATTERNS)
+CHANGED = development(SHIPPED)
+
+
+def plain(text):
+    return " ".join(text.replace("{name}", "{}").replace("{input}", "{}").split()).casefold()
+
+
+def test_no_sentence_is_trained_or_asked_elsewhere():
+    sentences = prompt_sets.read(FILE)
+    others = {plain(text) for text in CONTRADICTIONS}
+    for file in FILE.parent.glob("*.yaml"):
+        if file != FILE and "positive" not in file.stem and "own_words" not in file.stem:
+            others |= {plain(text) for texts in prompt_sets.read(file).values() for text in texts}
+    assert others & {plain(text) for texts in sentences.values() for text in texts} == set()
+    for name, category in SHIPPED.categories.items():
+        used = {plain(text) for text in (*category.trained, *category.rephrased)}
+        for wordings in category.wordings.values():
+            every = [text for field in fields(Wordings) for text in getattr(wordings, field.name)]
+            used |= {plain(text if isinstance(text, str) else text.prompt) for text in every}
+        assert (
+            used & {plain(text) for text in (*sentences.get(name, sentences["others"]), *sentences["mention"])} == set()
+        )
+
+
+@pytest.mark.parametrize("kind", ["rich", "bare"])
+def test_training_is_that_of_the_other_profiles(kind):
+    assert training_set(CHANGED, kind).examples == training_set(SHIPPED, kind).examples
+    assert training_set(CHANGED, kind).replay == training_set(SHIPPED, kind).replay
+
+
+def test_the_same_items_are_asked_in_other_sentences():
+    for name, category in SHIPPED.categories.items():
+        here, there = (questions(c, "rephrased") for c in (category, CHANGED.categories[name]))
+        assert [q.item.id for q in here] == [q.item.id for q in there]
+        assert {q.phrasing for q in here} & {q.phrasing for q in there} == set()
+        for way in ("paraphrased", "applied"):
+            assert questions(CHANGED.categories[name], way) == []
+        ways = [way for way in WAYS if way not in ("seen", "heldout")]
+        asked = {question.prompt for way in ways for question in questions(category, way)}
+        ours = {q.prompt for way in ("rephrased", "mention") for q in questions(CHANGED.categories[name], way)}
+        assert asked & ours == set()
+
+
+def test_the_profile_asks_them_of_the_quick_profiles_items():
+    quick, chosen = (settle({"engram_profile": name}, lambda _: "") for name in ("quick", "development"))
+    assert [item.id for c in chosen.patterns.categories.values() for item in c.items] == [
+        item.id for c in quick.patterns.categories.values() for item in c.items
+    ]
+    assert chosen.patterns == development(quick.patterns)
+    assert not chosen.shipped_patterns
+    assert PROFILES["development"].sizes == PROFILES["quick"].sizes
+    assert len(control()) == 10
+
+
+@pytest.mark.parametrize(("items", "each"), [("3", 3), ("1000", None)])
+def test_items_take_the_place_of_the_profiles_numbers(items, each):
+    found = settle({"engram_profile": "quick", "engram_items": items}, lambda _: "").patterns.categories
+    for name, category in found.items():
+        most = len(SHIPPED.categories[name].items)
+        if name != "world":
+            assert len(category.items) == min(each or most, most)
