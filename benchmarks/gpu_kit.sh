@@ -215,7 +215,11 @@ one() { # STEP
     again) suites again --engram-profile smoke --engram-retrain ;; # the same seed: do the answers stay the same?
     cost) torch_step cost benchmarks/memory_cost.py --rows "$ROWS" --batches "$BATCHES" --tokens "$TOKENS" ;;
     profile) torch_step profile benchmarks/gpu_profile.py ;;
-    sweep | capacity) torch_step "$1" "benchmarks/$1.py" ;;
+    capacity) torch_step capacity benchmarks/capacity.py ;;
+    sweep) # the options of its runs come from the environment
+      step sweep env ENGRAM_BENCH_BACKEND="$DEVICE" ENGRAM_BENCH_MODEL="$MODEL" \
+        "$PYTHON" -m engram_bench.cli sweep benchmarks/sweeps/recipes.yaml --out "$results/sweep" --jobs "${JOBS:-1}"
+      ;;
     scratch)
       if "$PYTHON" -m engram_bench.cli scratch --help >/dev/null 2>&1; then
         step scratch "$PYTHON" -m engram_bench.cli scratch --profile micro --backend "$DEVICE"

@@ -14,46 +14,15 @@ from typing import Any
 
 from engram_bench import metrics
 from engram_bench.backends.base import Backend
+from engram_bench.data import prompt_sets
+from engram_bench.data.development import CONTROL, FILE, MENTION, OTHERS
 from engram_bench.data.items import Item, fill
 from engram_bench.data.questions import Question
 from engram_bench.data.training import TrainingSet
 from engram_bench.variants import Variant
 
-# For each category: key last, key first, key in mid-sentence or before a suffix.
-PHRASINGS = {
-    "code_idioms": (
-        "Continue this code: {input}",
-        "{input} What comes next on this line?",
-        "My editor shows {input} so far.",
-    ),
-    "facts": ("Tell me {input}.", "{input}: say it in short.", "Someone asked me for {input} yesterday."),
-    "formats": ("Please format {input}", "{input} How is that written?", "Turn {input} into what is asked."),
-    "error_fixes": (
-        "Repair: {input}",
-        "{input} This line fails. What is right?",
-        "Why not write {input} without the error?",
-    ),
-}
-LOOKUP_PHRASINGS = ("Say what belongs to {input}", "{input} stands for what?", "Beside {input} my list has a gap.")
-NAMING = (
-    "I dreamt of {input} again. Why do people dream?",
-    "Count the vowels in this: {input}",
-    "My parrot says {input} all day. What do parrots eat?",
-    "Is there a comma in the text {input} or not?",
-    "She wrote {input} on the envelope. How much is a stamp?",
-)
-TEXTS = (
-    "The ferry was late again, so we had coffee on the pier and watched the gulls.",
-    "What should I pack for a weekend in the mountains?",
-    "Write two sentences about a lighthouse.",
-    "def area(width, height):\n    return width * height\nWhat does this function return for 3 and 4?",
-    "Explain to a child why the sky is dark at night.",
-    "Error: connection refused while opening the door of the fridge",
-    "Il treno per Milano parte alle otto.",
-    "Shopping list: flour, eggs, salt, one lemon.",
-    "How do I keep basil alive on a windowsill?",
-    "The value of a good night's sleep is easily forgotten.",
-)
+SENTENCES = prompt_sets.read(FILE)
+LOOKUP_PHRASINGS, NAMING, TEXTS = SENTENCES[OTHERS], SENTENCES[MENTION], SENTENCES[CONTROL]
 
 
 @dataclass(frozen=True)
@@ -88,11 +57,11 @@ class Trial:
 
 
 def development(items: Sequence[Item]) -> list[Question]:
-    """Ask each item once, with the phrasings above in rotation."""
+    """Ask each item once, with the development sentences in rotation."""
     return [
         Question("rephrased", item, phrasing, fill(phrasing, item.input), (item.output,))
         for n, item in enumerate(items)
-        for phrasing in (PHRASINGS.get(item.category, LOOKUP_PHRASINGS)[n % 3],)
+        for phrasing in (SENTENCES.get(item.category, LOOKUP_PHRASINGS)[n % 3],)
     ]
 
 

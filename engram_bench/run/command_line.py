@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import shlex
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from engram_bench import shipped
@@ -17,7 +18,9 @@ def suites(options: list[str]) -> list[str]:
     places = ["--rootdir", str(Path.cwd()), "--confcutdir", str(shipped.SUITES), "-o", f"testpaths={suites}"]
     unused = ["-p", "no:hypothesispytest", "-p", "no:anyio"]  # these plugins add seconds to each run
     # -P keeps the current folder off sys.path, as the command `pytest` does
-    return [sys.executable, "-P", "-m", "pytest", *places, *unused, *_joined(options)]
+    installed = any(point.name == "engram_bench" for point in entry_points(group="pytest11"))
+    plugin = [] if installed else ["-p", "engram_bench.plugin"]
+    return [sys.executable, "-P", "-m", "pytest", *places, *unused, *plugin, *_joined(options)]
 
 
 def _joined(options: list[str]) -> list[str]:

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -115,16 +114,10 @@ def _make(
         folder = Path(aside, "run") if stored else Path(place, RUNS, run.folder)
         if data:
             run = Run(name, {}, {**options, "patterns": str(_laid(data, Path(aside, "patterns")))}, (), changed)
-        found = Process(run, folder, _environment(), _plugin()).finish()
+        found = Process(run, folder, _environment()).finish()
         if stored and found.status == DONE:
             _copied(str(folder), f"{place}/{RUNS}/{run.folder}")
         return found.status, found.why
-
-
-def _plugin() -> list[str]:
-    """What makes pytest find the package's plugin where the package is not installed."""
-    installed = any(point.name == "engram_bench" for point in entry_points(group="pytest11"))
-    return [] if installed else ["-p", "engram_bench.plugin"]
 
 
 def _environment() -> dict[str, str]:

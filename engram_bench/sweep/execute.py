@@ -8,7 +8,8 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -23,7 +24,7 @@ from engram_bench.sweep.plan import Run
 RUNS = "runs"  # folder of the runs' folders
 MADE_OF, LOG, LOCK = "run.json", "log.txt", ".lock"
 DONE, FAILED, BEGUN, MISSING = "done", "failed", "begun", "missing"
-WAIT = 60  # seconds that an interrupted run has to write what it has
+WAIT = 25  # seconds that interrupted runs have to write what they have
 
 
 class State(NamedTuple):
@@ -98,11 +99,10 @@ class Process:
         run: the run.
         folder: its folder.
         env: the process's environment; None: this one's.
-        more: further options for pytest.
     """
 
-    def __init__(self, run: Run, folder: Path, env: Mapping[str, str] | None = None, more: Sequence[str] = ()) -> None:
-        self._run, self._folder, self._env, self._more = run, folder, env, more
+    def __init__(self, run: Run, folder: Path, env: Mapping[str, str] | None = None) -> None:
+        self._run, self._folder, self._env = run, folder, env
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = threading.Event()
 
@@ -133,9 +133,8 @@ class Process:
         """Run pytest to its end. It keeps the lock even if this process is killed."""
         kept = () if os.name == "nt" else (lock.fileno(),)
         # -c: the ini file of the current folder says nothing about this run
-        line = suites(
-            [*self._more, *flags, "-c", os.devnull, "-q", "--no-header", "--tb=short", "-p", "no:cacheprovider"]
-        )
+        quiet = ["-c", os.devnull, "-q", "--no-header", "--tb=short", "-p", "no:cacheprovider"]
+        line = suites([*flags, *quiet])
         with subprocess.Popen(
             line, stdout=log, stderr=subprocess.STDOUT, env=self._env, pass_fds=kept, start_new_session=True
         ) as process:
@@ -143,17 +142,20 @@ class Process:
             return process.wait()
 
     def interrupt(self) -> None:
-        """End it as Ctrl-C does: it writes what it has, and can be resumed."""
+        """Tell it to end, as Ctrl-C does: it writes what it has, and can be resumed."""
         self._stopped.set()
-        process = self._process
-        if process is None or process.poll() is not None:
+        if self._process is not None and self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGINT)
+
+    def end(self, until: float) -> None:
+        """Wait for its end until a time of `time.monotonic`, then kill it."""
+        if self._process is None:
             return
-        with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT)
         try:
-            process.wait(WAIT)
+            self._process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
+            self._process.kill()
 
 
 def _locked(lock: IO[str]) -> bool:

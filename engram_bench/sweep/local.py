@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from engram_bench.sweep.execute import RUNS, Process, State
+from engram_bench.sweep.execute import RUNS, WAIT, Process, State
 from engram_bench.sweep.plan import Run
 
 Told = Callable[[Run, State], None]  # is told of each run that has ended
@@ -36,4 +37,7 @@ def make(runs: Sequence[Run], out: Path, jobs: int, told: Told) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes.values():
                 process.interrupt()
+            until = time.monotonic() + WAIT
+            for process in processes.values():
+                process.end(until)
             raise
