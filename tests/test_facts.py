@@ -11,7 +11,7 @@ from engram_bench import cli
 from engram_bench.data import patterns
 from engram_bench.data.items import TRAINED
 from engram_bench.errors import UsageError
-from engram_bench.run.facts import pattern_file, seconds
+from engram_bench.run.facts import pattern_file
 from tests.conftest import needs_torch
 from tests.running import ROOT, environment
 
@@ -72,7 +72,8 @@ def test_the_pattern_file_trains_all_facts_and_the_sentences_that_are_said(table
 
 
 def test_more_facts_and_more_variants_take_longer():
-    assert seconds(24, ["none", "engram"]) < seconds(24, ["none", "engram", "lora"]) < seconds(2000, ["none", "lora"])
+    some = own_facts(24, ["", "engram"])
+    assert some < own_facts(24, ["", "engram", "lora"]) < own_facts(2000, ["", "lora"])
 
 
 @pytest.mark.parametrize("said", ["How do I open it?", "{key} or {key}?"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import subprocess
@@ -18,6 +17,7 @@ from engram_bench.data import patterns, tables
 from engram_bench.data.items import REPHRASED, TRAINED
 from engram_bench.errors import UsageError
 from engram_bench.options import Settings, check_writable, settle
+from engram_bench.run import estimate
 from engram_bench.run.bench import Bench
 from engram_bench.run.command_line import suites
 from engram_bench.run.progress import Reporter
@@ -26,13 +26,6 @@ from engram_bench.store import adapters
 PATTERNS, RUNS = "patterns.yaml", "runs"
 KEY = "{key}"
 SAME = ("backend", "model")  # options that an adapter is asked with, too
-# Rough: after a few trainings of 5 to 2,000 facts on two cores that multiply matrices in float32 at `RATE` GFLOP/s.
-RATE = 147
-STEPS, A_STEP = {"lora": 26, "engram": 10}, {"lora": 2.6, "engram": 0.8}  # steps by the root of facts; seconds each
-A_FACT = 0.12  # seconds to read a fact's training texts once
-AN_ANSWER, WITH_FACTS = 0.03, 0.35  # seconds for an answer, and for one whose prompt holds facts
-THE_REST = 60  # seconds: loading, collateral, report
-
 USE = {  # with the model and its tokenizer by transformers
     **dict.fromkeys(("lora", "peft"), "peft.PeftModel.from_pretrained(model, {})"),
     "engram": "engram_bench.pretrained.EngramMemory.from_pretrained({}, model, tokenizer)",
@@ -106,8 +99,7 @@ def announced(settings: Settings) -> str:
     """What will be done, and on a CPU about how long it takes."""
     count = sum(len(category.items) for category in settings.patterns.categories.values())
     own = [variant for variant in settings.variants if not variant.adapter_of]
-    # A kind without figures takes as long as a LoRA, if it trains.
-    kinds = [v.kind if v.kind in STEPS or not v.config else "lora" for v in own] * len(settings.seeds)
+    kinds = [variant.kind if variant.config or variant.kind in estimate.READERS else "" for variant in own]
     text = f"{count} facts; variants {', '.join(variant.name for variant in settings.variants)}"
     target = backends.find(settings.backend, settings.lora_engine)
     if (target.framework, target.device, settings.model) != ("torch", "cpu", "bundled"):
@@ -115,15 +107,8 @@ def announced(settings: Settings) -> str:
     from engram_bench.backends.torch.device import matrix_rate
 
     rate = matrix_rate(target.device, target.dtype)
-    minutes = math.ceil(seconds(count, kinds) * RATE / rate / 60)
-    return f"{text}; about {minutes} min (products in {target.dtype} at {rate:.0f} GFLOP/s)"
-
-
-def seconds(facts: int, kinds: Sequence[str]) -> float:
-    """Rough time at `RATE` to train and ask variants of these kinds, on the bundled model."""
-    training = sum(A_STEP[kind] * STEPS[kind] * math.sqrt(facts) + A_FACT * facts for kind in kinds if kind in STEPS)
-    asking = sum(WITH_FACTS if kind in ("retrieval", "oracle") else AN_ANSWER for kind in kinds)
-    return THE_REST + training + asking * (2 * facts + min(facts, 300))
+    seconds = estimate.own_facts(count, kinds * len(settings.seeds)) * estimate.RATE / rate
+    return f"{text}; about {estimate.words(seconds)} (products in {target.dtype} at {rate:.0f} GFLOP/s)"
 
 
 def _leave_adapters(settings: Settings, out: Path, same: str) -> None:

@@ -15,6 +15,7 @@ from engram_bench import backends
 from engram_bench.errors import UsageError
 from engram_bench.options import check_writable
 from engram_bench.report.text import Section, Show
+from engram_bench.run import estimate
 from engram_bench.sweep import local, plan, reading, search, table
 from engram_bench.sweep.execute import DONE, FAILED, RUNS, State, check_same, state
 from engram_bench.sweep.plan import Run
@@ -22,7 +23,6 @@ from engram_bench.sweep.reading import Sweep
 from engram_bench.sweep.results import Row
 
 LOCK = ".sweep.lock"
-RATE_OF = 147  # GFLOP/s, at which `plan.seconds` was measured
 REPORT_BYTES, ADAPTER_BYTES = 2e6, 20e6  # of a run, and of a trained adapter in the cache; rough
 
 
@@ -165,8 +165,8 @@ def announced(read: Sweep, out: Path) -> str:
     text = f"{_count(read)} runs, {len(read.runs) - len(todo)} of them done; up to {size / 1e6:,.0f} MB"
     if trials:
         return f"{text}, {trials} of the search included"
-    estimate = _seconds(read, todo)
-    return f"{text} and about {plan.minutes(estimate)}, one after the other" if estimate else text
+    seconds = _seconds(read, todo)
+    return f"{text} and about {estimate.words(seconds)}, one after the other" if seconds else text
 
 
 def _seconds(read: Sweep, runs: Sequence[Run]) -> float:
@@ -183,7 +183,7 @@ def _seconds(read: Sweep, runs: Sequence[Run]) -> float:
         key = str(target.device), str(target.dtype)
         if key not in rates:
             rates[key] = matrix_rate(target.device, target.dtype)
-        total += plan.seconds(settings, run) * RATE_OF / rates[key]
+        total += plan.seconds(settings, run) * estimate.RATE / rates[key]
     return total
 
 

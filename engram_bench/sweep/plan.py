@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from engram_bench import variants
 from engram_bench.data.nodes import Nodes
 from engram_bench.errors import UsageError
 from engram_bench.options import OPTIONS, PROFILES, Settings, settle
+from engram_bench.run import estimate
 from engram_bench.variants import Variant
 
 OWN = ("report", "resume", "gate", "gate-fail", "gate-update")  # options that a sweep sets, or that need another run
@@ -269,14 +269,8 @@ def _named(given: str) -> str:
 
 
 def seconds(settings: Settings, run: Run) -> float:
-    """Rough time of a run on a CPU; see `run.facts.seconds`."""
-    from engram_bench.run import facts
-
+    """Rough time of a run on a CPU, see `run.estimate`."""
     count = sum(len(category.items) for category in settings.patterns.categories.values())
-    kinds = [v.kind if v.kind in facts.STEPS or not v.config else "lora" for v in run.chosen if not v.adapter_of]
-    return facts.seconds(count, kinds * len(settings.seeds))
-
-
-def minutes(seconds: float) -> str:
-    """A time as people say it."""
-    return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    own = [variant for variant in run.chosen if not variant.adapter_of]
+    kinds = [variant.kind if variant.config or variant.kind in estimate.READERS else "" for variant in own]
+    return estimate.own_facts(count, kinds * len(settings.seeds))

@@ -1,0 +1,131 @@
+"""How long a run takes: a rough estimate before it, and what is left while it goes on.
+
+The figures are those of the bundled model on two cores that multiply matrices in float32 at `RATE` GFLOP/s, after a few
+trainings of 5 to 2,000 facts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from engram_bench.options import Settings
+from engram_bench.run import evaluate
+
+RATE = 147
+STEPS, A_STEP = {"lora": 26, "engram": 10}, {"lora": 2.6, "engram": 0.8}  # steps by the root of facts; seconds each
+A_FACT = 0.12  # seconds to read a fact's training texts once
+AN_ANSWER, WITH_FACTS = 0.03, 0.35  # seconds for an answer, and for one whose prompt holds facts
+THE_REST = 60  # seconds: loading, collateral, report
+READERS = ("retrieval", "oracle")  # kinds whose prompts hold facts
+TRAIN, DECODE = "train", "decode"
+TRUST = 20.0  # seconds of expected work: after so many, what was measured counts as much as what was expected
+LEAST = 0.05  # share of the work after which an estimate without expected seconds is shown
+
+Part = tuple[str, str]  # variant, and TRAIN or DECODE
+
+
+def training(kind: str, facts: int) -> float:
+    """Seconds to train a kind of adapter on so many facts; a kind without figures takes as long as a LoRA."""
+    kind = kind if kind in STEPS else "lora"
+    return A_STEP[kind] * STEPS[kind] * math.sqrt(facts) + A_FACT * facts
+
+
+def answering(kind: str, answers: int) -> float:
+    """Seconds for so many answers of a kind of variant."""
+    return answers * (WITH_FACTS if kind in READERS else AN_ANSWER)
+
+
+def own_facts(facts: int, kinds: Sequence[str]) -> float:
+    """Seconds of a run on somebody's own facts.
+
+    Args:
+        facts: how many.
+        kinds: of the variants, one for each training seed; "" for a variant that trains nothing.
+    """
+    asked = 2 * facts + min(facts, 300)
+    return (
+        THE_REST
+        + sum(training(kind, facts) for kind in kinds if kind not in ("", *READERS))
+        + sum(answering(kind, asked) for kind in kinds)
+    )
+
+
+def words(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{math.ceil(seconds / 10) * 10} s"
+    return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def left(settings: Settings, planned: Collection[tuple[str, str]], device: str) -> Left:
+    """Tells during a run how long it has still to go.
+
+    Args:
+        settings: of the run.
+        planned: its cells, category and way.
+        device: of its backend.
+    """
+    facts = sum(len(category.split("seen")) for category in settings.patterns.categories.values())
+    asked = len(evaluate.questions(settings.patterns, planned, settings.plan.most))
+    expected: dict[Part, float] = {}
+    for variant in settings.variants:
+        if variant.config and not variant.adapter_of:
+            expected[variant.name, TRAIN] = training(variant.kind, facts) * len(settings.seeds)
+        expected[variant.name, DECODE] = answering(variant.kind, asked) * (len(settings.seeds) if variant.config else 1)
+    steps = {v.name: STEPS.get(v.kind, STEPS["lora"]) * math.sqrt(facts) for v in settings.variants}
+    return Left(expected, steps, (settings.model, device) == ("bundled", "cpu"))
+
+
+class Left:
+    """What is left of a run, by its progress so far.
+
+    Args:
+        expected: seconds of each part of the run, in its order.
+        steps: number of steps that each variant's training is expected to take; it may end before the most.
+        here: whether `expected` holds for this machine; otherwise only its proportions count.
+        clock: for tests.
+    """
+
+    def __init__(
+        self,
+        expected: Mapping[Part, float],
+        steps: Mapping[str, float],
+        here: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._expected, self._steps, self._here, self._clock = dict(expected), steps, here, clock
+        self._start, self._now = clock(), ("", "")
+        self._done = 0.0  # expected seconds of the parts that have ended
+
+    def __call__(self, what: str, done: int, total: int) -> float | None:
+        """Seconds that are left; None as long as nothing can be said.
+
+        Args:
+            what: "variant: loss 0.1" in a training, "variant: decode" while it answers; see `progress.Reporter`.
+            done: steps or answers so far.
+            total: of this part, at most.
+        """
+        variant, _, doing = what.partition(": ")
+        part = variant, DECODE if doing.startswith("decode") else TRAIN
+        if part != self._now:
+            self._move_to(part)
+        within = self._expected.get(part, 0.0)
+        most = min(total, self._steps.get(variant, total)) if part[1] == TRAIN else total
+        worked = self._done + within * min(1.0, done / max(most, done, 1))
+        left = self._done + sum(self._expected.values()) - worked
+        elapsed = self._clock() - self._start
+        if self._here:
+            return left * (TRUST + elapsed) / (TRUST + worked)
+        whole = worked + left
+        return left * elapsed / worked if worked > LEAST * whole else None
+
+    def _move_to(self, part: Part) -> None:
+        """Count the part that was under way as done, and drop those before the new one that never began."""
+        self._done += self._expected.pop(self._now, 0.0)
+        self._now = part
+        if part in self._expected:
+            for skipped in list(self._expected)[: list(self._expected).index(part)]:
+                if skipped[0] == part[0]:
+                    del self._expected[skipped]  # its adapter was in the cache
