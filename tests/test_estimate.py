@@ -93,3 +93,8 @@ def test_the_line_says_what_is_left():
     reporter.left = lambda what, done, total: 420.0
     reporter("lora: loss 0.1", 1, 100)
     assert stream.getvalue() == "  lora: loss 0.1 1/100 0 s, about 7 min left\n"
+
+
+def test_more_facts_and_more_variants_take_longer():
+    some = estimate.own_facts(24, ["", "engram"])
+    assert some < estimate.own_facts(24, ["", "engram", "lora"]) < estimate.own_facts(2000, ["", "lora"])

@@ -71,11 +71,6 @@ def test_the_pattern_file_trains_all_facts_and_the_sentences_that_are_said(table
     assert pattern_file(tmp_path / "a.yaml", []) == (text, [])
 
 
-def test_more_facts_and_more_variants_take_longer():
-    some = own_facts(24, ["", "engram"])
-    assert some < own_facts(24, ["", "engram", "lora"]) < own_facts(2000, ["", "lora"])
-
-
 @pytest.mark.parametrize("said", ["How do I open it?", "{key} or {key}?"])
 def test_a_sentence_without_one_key_is_refused(table, said):
     with pytest.raises(UsageError, match=r"must contain \{key\} exactly once"):
