@@ -103,11 +103,11 @@ def test_a_variant_of_a_file_beside_the_sweep_travels_with_its_text(written, tmp
 
 @pytest.mark.parametrize("name", ["a b/c", "x" * 300, "..", "É=1"])
 def test_folders_are_names_that_every_disk_takes(name):
-    folder = plan.Run(name, {}, {}, (), {}).folder
+    folder = plan.Run(name, {}, {}, (), {}, "").folder
     assert len(folder) <= plan.LONGEST_FOLDER
     assert not {"/", " ", ","} & set(folder)
     assert not folder.startswith(".")
-    assert folder != plan.Run(name + "x", {}, {}, (), {}).folder
+    assert folder != plan.Run(name + "x", {}, {}, (), {}, "").folder
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,7 @@ def test_folders_are_names_that_every_disk_takes(name):
         ("grid: {variants: [lora], lora.rank.x: [1]}", ["1: 'rank' of lora has no fields"]),
         ("grid: {variants: [lora], engram.heads: [1]}", ["1: 'engram.heads' names no variant of any run"]),
         ("list: [{name: a, seeds: 0}, {name: a, seeds: 1}]", ["1: run 'a' is given twice; give it a name"]),
+        ("list: [{name: A, seeds: 0}, {name: a, seeds: 1}]", None),
         ("list: [{patterns: nowhere.yaml}]", ["1: nowhere.yaml: "]),
         ("grid: {seeds: [0]}\nresources: {cpus: many}", ["2: cpus is 'many', expected a number"]),
         ("grid: {seeds: [0]}\nmore: 1", ["2: unknown field 'more'"]),
@@ -137,7 +138,9 @@ def test_mistakes_are_named_with_their_lines(written, text, problems):
     file = written(text)
     with pytest.raises(UsageError) as error:
         reading.read(file)
-    for line, problem in zip(str(error.value).splitlines(), problems, strict=True):
+    if problems is None:
+        assert "run 'A' and another differ only in upper and lower case" in str(error.value)
+    for line, problem in zip(str(error.value).splitlines(), problems or (), strict=problems is not None):
         assert line.startswith(f"{file}:{problem}")
 
 
@@ -300,6 +303,13 @@ def test_a_folder_with_other_runs_is_refused(written, tmp_path, capsys):
     file = written("list: [{name: a, seeds: 1}]")
     assert cli.main(["sweep", str(file), "--out", str(tmp_path / "out")]) == 2
     assert "run 'a' in it was made with other settings; choose another --out" in capsys.readouterr().err
+
+
+def test_other_facts_make_another_run(written, tmp_path):
+    file = written("list: [{name: a, patterns: facts.yaml}]")
+    (before,) = runs_of(file)
+    (tmp_path / "facts.yaml").write_text(FACTS.replace("1111", "9999"))
+    assert runs_of(file)[0].sha256 != before.sha256
 
 
 @pytest.mark.parametrize(
@@ -472,6 +482,9 @@ def test_three_nodes_one_of_them_killed_come_to_the_same(six, own_cache, tmp_pat
     assert done.returncode == 0, done.stderr
     assert stored or "removed a node" in done.stdout
     assert table_of(tmp_path / "there") == table_of(whole)
+    again = sweeping(file, tmp_path / "there")
+    assert again.communicate(timeout=100)[1].count(" done 0 s ") == 6
+    assert again.returncode == 0
     if stored:
         assert len(list((tmp_path / "store" / RUNS).glob("*/*/report.json"))) == 6
 

@@ -78,7 +78,8 @@ def make(
             while waiting and (jobs is None or len(under_way) < jobs):
                 run = waiting.pop(0)
                 place = store or str(out.resolve())
-                ref = task.remote(run.name, dict(run.options), dict(run.changed), files[run.name], place, bool(store))
+                told_run = run.name, dict(run.options), dict(run.changed), run.sha256
+                ref = task.remote(*told_run, files[run.name], place, bool(store))
                 under_way[ref] = run
             (ref, *_), _ = ray.wait(list(under_way), num_returns=1)
             run = under_way.pop(ref)
@@ -106,14 +107,27 @@ def _ended(ray: Any, ref: Any, run: Run, out: Path, store: str | None) -> State:
 
 
 def _make(
-    name: str, options: dict[str, str], changed: dict[str, str], data: dict[str, bytes], place: str, stored: bool
+    name: str,
+    options: dict[str, str],
+    changed: dict[str, str],
+    sha256: str,
+    data: dict[str, bytes],
+    place: str,
+    stored: bool,
 ) -> tuple[str, str]:
-    """One run, on a node; returns its status, and why it failed."""
-    run = Run(name, {}, options, (), changed)
+    """One run, on a node; returns its status, and why it failed.
+
+    Args:
+        name, options, changed, sha256: see `Run`.
+        data: its pattern files, see `_data`.
+        place: path or URI of the sweep's folder.
+        stored: whether `place` is a store, to which the run's folder is copied when it is done.
+    """
     with tempfile.TemporaryDirectory() as aside:
-        folder = Path(aside, "run") if stored else Path(place, RUNS, run.folder)
         if data:
-            run = Run(name, {}, {**options, "patterns": str(_laid(data, Path(aside, "patterns")))}, (), changed)
+            options = {**options, "patterns": str(_laid(data, Path(aside, "patterns")))}
+        run = Run(name, {}, options, (), changed, sha256)
+        folder = Path(aside, "run") if stored else Path(place, RUNS, run.folder)
         found = Process(run, folder, _environment()).finish()
         if stored and found.status == DONE:
             _copied(str(folder), f"{place}/{RUNS}/{run.folder}")

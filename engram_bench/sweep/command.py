@@ -51,7 +51,7 @@ def sweep(
         x, y: what the plot shows.
 
     Returns:
-        1 if a run failed, else 0.
+        1 if a run failed or, unless only the table was asked for, is not done; else 0.
 
     Raises:
         UsageError: the file is wrong, or the folder is another sweep's or in use.
@@ -62,11 +62,13 @@ def sweep(
     if read.search:
         search.library()
     if dry:
-        print("\n".join(listed(read)))
+        print("\n".join(listed(read, out)))
         return 0
     check_same(read.runs, out)
     if report:
-        return _finish(read, out, _every(read, out, lambda _: None), x, y)
+        runs = _every(read, out, lambda _: None)
+        _write(read, out, runs, x, y)
+        return int(FAILED in _statuses(runs, out))
     check_writable("--out", out)
     try:
         with FileLock(out / LOCK, timeout=0):
@@ -74,7 +76,8 @@ def sweep(
             told = Progress(_count(read))
             with _maker(read, out, jobs, ray, store, told) as maker:
                 runs = _every(read, out, partial(_make, out=out, maker=maker, told=told))
-            return _finish(read, out, runs, x, y)
+            _write(read, out, runs, x, y)
+            return int(_statuses(runs, out) != {DONE})
     except Timeout as error:
         raise UsageError(
             f"--out: {out}: another sweep is writing there; wait for it, or choose another folder"
@@ -132,18 +135,23 @@ def _every(read: Sweep, out: Path, make: search.Make) -> list[Run]:
     return [*read.runs, *(search.made(read.search, out, make) if read.search else ())]
 
 
-def _finish(read: Sweep, out: Path, runs: Sequence[Run], x: str, y: str) -> int:
+def _write(read: Sweep, out: Path, runs: Sequence[Run], x: str, y: str) -> None:
+    """Write the table, and print the part of it that compares recipes."""
+
     def more(found: Sequence[Row], show: Show) -> list[Section]:
         return [search.section(read.search, found, show)] if read.search else []
 
     print(table.written(runs, out, x, y, more), end="\n\n")
     print(out / f"{table.NAME}.html")
-    return int(any(state(out / RUNS / run.folder).status == FAILED for run in runs))
 
 
-def listed(read: Sweep) -> list[str]:
+def _statuses(runs: Sequence[Run], out: Path) -> set[str]:
+    return {state(out / RUNS / run.folder).status for run in runs}
+
+
+def listed(read: Sweep, out: Path) -> list[str]:
     """A line for each run, with its options and what it changes in variants."""
-    lines = [announced(read, Path())]
+    lines = [announced(read, out)]
     for run in read.runs:
         options = " ".join(f"--engram-{name}={value}" for name, value in run.options.items())
         fields = " ".join(f"{name}={value}" for name, value in run.axes.items() if "." in name)

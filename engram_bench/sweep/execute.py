@@ -139,6 +139,8 @@ class Process:
             line, stdout=log, stderr=subprocess.STDOUT, env=self._env, pass_fds=kept, start_new_session=True
         ) as process:
             self._process = process
+            if self._stopped.is_set():  # while it was started
+                process.send_signal(signal.SIGINT)
             return process.wait()
 
     def interrupt(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -50,13 +50,15 @@ class Run:
         options: values of the suites' options by name.
         chosen: its variants, changed as the file says.
         changed: YAML of the variants that the sweep's file changes, or that have a file of their own; by name.
+        sha256: hash of what decides its result.
     """
 
     name: str
     axes: Mapping[str, str]
     options: Mapping[str, str]
-    chosen: tuple[Variant, ...] = field(compare=False)
+    chosen: tuple[Variant, ...]
     changed: Mapping[str, str]
+    sha256: str
 
     @property
     def folder(self) -> str:
@@ -65,12 +67,6 @@ class Run:
         if safe == self.name and len(safe) <= LONGEST_FOLDER and not safe.startswith("."):
             return safe
         return f"{safe[: LONGEST_FOLDER - 9].lstrip('.')}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
-
-    @property
-    def sha256(self) -> str:
-        """Hash of what decides its result."""
-        content = repr((sorted(self.options.items()), sorted(self.changed.items())))
-        return hashlib.sha256(content.encode()).hexdigest()
 
     def flags(self, folder: Path) -> list[str]:
         """Options for pytest; writes the changed variants' files into a folder."""
@@ -121,7 +117,25 @@ class Maker:
             self._problem(given, "variants", str(error))
             return None
         fields = {name: value for name, value in given.items() if name not in FREE}
-        own = [name for name in _names(options["variants"]) if name.endswith((".yaml", ".yml"))]
+        changed, used = self._changed(options["variants"], chosen, fields)
+        self._found |= used
+        if len(self.problems) > count:
+            return None
+        axes = {name: value.text for name, value in changes.items() if name in FREE or name in used}
+        label = changes[NAME].text if NAME in changes else " ".join(f"{name}={text}" for name, text in axes.items())
+        content = [settings.patterns.sha256, *sorted(options.items()), *sorted(changed.items())]
+        digest = hashlib.sha256(repr(content).encode()).hexdigest()
+        return Run(label or "base", axes, options, tuple(chosen.values()), changed, digest)
+
+    def _changed(
+        self, named: str, chosen: dict[str, Variant], fields: Mapping[str, Value]
+    ) -> tuple[dict[str, str], set[str]]:
+        """Change fields of a run's variants, in place.
+
+        Returns:
+            YAML of the variants that have a file of their own or are changed, by name; and the fields that were used.
+        """
+        own = [name for name in _names(named) if name.endswith((".yaml", ".yml"))]
         changed = {variants.select(name)[-1].name: Path(name).read_text("utf-8") for name in own}
         used = set()
         for path, value in fields.items():
@@ -134,12 +148,7 @@ class Maker:
                 chosen[name], changed[name] = variants.parse(text, value.place, from_user=True), text
             except UsageError as error:
                 self.problems.append(str(error))
-        self._found |= used
-        if len(self.problems) > count:
-            return None
-        axes = {name: value.text for name, value in changes.items() if name in FREE or name in used}
-        label = changes[NAME].text if NAME in changes else " ".join(f"{name}={text}" for name, text in axes.items())
-        return Run(label or "base", axes, options, tuple(chosen.values()), changed)
+        return changed, used
 
     def base_profile(self) -> str:
         """The profile that all runs share; "" if the file names none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,8 +81,10 @@ def read(file: Path) -> Sweep:
         elif run is not None:
             runs[run.name] = run
     maker.check_names([*crossed, *listed])
-    folders = [run.folder.casefold() for run in runs.values()]
-    assert len(set(folders)) == len(folders) or problems, "folders of runs must differ"
+    folders = Counter(run.folder.casefold() for run in runs.values())
+    for run in runs.values():
+        if folders[run.folder.casefold()] > 1:  # some disks take A and a for one name
+            problems.append(f"{file}: run {run.name!r} and another differ only in upper and lower case; rename one")
     found = None
     if SEARCH in fields and not problems:
         found = search.read(nodes, fields[SEARCH], maker)

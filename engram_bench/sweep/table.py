@@ -71,11 +71,13 @@ def written(
 
 
 def heading(found: Sequence[Row]) -> str:
+    """The title: how many runs are done."""
     runs = {row.run: row.status for row in found}
     return f"engram-bench sweep: {sum(status == DONE for status in runs.values())} of {len(runs)} runs"
 
 
 def sections(found: Sequence[Row], made: Sequence[Recipe], axes: Sequence[str], show: Show) -> list[Section]:
+    """The sections of the pages."""
     return [by_recipe(made, show), by_run(found, axes, show)]
 
 
