@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from recipes import commit
 from torch.profiler import ProfilerActivity, profile
 
 from engram_bench import backends, shipped, variants
@@ -51,13 +52,23 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def training_step(model: TorchModel, name: str) -> dict[str, Any]:
-    """Seconds of a step of a built-in variant's training, and its profile; the adapter is thrown away."""
+def training_step(model: TorchModel, name: str, **changes: Any) -> dict[str, Any]:
+    """Seconds of a step of a built-in variant's training, and its profile; the adapter is thrown away.
+
+    Args:
+        model: the model.
+        name: of the variant.
+        changes: fields of its config that differ.
+    """
     (_, variant) = variants.select(name)
+    assert variant.config
+    assert variant.training
+    variant = replace(variant, config=replace(variant.config, **changes))
     examples = patterns.load(shipped.PATTERNS).training_examples()[: BATCH * (WARM_UP + TIMED + 1)]
     training = replace(variant.training, batch_size=BATCH, epochs=1, steps=())
     ends: list[float] = []
-    found: dict[str, Any] = {"step": f"training {name}", "batch": BATCH}
+    told = ", ".join([name, *(f"{field} {value}" for field, value in changes.items())])
+    found: dict[str, Any] = {"step": f"training {told}", "batch": BATCH}
     profiler = profiled(model.device, found)
 
     def progress(_: str, done: int, __: int) -> None:
@@ -104,18 +115,26 @@ def main() -> None:
     parser.add_argument("--model", default="bundled", help="model, as for pytest's --engram-model")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--training", action="store_true", help="only the training steps")
     args = parser.parse_args()
     target = backends.find(args.device, "peft")
     model = TorchModel(models.resolve(args.model).folder, target.device)
     steps: list[dict[str, Any]] = []
-    measures = [*(partial(decoding_step, model, batch) for batch in (1, 256))]
+    measures = [*(partial(decoding_step, model, batch) for batch in (1, 256) if not args.training)]
     measures += [partial(training_step, model, name) for name in ("lora", "engram", "engram-keyed")]
+    measures.append(partial(training_step, model, "lora", first_layer=0))  # as `engram`, from the first layers on
     for measure in measures:
         found = measure()
         steps.append(found)
         print(f"{found['step']}, batch {found['batch']}: {1000 * found['seconds']:.1f} ms, {found['per_second']}/s")
         print(found["operations"])
-        record = {"device": target.device, "peak_memory": model.peak_memory(), "steps": steps}
+        record = {
+            "device": target.device,
+            "dtype": model.dtype,
+            "commit": commit(),
+            "peak_memory": model.peak_memory(),
+            "steps": steps,
+        }
         args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")  # the next may not be reached
 
 

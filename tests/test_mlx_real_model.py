@@ -31,14 +31,20 @@ def both():
     return {"torch": theirs, "mlx": ours}
 
 
-@pytest.mark.parametrize("trained_in", EPOCHS)
-def test_an_adapter_of_either_gives_the_same_text_in_both(both, trained_in, tmp_path):
+PAPERS = variants.select("engram")[1]
+
+
+@pytest.mark.parametrize(
+    ("trained_in", "memory"),
+    [("torch", variants.parse(MEMORY, "test")), ("mlx", variants.parse(MEMORY, "test")), ("torch", PAPERS)],
+    ids=["keyed, from torch", "keyed, from mlx", "the paper's, from torch"],
+)
+def test_an_adapter_of_either_gives_the_same_text_in_both(both, trained_in, memory, tmp_path):
     category = patterns.load(PATTERNS / "synthetic.yaml").categories["synthetic"]
     items = category.split("seen")[:ITEMS]
     inputs = {item.input for item in items}
     examples = [e for e in category.training_examples() if e.prompt[slice(*e.key)] in inputs]
-    memory = variants.parse(MEMORY, "test")
-    variant = replace(memory, training=replace(memory.training, epochs=EPOCHS[trained_in]))
+    variant = replace(memory, training=replace(memory.training, epochs=EPOCHS[trained_in], steps=()))
     both[trained_in].train(variant, examples, 0, tmp_path, lambda *_: None)
     ways = [(split, turn) for split in ("seen", "rephrased") for turn in (0, 1)]
     asked = [category.question(item, split, turn)[1] for item in items for split, turn in ways]

@@ -231,6 +231,17 @@ def test_the_plot_may_be_over_a_measure_or_what_was_varied(written, tmp_path, x)
     assert places
 
 
+def test_a_kl_of_0_by_construction_is_marked(written, tmp_path):
+    (run,) = runs_of(written("list: [{variants: engram-keyed}]"))
+    content = a_report("engram-keyed", 0.5, 0.0)
+    content["scorecard"][1]["kl"]["by_construction"] = True
+    make_done(run, tmp_path, content)
+    table.written([run], tmp_path, "kl", "generality", lambda *_: [])
+    assert (tmp_path / "sweep.md").read_text().count("| 0*") == 2
+    (axis,) = plots.draw(results.recipes(results.rows([run], tmp_path)), "kl", "generality").axes
+    assert "white" in [line.get_markerfacecolor() for line in axis.lines]
+
+
 def test_the_front_has_what_no_other_beats_in_both():
     assert plots.front([(1, 5), (2, 4), (3, 9), (0.5, 1), (3, 8), (4, 9)]) == [3, 0, 2]
 

@@ -14,7 +14,7 @@ from engram_bench.sweep.results import MEASURES, SHARES, Recipe
 ALT = "Each recipe of the sweep; the dashed line joins those that no other beats in both"
 STILL = 1e-3  # nats per token up to which the scale of KL is linear
 MOST_LABELS = 40
-TITLES = {"kl": "KL on unrelated text, nats per token", "train_seconds": "training, s"}
+TITLES = {"kl": "KL on unrelated text, nats per token (white: 0 by construction)", "train_seconds": "training, s"}
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -67,6 +67,10 @@ def draw(recipes: Sequence[Recipe], x: str, y: str) -> Figure | None:
             color=COLOURS[n % len(COLOURS)],
             marker=MARKERS[n % len(MARKERS)],
         )
+        for recipe, over, up in own:
+            if x == "kl" and recipe.still:  # 0 by construction
+                style = {"color": COLOURS[n % len(COLOURS)], "marker": MARKERS[n % len(MARKERS)]}
+                axis.plot([over], [up], markerfacecolor="white", linestyle="none", zorder=3, **style)
         for recipe, over, up in own if over_measure and len(points) <= MOST_LABELS else ():
             label = recipe.label.removeprefix(f"{name} ")
             axis.annotate(label, (over, up), xytext=(5, 4), textcoords="offset points", fontsize=6)

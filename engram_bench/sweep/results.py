@@ -27,6 +27,7 @@ class Row(NamedTuple):
         variant: "" for a run without a report.
         measures: by name; None for what was not measured.
         rest: `COLUMNS`.
+        still: whether its KL is 0 by construction.
     """
 
     run: str
@@ -35,6 +36,7 @@ class Row(NamedTuple):
     variant: str
     measures: Mapping[str, float | None]
     rest: Mapping[str, Any]
+    still: bool = False
 
 
 class Recipe(NamedTuple):
@@ -46,6 +48,7 @@ class Recipe(NamedTuple):
     runs: int
     means: Mapping[str, float | None]
     halves: Mapping[str, float | None]
+    still: bool
 
 
 def rows(runs: Sequence[Run], out: Path) -> list[Row]:
@@ -58,12 +61,15 @@ def rows(runs: Sequence[Run], out: Path) -> list[Row]:
             found.append(Row(run.name, run.axes, (now := state(folder)).status, "", {}, {"why": now.why}))
             continue
         variants = [v for v in made["variants"] if v["name"] != BASELINE] or made["variants"]
-        found += [Row(run.name, run.axes, DONE, v["name"], _measures(made, v), _rest(made)) for v in variants]
+        for variant in variants:
+            card: Record = next((card for card in made.get("scorecard", ()) if card["variant"] == variant["name"]), {})
+            still = bool((card.get("kl") or {}).get("by_construction"))
+            measures = _measures(card, variant)
+            found.append(Row(run.name, run.axes, DONE, variant["name"], measures, _rest(made), still))
     return found
 
 
-def _measures(made: Record, variant: Record) -> dict[str, float | None]:
-    card: Record = next((row for row in made.get("scorecard", ()) if row["variant"] == variant["name"]), {})
+def _measures(card: Record, variant: Record) -> dict[str, float | None]:
     train = variant["train"] or {}
     return {
         **{group: (card.get(group) or {}).get("rate") for group in GROUPS},
@@ -111,6 +117,7 @@ def recipes(found: Sequence[Row]) -> list[Recipe]:
                 len(members),
                 {name: sum(v) / len(v) if len(v) == len(members) else None for name, v in known.items()},
                 {name: _half(v) for name, v in known.items()},
+                all(row.still for row in members),
             )
         )
     return made

@@ -263,7 +263,7 @@ def section(search: Search, found: Sequence[Row], show: Show) -> Section:
             continue
         fields = {name: text for name, text in row.axes.items() if name.startswith(f"{variant}.")}
         told = ", ".join(f"{name.removeprefix(f'{variant}.')} {text}" for name, text in fields.items())
-        measures = (shown(name, row.measures.get(name)) for name in (search.objective, "kl"))
+        measures = (shown(name, row.measures.get(name), still=row.still) for name in (search.objective, "kl"))
         rows.append((show(variant), show(row.run), show(told or "as it is"), *measures))
     return Section(
         "Best of the search",

@@ -87,11 +87,11 @@ def by_recipe(made: Sequence[Recipe], show: Show) -> Section:
         "Recipes",
         headers=("recipe", "runs", *MEASURES),
         rows=[
-            (show(r.label), str(r.runs), *(shown(name, r.means[name], r.halves[name]) for name in MEASURES))
+            (show(r.label), str(r.runs), *(shown(name, r.means[name], r.halves[name], r.still) for name in MEASURES))
             for r in made
         ],
         note="Means over runs that differ in their training seed alone; ±: half of the 95% interval by Student's t "
-        "over seeds. Shares of right answers and recited values in %, KL in nats per token.",
+        "over seeds. Shares of right answers and recited values in %, KL in nats per token; *: by construction.",
     )
 
 
@@ -105,7 +105,7 @@ def by_run(found: Sequence[Row], axes: Sequence[str], show: Show) -> Section:
                 *(show(row.axes.get(axis, "")) for axis in axes),
                 show(row.variant),
                 row.status,
-                *(shown(name, row.measures.get(name)) for name in MEASURES),
+                *(shown(name, row.measures.get(name), still=row.still) for name in MEASURES),
                 str(row.rest.get("missed_thresholds", "")),
                 f"{row.rest['run_seconds']:.0f}" if "run_seconds" in row.rest else "",
                 show(row.rest["why"]),
@@ -115,10 +115,12 @@ def by_run(found: Sequence[Row], axes: Sequence[str], show: Show) -> Section:
     )
 
 
-def shown(name: str, value: float | None, half: float | None = None) -> str:
-    """A measure, with the half of its interval."""
+def shown(name: str, value: float | None, half: float | None = None, still: bool = False) -> str:
+    """A measure, with the half of its interval; `still`: a KL is 0 by construction."""
     if value is None:
         return ""
+    if still and name == "kl":
+        return "0*"
     if name in SHARES:
         return percent(value) + ("" if half is None else f" ±{100 * half:.1f}")
     return f"{value:.4g}" + ("" if half is None else f" ±{half:.2g}")
