@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,14 +16,15 @@ import yaml
 from engram_bench import variants
 from engram_bench.data.nodes import Nodes
 from engram_bench.errors import UsageError
-from engram_bench.options import OPTIONS, PROFILES, Settings, settle
+from engram_bench.options import OPTIONS, PROFILES, Settings, integers, settle
 from engram_bench.run import estimate
 from engram_bench.variants import Variant
 
 OWN = ("report", "resume", "gate", "gate-fail", "gate-update")  # options that a sweep sets, or that need another run
 FREE = {option.name: option for option in OPTIONS if option.name not in OWN}
 PLACES = ("patterns", "model")  # options whose value may be a path
-NAME = "name"
+NAME, SEEDS, VARIANTS = "name", "seeds", "variants"
+APART = (SEEDS, VARIANTS)
 LONGEST_FOLDER = 80  # characters
 FLOAT = re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+")  # 1e-3, which YAML 1.1 reads as text
 
@@ -95,7 +97,8 @@ class Maker:
     def __init__(self, file: Path, base: Mapping[str, Value], problems: list[str]) -> None:
         self._file, self._base, self.problems = file, base, problems
         self._found: set[str] = set()  # fields that change a variant of some run
-        self._settled: dict[tuple[tuple[str, str], ...], Settings | None] = {}
+        self._settled: dict[tuple[tuple[str, str], ...], tuple[Settings, str]] = {}
+        self._select = cache(variants.select)
 
     def made(self, changes: Mapping[str, Value], fixed: Mapping[str, Value] = MappingProxyType({})) -> Run | None:
         """One run; None if it cannot be, which is reported.
@@ -107,12 +110,12 @@ class Maker:
         count = len(self.problems)
         given = {**self._base, **fixed, **{name: value for name, value in changes.items() if name != NAME}}
         options = {name: self._option(name, value) for name, value in given.items() if name in FREE}
-        settings = self._settings({name: text for name, text in options.items() if name != "variants"}, given)
-        if settings is None:
+        if (found := self._settings(options, given)) is None:
             return None
+        settings, data = found
         options.setdefault("variants", PROFILES[settings.profile].variants)
         try:
-            chosen = {variant.name: variant for variant in variants.select(options["variants"])}
+            chosen = {variant.name: variant for variant in self._select(options["variants"])}
         except UsageError as error:
             self._problem(given, "variants", str(error))
             return None
@@ -123,7 +126,7 @@ class Maker:
             return None
         axes = {name: value.text for name, value in changes.items() if name in FREE or name in used}
         label = changes[NAME].text if NAME in changes else " ".join(f"{name}={text}" for name, text in axes.items())
-        content = [settings.patterns.sha256, *sorted(options.items()), *sorted(changed.items())]
+        content = [data, *sorted(options.items()), *sorted(changed.items())]
         digest = hashlib.sha256(repr(content).encode()).hexdigest()
         return Run(label or "base", axes, options, tuple(chosen.values()), changed, digest)
 
@@ -175,24 +178,29 @@ class Maker:
         beside = self._file.parent / text
         return str(beside.resolve()) if text and beside.exists() else text
 
-    def _settings(self, options: Mapping[str, str], given: Mapping[str, Value]) -> Settings | None:
-        """The suites' own check of their options; None if they refuse one, which is reported."""
-        key = tuple(sorted(options.items()))
-        if key not in self._settled:
-            try:
-                found = settle({FREE[name].dest: text for name, text in options.items()}, lambda _: "")
-            except UsageError as error:
-                found = None
-                named = re.match(r"--engram-([\w-]+)", str(error))
-                self._problem(given, named[1] if named else "patterns", str(error).removeprefix("--engram-"))
-            self._settled[key] = found
-        return self._settled[key]
+    def _settings(self, options: Mapping[str, str], given: Mapping[str, Value]) -> tuple[Settings, str] | None:
+        """The suites' own check of their options, and the hash of the data; None if they refuse one, which is reported.
+
+        Variants are checked apart, and so are seeds, which do not change the data.
+        """
+        key = tuple(sorted((name, text) for name, text in options.items() if name not in APART))
+        try:
+            seeds = integers("--engram-seeds", options.get(SEEDS, "0"))
+            if key not in self._settled:
+                settings = settle({FREE[name].dest: text for name, text in key}, lambda _: "")
+                self._settled[key] = settings, settings.patterns.sha256
+        except UsageError as error:
+            named = re.match(r"--engram-([\w-]+)", str(error))
+            self._problem(given, named[1] if named else "patterns", str(error).removeprefix("--engram-"))
+            return None
+        settings, sha256 = self._settled[key]
+        return replace(settings, seeds=seeds), sha256
 
     def settings(self, run: Run) -> Settings:
         """The options of a run as the suites understand them; its variants are `Run.chosen`."""
-        found = self._settings({name: text for name, text in run.options.items() if name != "variants"}, {})
+        found = self._settings(run.options, {})
         assert found is not None, "a run's options have been checked"
-        return found
+        return found[0]
 
     def _problem(self, given: Mapping[str, Value], name: str, reason: str) -> None:
         place = given[name].place if name in given else str(self._file)
@@ -206,7 +214,7 @@ def with_field(variant: Variant, path: str, value: Value) -> str:
     Raises:
         UsageError: the path leads through a field that has none below it.
     """
-    data = yaml.safe_load(variants.dump(variant))
+    data = yaml.load(variants.dump(variant), Loader=yaml.CSafeLoader)
     *outer, last = path.split(".")
     inner = data
     for name in outer:
@@ -214,7 +222,7 @@ def with_field(variant: Variant, path: str, value: Value) -> str:
         if not isinstance(inner, dict):
             raise UsageError(f"{value.place}: {name!r} of {variant.name} has no fields; write VARIANT.FIELD")
     inner[last] = value.content
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return yaml.dump(data, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
 
 
 def values(nodes: Nodes, node: yaml.Node, name: str, *more: str) -> dict[str, Value]:

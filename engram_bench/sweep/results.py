@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 from engram_bench.data.ways import GROUPS
 from engram_bench.records import BASELINE, Record
 from engram_bench.sweep.execute import DONE, RUNS, report, state
-from engram_bench.sweep.plan import Run
+from engram_bench.sweep.plan import SEEDS, Run
 
-SEEDS = "seeds"
 PLAIN = ("kl", "kl_with_keys", "recited", "train_seconds", "train_steps", "adapter_bytes")
 MEASURES = (*GROUPS, *PLAIN)
 SHARES = (*GROUPS, "recited")  # measures between 0 and 1

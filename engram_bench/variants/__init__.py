@@ -191,7 +191,8 @@ def dump(variant: Variant) -> str:
         data = {name: value for name, value in outer.items() if value}
         data |= asdict(variant.config) if variant.config else {}
         data |= {"training": asdict(variant.training)} if variant.training else {}
-    return yaml.safe_dump(json.loads(json.dumps(data)), sort_keys=False, allow_unicode=True)  # tuples as lists
+    plain = json.loads(json.dumps(data))  # tuples as lists
+    return yaml.dump(plain, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
 
 
 def _with_valid_name(variant: Variant, place: str) -> Variant:
