@@ -3,9 +3,11 @@
 import jsonschema
 import pytest
 
+from benchmarks import ladder_table
 from engram_bench.report import html
 from engram_bench.report.ladder import position, positions
 from engram_bench.report.markdown import render
+from tests.running import ROOT
 from tests.test_report import SCHEMA, report, sample
 
 
@@ -56,3 +58,9 @@ def test_a_run_of_rungs_has_a_row_for_each_in_the_ladders_order():
 
 def test_a_run_without_rungs_has_no_ladder():
     assert "The ladder" not in render(a_run("engram-keyed", "engram"), [])
+
+
+def test_the_page_shows_the_table_of_the_committed_report():
+    table = ladder_table.text(ROOT / "benchmarks" / "results" / "ladder" / "report.json")
+    assert table in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    assert table.count("| by construction |") == 8

@@ -8,6 +8,7 @@ from engram_bench import stats
 from engram_bench.records import Record, Report, is_pooled
 from engram_bench.report import views
 from engram_bench.report.measures import greedy
+from engram_bench.report.scorecard_text import BY_CONSTRUCTION
 from engram_bench.report.text import Section, Show, percent
 from engram_bench.variants import ABLATIONS, LADDER
 
@@ -56,7 +57,8 @@ def section(report: Report, show: Show) -> Section:
 def _row(report: Report, show: Show, name: str) -> Sequence[str]:
     at = {p["position"]: p for p in report.get("positions", ()) if p["variant"] == name}
     recited = next((m["told"]["rate"] for m in report.get("mentions", ()) if m["variant"] == name), None)
-    unrelated = next((c["kl_mean"] for c in report["collateral"] if c["variant"] == name), None)
+    card: Report = next((card for card in report.get("scorecard", ()) if card["variant"] == name), {})
+    unrelated = card.get("kl") or {}
     passages = {p["kind"]: p["kl_mean"] for p in report.get("passages", ()) if p["variant"] == name}
     train = next(v["train"] for v in report["variants"] if v["name"] == name)
     return (
@@ -66,12 +68,14 @@ def _row(report: Report, show: Show, name: str) -> Sequence[str]:
         _share(report, name, "paraphrased"),
         _share(report, name, "combined"),
         "" if recited is None else percent(recited),
-        *(
-            "" if kl is None else f"{kl:.2g}"
-            for kl in (unrelated, passages.get("prose with keys"), passages.get("code with keys"))
-        ),
+        BY_CONSTRUCTION if unrelated.get("by_construction") else _nats(unrelated.get("mean")),
+        *(_nats(passages.get(f"{kind} with keys")) for kind in ("prose", "code")),
         f"{train['seconds']:.0f}" if train else "",
     )
+
+
+def _nats(kl: float | None) -> str:
+    return "" if kl is None else f"{kl:.2g}"
 
 
 def _share(report: Report, variant: str, way: str) -> str:
