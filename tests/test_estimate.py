@@ -26,7 +26,7 @@ PARTS = {("baseline", DECODE): 10.0, ("lora", TRAIN): 100.0, ("lora", DECODE): 1
 
 
 def test_as_expected_what_is_left_is_the_rest(clock):
-    remaining = Left(PARTS, {"lora": 50}, True, clock)
+    remaining = Left(PARTS, {"lora": 50}, True, clock=clock)
     assert remaining("baseline: decode", 0, 20) == pytest.approx(160)
     clock.now = 10
     assert remaining("lora: loss 2.1", 0, 300) == pytest.approx(150)
@@ -39,7 +39,7 @@ def test_as_expected_what_is_left_is_the_rest(clock):
 
 
 def test_a_machine_of_half_the_speed_is_believed_more_and_more(clock):
-    remaining = Left(PARTS, {}, True, clock)
+    remaining = Left(PARTS, {}, True, clock=clock)
     remaining("baseline: decode", 0, 20)
     clock.now = 20
     early = remaining("lora: loss 2.1", 0, 100)
@@ -50,21 +50,33 @@ def test_a_machine_of_half_the_speed_is_believed_more_and_more(clock):
 
 
 def test_an_adapter_from_the_cache_takes_no_time(clock):
-    remaining = Left(PARTS, {}, True, clock)
+    remaining = Left(PARTS, {}, True, clock=clock)
     remaining("baseline: decode", 20, 20)
     clock.now = 10
     assert remaining("lora: decode", 0, 20) == pytest.approx(50)
 
 
+def test_each_training_seed_has_its_parts(clock):
+    parts = {("lora", TRAIN): 100.0, ("lora", DECODE): 10.0}
+    remaining = Left(parts, {}, True, {"lora": 3}, clock)
+    assert remaining("lora: loss 2.1", 0, 100) == pytest.approx(330)
+    clock.now = 100
+    assert remaining("lora: decode", 0, 20) == pytest.approx(230)
+    clock.now = 110
+    assert remaining("lora: loss 2.1", 50, 100) > 100
+    clock.now = 210
+    assert remaining("lora: decode", 20, 20) == pytest.approx(110, rel=0.1)
+
+
 def test_elsewhere_nothing_is_said_before_a_part_of_the_work(clock):
-    remaining = Left(PARTS, {}, False, clock)
+    remaining = Left(PARTS, {}, False, clock=clock)
     assert remaining("baseline: decode", 10, 20) is None
     clock.now = 5
     assert remaining("lora: loss 2.1", 0, 100) == pytest.approx(75)  # twice as fast as the figures
 
 
 def test_a_run_longer_than_expected_never_has_less_than_nothing_left(clock):
-    remaining = Left(PARTS, {"lora": 10}, True, clock)
+    remaining = Left(PARTS, {"lora": 10}, True, clock=clock)
     for step in range(300):
         clock.now = step
         assert remaining("lora: loss 1", step, 300) >= 0
@@ -81,10 +93,10 @@ def test_a_time_as_people_say_it(seconds, words):
 def test_the_parts_of_a_run_are_those_of_its_variants():
     settings = settle({"engram_profile": "quick", "engram_variants": "lora,engram-shuffled,retrieval"}, lambda _: "")
     remaining = left(settings, {("facts", "seen"), ("facts", "rephrased")}, "cpu")
-    assert list(remaining._expected) == [
+    assert list(remaining._each) == [
         ("baseline", DECODE), ("lora", TRAIN), ("lora", DECODE), ("engram-shuffled", DECODE), ("retrieval", DECODE)
     ]  # fmt: skip
-    assert remaining._expected["retrieval", DECODE] > remaining._expected["baseline", DECODE]
+    assert remaining._each["retrieval", DECODE] > remaining._each["baseline", DECODE]
 
 
 def test_the_line_says_what_is_left():

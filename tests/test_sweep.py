@@ -15,8 +15,8 @@ import pytest
 
 from engram_bench import cli
 from engram_bench.errors import UsageError
-from engram_bench.sweep import plan, plots, reading, results, search, table
-from engram_bench.sweep.execute import DONE, FAILED, RUNS, reason, report, state, write_made_of
+from engram_bench.sweep import cluster, plan, plots, reading, results, search, table
+from engram_bench.sweep.execute import DONE, FAILED, RUNS, check_same, reason, report, state, write_made_of
 from tests.conftest import needs_torch
 from tests.running import ROOT, environment
 
@@ -32,8 +32,9 @@ TIMES = ("train_seconds", "run_seconds")
 
 
 @pytest.fixture
-def written(tmp_path):
+def written(tmp_path, monkeypatch):
     """Writes a sweep's file, beside the table of four facts."""
+    monkeypatch.delenv("ENGRAM_BENCH_REASK", raising=False)
     (tmp_path / "facts.yaml").write_text(FACTS)
 
     def write(text, name="my.yaml"):
@@ -124,11 +125,13 @@ def test_folders_are_names_that_every_disk_takes(name):
         ("grid:\n  variants: [lora]\n  lora.training.lr: [fast]", ["3: training: lr is 'fast', expected a number"]),
         ("grid: {variants: [lora], lora.size: [1]}", ["1: unknown field 'size'"]),
         ("grid: {variants: [lora], lora.rank.x: [1]}", ["1: 'rank' of lora has no fields"]),
-        ("grid: {variants: [lora], engram.heads: [1]}", ["1: 'engram.heads' names no variant of any run"]),
-        ("list: [{name: a, seeds: 0}, {name: a, seeds: 1}]", ["1: run 'a' is given twice; give it a name"]),
+        ("grid: {variants: [lora], engram.heads: [1]}", ["1: 'engram.heads': no run has such a variant"]),
+        ("list: [{name: a, seeds: 0}, {name: a, seeds: 1}]", ["1: run 'a' is given twice; give one another name"]),
         ("list: [{name: A, seeds: 0}, {name: a, seeds: 1}]", None),
         ("list: [{patterns: nowhere.yaml}]", ["1: nowhere.yaml: "]),
         ("grid: {seeds: [0]}\nresources: {cpus: many}", ["2: cpus is 'many', expected a number"]),
+        ("grid: {seeds: [0]}\nresources: {memory: .nan}", ["2: memory is nan, expected a number"]),
+        ("list: [{name: 2024-02-30}]", ["1: cannot be read as a value"]),
         ("grid: {seeds: [0]}\nmore: 1", ["2: unknown field 'more'"]),
         ("base: &a {seeds: 0}\ngrid: *a", ["2: YAML aliases (*name) are not allowed"]),
         ("grid: [", ["2: not valid YAML"]),
@@ -152,7 +155,11 @@ SPACE = "space: {lora: {training.lr: {low: 1e-4, high: 1e-2, log: true}, rank: [
     [
         (f"search: {{{SPACE}}}", "field 'trials' is missing"),
         (f"search: {{trials: 0, {SPACE}}}", "trials is 0; give a whole number of at least 1"),
-        (f"search: {{trials: 2, objective: speed, {SPACE}}}", "objective is 'speed'; use one of reliability"),
+        (
+            f"search: {{trials: 2, objective: reliability, {SPACE}}}",
+            "objective is 'reliability'; use one of generality",
+        ),
+        (f"search: {{trials: 2, constraint: kl <= 0.0.1, {SPACE}}}", "constraint is 'kl <= 0.0.1'; write MEASURE"),
         (f"search: {{trials: 2, sampler: best, {SPACE}}}", "sampler is 'best'; use one of tpe, random"),
         (f"search: {{trials: 2, constraint: kl < 1, {SPACE}}}", "constraint is 'kl < 1'; write MEASURE <= NUMBER"),
         (
@@ -187,7 +194,7 @@ def a_report(variant, generality, kl, steps=10):
 def make_done(run, out, content):
     folder = out / RUNS / run.folder / "20260101T000000Z-cpu"
     folder.mkdir(parents=True)
-    (folder / "report.json").write_text(json.dumps(content))
+    (folder / "report.json").write_text(json.dumps(content, indent=1) + "\n")
     write_made_of(run, folder.parent)
 
 
@@ -246,11 +253,39 @@ def test_the_front_has_what_no_other_beats_in_both():
     assert plots.front([(1, 5), (2, 4), (3, 9), (0.5, 1), (3, 8), (4, 9)]) == [3, 0, 2]
 
 
-def test_unknown_measures_are_refused(written, tmp_path):
-    runs = runs_of(written("grid: {seeds: [0]}"))
-    for x, y in (("speed", "kl"), ("kl", "seeds")):
-        with pytest.raises(UsageError, match="is not one of"):
-            table.written(runs, tmp_path, x, y, lambda *_: [])
+@pytest.mark.parametrize("options", [("--x", "speed"), ("--x", "seeds"), ("--y", "seeds")])
+def test_what_the_plot_cannot_show_is_refused_before_anything_runs(written, tmp_path, capsys, options):
+    file = written("base: {backend: mlx}\ngrid: {seeds: [0]}")
+    assert cli.main(["sweep", str(file), "--out", str(tmp_path / "out"), *options]) == 2
+    assert f"{options[0]}: {options[1]!r} is not one of" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_fields_that_only_fit_together_are_set_together(written):
+    (run,) = runs_of(
+        written("list: [{variants: engram-keyed, engram-keyed.span: text, engram-keyed.acts: everywhere}]")
+    )
+    assert (run.chosen[1].config.span, run.chosen[1].config.acts) == ("text", "everywhere")
+
+
+def test_variables_of_the_environment_are_options_of_each_run(written, monkeypatch):
+    file = written("grid: {seeds: [0]}")
+    (before,) = runs_of(file)
+    monkeypatch.setenv("ENGRAM_BENCH_PROFILE", "smoke")
+    (run,) = runs_of(file)
+    assert run.options["profile"] == "smoke"
+    assert run.sha256 != before.sha256
+    monkeypatch.setenv("ENGRAM_BENCH_PROFILE", "quick")
+    assert runs_of(written("list: [{profile: full}]"))[0].options["profile"] == "full"
+
+
+def test_a_report_that_was_cut_is_no_report(written, tmp_path):
+    (run,) = runs_of(written("grid: {seeds: [0]}"))
+    make_done(run, tmp_path, a_report("lora", 1, 0))
+    file = next((tmp_path / RUNS / run.folder).glob("*/report.json"))
+    file.write_text(file.read_text()[:-20])
+    assert state(tmp_path / RUNS / run.folder).status == "missing"
+    table.written([run], tmp_path, "kl", "generality", lambda *_: [])
 
 
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "sweep.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -309,6 +344,61 @@ def test_a_failed_trial_is_left_out_and_the_search_goes_on(written, tmp_path):
     assert search.best(read.search, []) == {}
 
 
+@needs_optuna
+def test_a_trial_that_failed_stays_failed_so_that_the_search_can_go_on(written, tmp_path):
+    file = written(f"search: {{trials: 14, {SPACE}}}")
+    read = reading.read(file)
+
+    def make(runs, fails=True):
+        for run in runs:
+            if state(tmp_path / RUNS / run.folder).status != DONE:
+                if fails and run.name.endswith("003"):
+                    (tmp_path / RUNS / run.folder).mkdir(parents=True)
+                    write_made_of(run, tmp_path / RUNS / run.folder, "no memory")
+                else:
+                    make_done(run, tmp_path, a_report("lora", run.chosen[1].training.lr, 0))
+
+    before = search.made(read.search, tmp_path, make)
+    again = search.made(reading.read(file).search, tmp_path, lambda runs: make(runs, fails=False))
+    assert [run.sha256 for run in again] == [run.sha256 for run in before]
+
+
+@needs_optuna
+def test_runs_of_a_grid_are_no_trials(written, tmp_path, capsys):
+    read = reading.read(
+        file := written(f"base: {{variants: lora}}\ngrid: {{seeds: [0]}}\nsearch: {{trials: 1, {SPACE}}}")
+    )
+    make_done(read.runs[0], tmp_path, a_report("lora", 0.9, 0))
+    for run in search.made(read.search, tmp_path, lambda _: None):
+        make_done(run, tmp_path, a_report("lora", 0.1, 0))
+    assert cli.main(["sweep", str(file), "--out", str(tmp_path), "--report"]) == 0
+    said = capsys.readouterr().out
+    assert "| lora      | lora trial 000 | as it is | 10.0%" in said
+    assert said.count("| 1      |") == 2  # two recipes of one run each, not one of two
+
+
+def test_a_failed_run_may_be_mended_in_the_file(written, tmp_path):
+    (run,) = runs_of(written("list: [{name: a, seeds: 0}]"))
+    (tmp_path / RUNS / run.folder).mkdir(parents=True)
+    write_made_of(run, tmp_path / RUNS / run.folder, "no such model")
+    check_same(runs_of(written("list: [{name: a, seeds: 1}]")), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("needed", "fits"), [((2, 0, 4), True), ((8, 0, 4), False), ((1, 1, 1), False), ((1, 0, 99), False)]
+)
+def test_resources_that_no_node_has_are_refused(needed, fits):
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 4.0, "memory": 8 * 2**30}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0, "memory": 999 * 2**30}},
+    ]
+    if fits:
+        cluster.check_room(nodes, reading.Resources(*needed))
+    else:
+        with pytest.raises(UsageError, match="the nodes have: 4 cores, 0 GPUs"):
+            cluster.check_room(nodes, reading.Resources(*needed))
+
+
 def test_a_folder_with_other_runs_is_refused(written, tmp_path, capsys):
     make_done(runs_of(written("list: [{name: a, seeds: 0}]"))[0], tmp_path / "out", a_report("lora", 1, 0))
     file = written("list: [{name: a, seeds: 1}]")
@@ -354,6 +444,7 @@ def test_a_dry_run_lists_runs_and_makes_none(written, tmp_path, capsys, monkeypa
     ("log", "code", "why"),
     [
         ("x\n! _pytest.outcomes.Exit: unknown variant 'x' !\nno tests ran in 0.16s", 2, "unknown variant 'x'"),
+        ("!!!!!!!!! _pytest.outcomes.Exit: unknown variant 'x' !!!!!!!!\nno tests ran", 2, "unknown variant 'x'"),
         ("ERROR: usage\nmore", 4, "usage"),
         ("E   ValueError: 3\n1 failed", 1, "ValueError: 3"),
         ("loading", -9, "killed by signal 9"),

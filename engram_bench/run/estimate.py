@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from engram_bench.options import Settings
 from engram_bench.run import evaluate
@@ -72,10 +73,11 @@ def left(settings: Settings, planned: Collection[tuple[str, str]], device: str) 
     expected: dict[Part, float] = {}
     for variant in settings.variants:
         if variant.config and not variant.adapter_of:
-            expected[variant.name, TRAIN] = training(variant.kind, facts) * len(settings.seeds)
-        expected[variant.name, DECODE] = answering(variant.kind, asked) * (len(settings.seeds) if variant.config else 1)
+            expected[variant.name, TRAIN] = training(variant.kind, facts)
+        expected[variant.name, DECODE] = answering(variant.kind, asked)
     steps = {v.name: STEPS.get(v.kind, STEPS["lora"]) * math.sqrt(facts) for v in settings.variants}
-    return Left(expected, steps, (settings.model, device) == ("bundled", "cpu"))
+    times = {v.name: len(settings.seeds) for v in settings.variants if v.config}
+    return Left(expected, steps, (settings.model, device) == ("bundled", "cpu"), times)
 
 
 class Left:
@@ -85,6 +87,7 @@ class Left:
         expected: seconds of each part of the run, in its order.
         steps: number of steps that each variant's training is expected to take; it may end before the most.
         here: whether `expected` holds for this machine; otherwise only its proportions count.
+        times: how often a variant's parts come, for each training seed once; 1 where it is not named.
         clock: for tests.
     """
 
@@ -93,9 +96,11 @@ class Left:
         expected: Mapping[Part, float],
         steps: Mapping[str, float],
         here: bool,
+        times: Mapping[str, int] = MappingProxyType({}),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._expected, self._steps, self._here, self._clock = dict(expected), steps, here, clock
+        self._each, self._steps, self._here, self._clock = dict(expected), steps, here, clock
+        self._times = {part: times.get(part[0], 1) for part in expected}  # that are still to come
         self._start, self._now = clock(), ("", "")
         self._done = 0.0  # expected seconds of the parts that have ended
 
@@ -111,10 +116,10 @@ class Left:
         part = variant, DECODE if doing.startswith("decode") else TRAIN
         if part != self._now:
             self._move_to(part)
-        within = self._expected.get(part, 0.0)
         most = min(total, self._steps.get(variant, total)) if part[1] == TRAIN else total
-        worked = self._done + within * min(1.0, done / max(most, done, 1))
-        left = self._done + sum(self._expected.values()) - worked
+        share = min(1.0, done / max(most, done, 1)) if self._times.get(part) else 0.0
+        worked = self._done + share * self._each.get(part, 0.0)
+        left = self._done + sum(self._each[part] * times for part, times in self._times.items()) - worked
         elapsed = self._clock() - self._start
         if self._here:
             return left * (TRUST + elapsed) / (TRUST + worked)
@@ -122,10 +127,11 @@ class Left:
         return left * elapsed / worked if worked > LEAST * whole else None
 
     def _move_to(self, part: Part) -> None:
-        """Count the part that was under way as done, and drop those before the new one that never began."""
-        self._done += self._expected.pop(self._now, 0.0)
-        self._now = part
-        if part in self._expected:
-            for skipped in list(self._expected)[: list(self._expected).index(part)]:
-                if skipped[0] == part[0]:
-                    del self._expected[skipped]  # its adapter was in the cache
+        """Count the part that was under way as done; a training that was to come before answers was in the cache."""
+        before, self._now = self._now, part
+        if self._times.get(before):
+            self._done += self._each[before]
+            self._times[before] -= 1
+        trained = part[0], TRAIN
+        if part[1] == DECODE and before != trained and self._times.get(trained):
+            self._times[trained] -= 1

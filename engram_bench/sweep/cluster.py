@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 from engram_bench import shipped
 from engram_bench.errors import UsageError
 from engram_bench.run.session import COMMIT, git_commit
-from engram_bench.sweep.execute import DONE, FAILED, RUNS, Process, State, state, write_made_of
+from engram_bench.sweep.execute import DONE, FAILED, RUNS, WAIT, Process, State, state, write_made_of
 from engram_bench.sweep.local import Told
 from engram_bench.sweep.plan import Run
 from engram_bench.sweep.reading import Resources
@@ -44,8 +45,7 @@ def connected(address: str, store: str | None) -> Iterator[Any]:
     with tempfile.TemporaryDirectory() as folder:
         environment = {"py_modules": [str(_code(Path(folder)))]}
         try:
-            where = {} if address == "local" else {"address": address}
-            ray.init(**where, runtime_env=environment, log_to_driver=False, include_dashboard=False)
+            ray.init(address=address, runtime_env=environment, log_to_driver=False)
         except Exception as error:  # Ray raises many kinds, RuntimeError among them
             line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(f"--ray {address}: no cluster can be used there: {line}") from error
@@ -69,10 +69,11 @@ def make(
         jobs: most runs at once; None: as many as the cluster takes.
         told: is told of each run that has ended.
     """
+    check_room(ray.nodes(), resources)
     options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "memory": int(resources.memory * GB)}
     task = ray.remote(_make).options(max_retries=RETRIES, **options)
     files = {run.name: _data(run) for run in runs}
-    waiting, under_way = list(runs), dict[Any, Run]()
+    waiting, under_way = [run for run in runs if not (store and _fetched(store, run, out, told))], dict[Any, Run]()
     try:
         while waiting or under_way:
             while waiting and (jobs is None or len(under_way) < jobs):
@@ -87,7 +88,44 @@ def make(
     except BaseException:
         for ref in under_way:
             ray.cancel(ref)
+        ray.wait(list(under_way), num_returns=len(under_way), timeout=WAIT + 5)  # they write what they have
         raise
+
+
+def check_room(nodes: Sequence[Mapping[str, Any]], resources: Resources) -> None:
+    """Refuse resources that no node has, for which Ray would wait for ever.
+
+    Args:
+        nodes: from ``ray.nodes()``.
+        resources: of a run.
+
+    Raises:
+        UsageError: no node has them.
+    """
+    needed = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": resources.memory * GB}
+    every = [node["Resources"] for node in nodes if node["Alive"]]
+    if not any(all(node.get(name, 0) >= count for name, count in needed.items()) for node in every):
+        given = ({"CPU": 0, "GPU": 0, "memory": 0, **node} for node in every)
+        raise UsageError(
+            f"resources: no node has {_counted(needed)}; the nodes have: {'; '.join(map(_counted, given))}"
+        )
+
+
+def _counted(resources: Mapping[str, float]) -> str:
+    return f"{resources['CPU']:g} cores, {resources['GPU']:g} GPUs, {resources['memory'] / GB:.1f} GB"
+
+
+def _fetched(store: str, run: Run, out: Path, told: Told) -> bool:
+    """Copy a run that the store has already; False if it has none."""
+    folder = out / RUNS / run.folder
+    try:
+        _copied(store, f"{RUNS}/{run.folder}", folder, fetch=True)
+    except OSError:
+        return False
+    found = state(folder)
+    if found.status == DONE:
+        told(run, found)
+    return found.status == DONE
 
 
 def _ended(ray: Any, ref: Any, run: Run, out: Path, store: str | None) -> State:
@@ -97,12 +135,15 @@ def _ended(ray: Any, ref: Any, run: Run, out: Path, store: str | None) -> State:
         status, why = ray.get(ref)
     except ray.exceptions.RayError as error:
         status, why = FAILED, str(error).strip().splitlines()[-1]
-    folder.mkdir(parents=True, exist_ok=True)
-    if status == DONE:
-        if store:
-            _copied(f"{store}/{RUNS}/{run.folder}", str(folder.resolve()))
-        return state(folder)
-    write_made_of(run, folder, why or "it has no report")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if status == DONE:
+            if store:
+                _copied(store, f"{RUNS}/{run.folder}", folder, fetch=True)
+            return state(folder)
+        write_made_of(run, folder, why or "it has no report")
+    except OSError as error:
+        return State(FAILED, None, f"{error.filename or folder}: {error.strerror or error}")
     return state(folder)
 
 
@@ -128,9 +169,15 @@ def _make(
             options = {**options, "patterns": str(_laid(data, Path(aside, "patterns")))}
         run = Run(name, {}, options, (), changed, sha256)
         folder = Path(aside, "run") if stored else Path(place, RUNS, run.folder)
-        found = Process(run, folder, _environment()).finish()
+        process = Process(run, folder, _environment())
+        try:
+            found = process.finish()
+        except KeyboardInterrupt:  # the sweep was interrupted
+            process.interrupt()
+            process.end(time.monotonic() + WAIT)
+            raise
         if stored and found.status == DONE:
-            _copied(str(folder), f"{place}/{RUNS}/{run.folder}")
+            _copied(place, f"{RUNS}/{run.folder}", folder, fetch=False)
         return found.status, found.why
 
 
@@ -157,7 +204,7 @@ def _data(run: Run) -> dict[str, bytes]:
     if "patterns" not in run.options:
         return {}
     place = Path(run.options["patterns"]).expanduser()
-    files = [file for file in place.rglob("*") if file.is_file()] if place.is_dir() else [place]
+    files = sorted(place.glob("*.yaml")) if place.is_dir() else [place]
     return {file.relative_to(place.parent).as_posix(): file.read_bytes() for file in files}
 
 
@@ -169,8 +216,25 @@ def _laid(data: Mapping[str, bytes], folder: Path) -> Path:
     return folder / Path(next(iter(data))).parts[0]
 
 
-def _copied(source: str, target: str) -> None:
-    """Copy a folder between paths or URIs."""
+def _copied(store: str, name: str, folder: Path, *, fetch: bool) -> None:
+    """Copy a folder of the store to a path, or the reverse; where a report is, the rest is too.
+
+    Raises:
+        OSError: the store or the disk does not take it, or there is no such folder.
+    """
     from pyarrow import fs
 
-    fs.copy_files(source, target)
+    there, base = fs.FileSystem.from_uri(store)
+    place = f"{base.rstrip('/')}/{name}"
+    if not fetch:
+        fs.copy_files(str(folder), place, source_filesystem=fs.LocalFileSystem(), destination_filesystem=there)
+        return
+    with tempfile.TemporaryDirectory(dir=_made(folder.parent), prefix=".new-") as aside:
+        fs.copy_files(place, aside, source_filesystem=there, destination_filesystem=fs.LocalFileSystem())
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(aside, _made(folder), dirs_exist_ok=True)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -64,9 +64,13 @@ def sweep(
     if dry:
         print("\n".join(listed(read, out)))
         return 0
+    searched = [
+        f"{name}.{path}" for name, fields in (read.search.space if read.search else {}).items() for path in fields
+    ]
+    table.check([*(name for run in read.runs for name in run.axes), *searched], x, y)
     check_same(read.runs, out)
     if report:
-        runs = _every(read, out, lambda _: None)
+        runs = _every(read, out, partial(check_same, out=out))
         _write(read, out, runs, x, y)
         return int(FAILED in _statuses(runs, out))
     check_writable("--out", out)
@@ -122,8 +126,9 @@ def _make(runs: Sequence[Run], out: Path, maker: search.Make, told: local.Told) 
     """Make those runs that are not done."""
     check_same(runs, out)
     todo = [run for run in runs if state(out / RUNS / run.folder).status != DONE]
+    names = {run.name for run in todo}
     for run in runs:
-        if run not in todo:
+        if run.name not in names:
             told(run, State(DONE))
     if todo:
         maker(todo)
@@ -138,8 +143,11 @@ def _every(read: Sweep, out: Path, make: search.Make) -> list[Run]:
 def _write(read: Sweep, out: Path, runs: Sequence[Run], x: str, y: str) -> None:
     """Write the table, and print the part of it that compares recipes."""
 
+    trials = {run.name for run in runs} - {run.name for run in read.runs}
+
     def more(found: Sequence[Row], show: Show) -> list[Section]:
-        return [search.section(read.search, found, show)] if read.search else []
+        tried = [row for row in found if row.run in trials]
+        return [search.section(read.search, tried, show)] if read.search else []
 
     print(table.written(runs, out, x, y, more), end="\n\n")
     print(out / f"{table.NAME}.html")
@@ -170,24 +178,28 @@ def announced(read: Sweep, out: Path) -> str:
     )
     trials = read.search.trials * len(read.search.space) if read.search else 0
     size = (len(todo) + trials) * REPORT_BYTES + (trained + trials) * ADAPTER_BYTES
-    text = f"{_count(read)} runs, {len(read.runs) - len(todo)} of them done; up to {size / 1e6:,.0f} MB"
+    text = f"{_count(read)} runs, {trials} of them of a search; up to {size / 1e6:,.0f} MB"
     if trials:
-        return f"{text}, {trials} of the search included"
+        return text
+    text = f"{len(read.runs)} runs, {len(read.runs) - len(todo)} of them done; up to {size / 1e6:,.0f} MB"
     seconds = _seconds(read, todo)
     return f"{text} and about {estimate.words(seconds)}, one after the other" if seconds else text
 
 
 def _seconds(read: Sweep, runs: Sequence[Run]) -> float:
     """Rough time of runs on this machine; 0 if nothing is known of one of their models or devices."""
-    from engram_bench.backends.torch.device import matrix_rate
-
     rates: dict[tuple[str, str], float] = {}
     total = 0.0
     for run in runs:
         settings = read.maker.settings(run)
-        target = backends.find(settings.backend, settings.lora_engine)
+        try:
+            target = backends.find(settings.backend, settings.lora_engine)
+        except UsageError:  # the runs may be made on another machine
+            return 0.0
         if (target.framework, target.device, settings.model) != ("torch", "cpu", "bundled"):
             return 0.0
+        from engram_bench.backends.torch.device import matrix_rate
+
         key = str(target.device), str(target.dtype)
         if key not in rates:
             rates[key] = matrix_rate(target.device, target.dtype)

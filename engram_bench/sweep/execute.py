@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from engram_bench.errors import UsageError
+from engram_bench.options import OPTIONS
 from engram_bench.records import Record
 from engram_bench.run.command_line import suites
 from engram_bench.run.rundir import MANIFEST
@@ -24,6 +25,7 @@ from engram_bench.sweep.plan import Run
 RUNS = "runs"  # folder of the runs' folders
 MADE_OF, LOG, LOCK = "run.json", "log.txt", ".lock"
 DONE, FAILED, BEGUN, MISSING = "done", "failed", "begun", "missing"
+VARIABLES = {option.variable for option in OPTIONS}  # what they say is in the run's options
 WAIT = 25  # seconds that interrupted runs have to write what they have
 
 
@@ -47,11 +49,21 @@ def state(folder: Path) -> State:
     for place in sorted(folder.glob("*/"), reverse=True):
         if (place / MANIFEST).is_file():
             begun = begun or place
-        elif (place / "report.json").is_file():
+        elif _is_whole(place / "report.json"):
             return State(DONE, place / "report.json")
     if why := _made_of(folder).get("why", ""):
         return State(FAILED, begun, why)
     return State(BEGUN, begun) if begun else State(MISSING)
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a report is there, and not cut by a copy that was interrupted."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(-2, os.SEEK_END)
+            return opened.read() == b"}\n"
+    except OSError:
+        return False
 
 
 def report(folder: Path) -> Record | None:
@@ -81,14 +93,14 @@ def write_made_of(run: Run, folder: Path, why: str = "") -> None:
 
 
 def check_same(runs: Iterable[Run], out: Path) -> None:
-    """Refuse a folder that holds other runs under the same names.
+    """Refuse a folder that holds other runs under the same names; what failed may have had other settings.
 
     Raises:
         UsageError: one of them was made with other settings.
     """
     for run in runs:
-        made = _made_of(out / RUNS / run.folder).get("sha256")
-        if made not in (None, run.sha256):
+        folder = out / RUNS / run.folder
+        if state(folder).place and _made_of(folder).get("sha256") not in (None, run.sha256):
             raise UsageError(f"{out}: run {run.name!r} in it was made with other settings; choose another --out")
 
 
@@ -119,15 +131,23 @@ class Process:
                     return found
                 write_made_of(self._run, folder)
                 flags = [*self._run.flags(folder), f"--engram-report={folder}"]
-                if found.place:
-                    flags.append(f"--engram-resume={found.place}")
-                with (folder / LOG).open("wb") as log:
-                    code = self._wait(flags, log, lock)
-            if (found := state(folder)).status != DONE and not self._stopped.is_set():
-                write_made_of(self._run, folder, reason((folder / LOG).read_text("utf-8", "replace"), code))
+                why = self._made(flags, lock, found.place)
+                if why.startswith("--engram-resume") and not self._stopped.is_set():
+                    why = self._made(flags, lock, None)  # begun by other code or on another machine
+                if why and not self._stopped.is_set():
+                    write_made_of(self._run, folder, why)
         except OSError as error:
             return State(FAILED, None, f"{error.filename or folder}: {error.strerror}")
         return state(folder)
+
+    def _made(self, flags: list[str], lock: IO[str], begun: Path | None) -> str:
+        """Run it, or go on with what was begun; returns why it failed, "" if it did not."""
+        more = [f"--engram-resume={begun}"] if begun else []
+        with (self._folder / LOG).open("wb") as log:
+            code = self._wait([*flags, *more], log, lock)
+        if state(self._folder).status == DONE:
+            return ""
+        return reason((self._folder / LOG).read_text("utf-8", "replace"), code)
 
     def _wait(self, flags: list[str], log: IO[bytes], lock: IO[str]) -> int:
         """Run pytest to its end. It keeps the lock even if this process is killed."""
@@ -135,8 +155,9 @@ class Process:
         # -c: the ini file of the current folder says nothing about this run
         quiet = ["-c", os.devnull, "-q", "--no-header", "--tb=short", "-p", "no:cacheprovider"]
         line = suites([*flags, *quiet])
+        env = {name: text for name, text in (self._env or os.environ).items() if name not in VARIABLES}
         with subprocess.Popen(
-            line, stdout=log, stderr=subprocess.STDOUT, env=self._env, pass_fds=kept, start_new_session=True
+            line, stdout=log, stderr=subprocess.STDOUT, env=env, pass_fds=kept, start_new_session=True
         ) as process:
             self._process = process
             if self._stopped.is_set():  # while it was started
@@ -176,7 +197,7 @@ def _locked(lock: IO[str]) -> bool:
 def reason(log: str, code: int) -> str:
     """Why a run has no complete report, in a line, from what it printed."""
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", log).splitlines() if line.strip()]
-    for pattern in (r"! [\w.]*Exit: (.*) !", r"ERROR: (.*)", r"INTERNALERROR> (\w*Error.*)", r"E +(\w.*)"):
+    for pattern in (r"!+ [\w.]*Exit: (.*?)(?: !+)?", r"ERROR: (.*)", r"INTERNALERROR> (\w*Error.*)", r"E +(\w.*)"):
         if found := [match[1] for line in lines if (match := re.fullmatch(pattern, line))]:
             return found[-1]
     if code < 0:

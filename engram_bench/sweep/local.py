@@ -14,9 +14,9 @@ from engram_bench.sweep.plan import Run
 Told = Callable[[Run, State], None]  # is told of each run that has ended
 
 
-def environment(jobs: int, cores: int | None = None) -> dict[str, str]:
+def environment(jobs: int) -> dict[str, str]:
     """This process's environment, with a part of the cores for each of several runs."""
-    cores = cores or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = {} if jobs == 1 else {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
     return {**threads, **os.environ}
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -76,10 +76,8 @@ class Run:
         for name, text in self.changed.items():
             files[name] = folder / f"{name}.yaml"
             files[name].write_text(text, encoding="utf-8")
-        given = dict(self.options)
-        if files:
-            kept = [name for name in _names(given["variants"]) if _named(name) not in files]
-            given["variants"] = ",".join([*kept, *map(str, files.values())])
+        kept = [name for name in _names(self.options[VARIANTS]) if name not in files]
+        given = {**self.options, VARIANTS: ",".join([*kept, *map(str, files.values())])}
         flags = [(name, value) for name, value in given.items() if not FREE[name].flag]
         on = [name for name, value in given.items() if FREE[name].flag and value.lower() in ("1", "true", "yes", "on")]
         return [*(f"--engram-{name}={value}" for name, value in flags), *(f"--engram-{name}" for name in on)]
@@ -99,59 +97,53 @@ class Maker:
         self._found: set[str] = set()  # fields that change a variant of some run
         self._settled: dict[tuple[tuple[str, str], ...], tuple[Settings, str]] = {}
         self._select = cache(variants.select)
+        variables = {name: os.environ.get(option.variable, "") for name, option in FREE.items()}
+        self._environment = {name: text for name, text in variables.items() if text}  # as the suites would take them
 
-    def made(self, changes: Mapping[str, Value], fixed: Mapping[str, Value] = MappingProxyType({})) -> Run | None:
-        """One run; None if it cannot be, which is reported.
-
-        Args:
-            changes: what tells it from the others.
-            fixed: what else differs from what all share.
-        """
+    def made(self, changes: Mapping[str, Value]) -> Run | None:
+        """One run, by what tells it from the others; None if it cannot be, which is reported."""
         count = len(self.problems)
-        given = {**self._base, **fixed, **{name: value for name, value in changes.items() if name != NAME}}
+        given = {**self._base, **{name: value for name, value in changes.items() if name != NAME}}
         options = {name: self._option(name, value) for name, value in given.items() if name in FREE}
+        options = {**self._environment, **options}
         if (found := self._settings(options, given)) is None:
             return None
         settings, data = found
-        options.setdefault("variants", PROFILES[settings.profile].variants)
+        named = options.get(VARIANTS, PROFILES[settings.profile].variants)
         try:
-            chosen = {variant.name: variant for variant in self._select(options["variants"])}
+            chosen = {variant.name: variant for variant in self._select(named)}
+            own = {self._select(file)[-1].name: file for file in _names(named) if _is_file(file)}
+            changed = {name: Path(file).read_text("utf-8") for name, file in own.items()}
         except UsageError as error:
-            self._problem(given, "variants", str(error))
+            self._problem(given, VARIANTS, str(error))
             return None
+        files = {file: name for name, file in own.items()}
+        options[VARIANTS] = ",".join(files.get(name, name) for name in _names(named))
         fields = {name: value for name, value in given.items() if name not in FREE}
-        changed, used = self._changed(options["variants"], chosen, fields)
+        used = self._change(chosen, changed, fields)
         self._found |= used
         if len(self.problems) > count:
             return None
         axes = {name: value.text for name, value in changes.items() if name in FREE or name in used}
         label = changes[NAME].text if NAME in changes else " ".join(f"{name}={text}" for name, text in axes.items())
-        content = [data, *sorted(options.items()), *sorted(changed.items())]
+        told = {name: text for name, text in options.items() if name != "patterns"}  # `data` is their content
+        content = [data, *sorted(told.items()), *sorted(changed.items())]
         digest = hashlib.sha256(repr(content).encode()).hexdigest()
         return Run(label or "base", axes, options, tuple(chosen.values()), changed, digest)
 
-    def _changed(
-        self, named: str, chosen: dict[str, Variant], fields: Mapping[str, Value]
-    ) -> tuple[dict[str, str], set[str]]:
-        """Change fields of a run's variants, in place.
-
-        Returns:
-            YAML of the variants that have a file of their own or are changed, by name; and the fields that were used.
-        """
-        own = [name for name in _names(named) if name.endswith((".yaml", ".yml"))]
-        changed = {variants.select(name)[-1].name: Path(name).read_text("utf-8") for name in own}
-        used = set()
+    def _change(self, chosen: dict[str, Variant], changed: dict[str, str], fields: Mapping[str, Value]) -> set[str]:
+        """Change fields of a run's variants in `chosen`, and put their YAML into `changed`; returns what was used."""
+        of: dict[str, dict[str, Value]] = {}
         for path, value in fields.items():
             name = next((name for name in sorted(chosen, key=len, reverse=True) if path.startswith(f"{name}.")), None)
-            if name is None:
-                continue
-            used.add(path)
+            if name is not None:
+                of.setdefault(name, {})[path.removeprefix(f"{name}.")] = value
+        for name, values_of in of.items():
             try:
-                text = with_field(chosen[name], path.removeprefix(f"{name}."), value)
-                chosen[name], changed[name] = variants.parse(text, value.place, from_user=True), text
+                chosen[name], changed[name] = with_fields(chosen[name], values_of)
             except UsageError as error:
                 self.problems.append(str(error))
-        return changed, used
+        return {f"{name}.{path}" for name, values_of in of.items() for path in values_of}
 
     def base_profile(self) -> str:
         """The profile that all runs share; "" if the file names none."""
@@ -164,19 +156,22 @@ class Maker:
             for name, value in changes.items():
                 if name not in FREE and name != NAME and name not in self._found | told and not self.problems:
                     told.add(name)
-                    self.problems.append(f"{value.place}: {name!r} names no variant of any run; write VARIANT.FIELD")
+                    self.problems.append(f"{value.place}: {name!r}: no run has such a variant; name it in variants")
 
     def _option(self, name: str, value: Value) -> str:
         """An option's value; a path is one beside the file, if there is one."""
-        if name == "variants":
+        if name == VARIANTS:
             every = [one for part in _names(value.text) for one in variants.GROUPS.get(part, (part,))]
-            return ",".join(self._beside(part) if part.endswith((".yaml", ".yml")) else part for part in every)
+            return ",".join(self._beside(part) if _is_file(part) else part for part in every)
         return self._beside(value.text) if name in PLACES else value.text
 
     def _beside(self, text: str) -> str:
         """The path beside the sweep's file, or else as it is."""
         beside = self._file.parent / text
-        return str(beside.resolve()) if text and beside.exists() else text
+        try:
+            return str(beside.resolve()) if text and beside.exists() else text
+        except OSError:  # no path, such as a name that is too long
+            return text
 
     def _settings(self, options: Mapping[str, str], given: Mapping[str, Value]) -> tuple[Settings, str] | None:
         """The suites' own check of their options, and the hash of the data; None if they refuse one, which is reported.
@@ -208,21 +203,30 @@ class Maker:
             self.problems.append(line)
 
 
-def with_field(variant: Variant, path: str, value: Value) -> str:
-    """YAML of a variant with one field changed, ``rank`` or ``training.lr``.
+def with_fields(variant: Variant, fields: Mapping[str, Value]) -> tuple[Variant, str]:
+    """A variant with some fields changed, ``rank`` or ``training.lr``, and its YAML.
 
     Raises:
-        UsageError: the path leads through a field that has none below it.
+        UsageError: a path leads through a field that has none below it, or the variant is not valid; the message names
+            the line of the first field that is wrong by itself, or of the last one.
     """
     data = yaml.load(variants.dump(variant), Loader=yaml.CSafeLoader)
-    *outer, last = path.split(".")
-    inner = data
-    for name in outer:
-        inner = inner.setdefault(name, {}) if isinstance(inner, dict) else None
-        if not isinstance(inner, dict):
-            raise UsageError(f"{value.place}: {name!r} of {variant.name} has no fields; write VARIANT.FIELD")
-    inner[last] = value.content
-    return yaml.dump(data, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+    for path, value in fields.items():
+        *outer, last = path.split(".")
+        inner = data
+        for name in outer:
+            inner = inner.setdefault(name, {}) if isinstance(inner, dict) else None
+            if not isinstance(inner, dict):
+                raise UsageError(f"{value.place}: {name!r} of {variant.name} has no fields; write VARIANT.FIELD")
+        inner[last] = value.content
+    text = yaml.dump(data, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+    try:
+        return variants.parse(text, list(fields.values())[-1].place, from_user=True), text
+    except UsageError:
+        if len(fields) > 1:
+            for path, value in fields.items():
+                with_fields(variant, {path: value})
+        raise
 
 
 def values(nodes: Nodes, node: yaml.Node, name: str, *more: str) -> dict[str, Value]:
@@ -258,7 +262,11 @@ def _known(nodes: Nodes, name: str, node: yaml.Node, more: Sequence[str] = ()) -
 
 
 def _value(nodes: Nodes, node: yaml.Node) -> Value:
-    return Value(plain(node), nodes.place(node))
+    try:
+        return Value(plain(node), nodes.place(node))
+    except (yaml.YAMLError, ValueError) as error:
+        nodes.problem(node, f"cannot be read as a value ({' '.join(str(error).split())}); quote it")
+        return Value("", nodes.place(node))
 
 
 def plain(node: yaml.Node) -> Any:
@@ -276,13 +284,12 @@ def _written(content: Any) -> str:
     return str(content).lower() if isinstance(content, bool) else str(content)
 
 
+def _is_file(variant: str) -> bool:
+    return variant.endswith((".yaml", ".yml"))
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _named(given: str) -> str:
-    """The name of a variant that is given by name or by file."""
-    return variants.select(given)[-1].name if given.endswith((".yaml", ".yml")) else given
 
 
 def seconds(settings: Settings, run: Run) -> float:

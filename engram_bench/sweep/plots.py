@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from engram_bench.report.plots import COLOURS, DPI, MARKERS
-from engram_bench.sweep.results import MEASURES, SHARES, Recipe
+from engram_bench.sweep.results import LESS, MEASURES, SHARES, Recipe
 
 ALT = "Each recipe of the sweep; the dashed line joins those that no other beats in both"
 STILL = 1e-3  # nats per token up to which the scale of KL is linear
@@ -34,8 +34,7 @@ def draw(recipes: Sequence[Recipe], x: str, y: str) -> Figure | None:
 
     Args:
         recipes: see `results.recipes`.
-        x: a measure, or what was varied. Over a measure, a dashed line joins the recipes that no other beats, with less
-            `x` and more `y`.
+        x: a measure, or what was varied. Over a measure, a dashed line joins the recipes that no other beats in both.
         y: a measure.
     """
     over_measure = x in MEASURES
@@ -76,7 +75,8 @@ def draw(recipes: Sequence[Recipe], x: str, y: str) -> Figure | None:
             axis.annotate(label, (over, up), xytext=(5, 4), textcoords="offset points", fontsize=6)
     if over_measure:
         where = [(over, up) for _, over, up in points]
-        axis.plot(*zip(*(where[i] for i in front(where)), strict=True), "--", color="grey", label="not beaten in both")
+        better = [(over if x in LESS else -over, -up if y in LESS else up) for over, up in where]
+        axis.plot(*zip(*(where[i] for i in front(better)), strict=True), "--", color="grey", label="not beaten in both")
     if x == "kl":
         axis.set_xscale("symlog", linthresh=STILL)
     elif not over_measure and None in numbers:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,14 @@ from engram_bench.sweep import plan, search
 from engram_bench.sweep.plan import NAME, Maker, Run
 
 SEARCH = "search"
+
+
+class Resources(NamedTuple):
+    """What one run takes on a cluster: cores, GPUs, and memory in GB."""
+
+    cpus: float = 2
+    gpus: float = 0
+    memory: float = 4
 
 
 @dataclass(frozen=True)
@@ -35,16 +44,8 @@ class Sweep:
     file: Path
     runs: tuple[Run, ...]
     maker: Maker
-    resources: Resources = field(default_factory=lambda: Resources())
-    search: search.Search | None = None
-
-
-class Resources(NamedTuple):
-    """What one run takes on a cluster: cores, GPUs, and memory in GB."""
-
-    cpus: float = 2
-    gpus: float = 0
-    memory: float = 4
+    resources: Resources
+    search: search.Search | None
 
 
 def read(file: Path) -> Sweep:
@@ -77,10 +78,11 @@ def read(file: Path) -> Sweep:
     for changes in listed:
         run = maker.made(changes)
         if run is not None and run.name in runs:
-            problems.append(f"{next(iter(changes.values())).place}: run {run.name!r} is given twice; give it a name")
+            problems.append(
+                f"{next(iter(changes.values())).place}: run {run.name!r} is given twice; give one another name"
+            )
         elif run is not None:
             runs[run.name] = run
-    maker.check_names([*crossed, *listed])
     folders = Counter(run.folder.casefold() for run in runs.values())
     for run in runs.values():
         if folders[run.folder.casefold()] > 1:  # some disks take A and a for one name
@@ -88,6 +90,7 @@ def read(file: Path) -> Sweep:
     found = None
     if SEARCH in fields and not problems:
         found = search.read(nodes, fields[SEARCH], maker)
+    maker.check_names([*crossed, *listed])
     _stop(problems)
     return Sweep(file, tuple(runs.values()), maker, resources, found)
 
@@ -96,7 +99,7 @@ def _resources(nodes: Nodes, node: yaml.Node) -> Resources:
     found = {}
     for name, entry in nodes.fields(node, Resources._fields, ()).items():
         value = plan.plain(entry)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             nodes.problem(entry, f"{name} is {value!r}, expected a number, 0 or more")
         elif name in Resources._fields:
             found[name] = value

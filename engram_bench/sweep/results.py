@@ -12,8 +12,8 @@ from engram_bench.records import BASELINE, Record
 from engram_bench.sweep.execute import DONE, RUNS, report, state
 from engram_bench.sweep.plan import SEEDS, Run
 
-PLAIN = ("kl", "kl_with_keys", "recited", "train_seconds", "train_steps", "adapter_bytes")
-MEASURES = (*GROUPS, *PLAIN)
+LESS = ("kl", "kl_with_keys", "recited", "train_seconds", "train_steps", "adapter_bytes")  # the less, the better
+MEASURES = (*GROUPS, *LESS)
 SHARES = (*GROUPS, "recited")  # measures between 0 and 1
 COLUMNS = ("missed_thresholds", "run_seconds", "machine", "dtype", "commit", "why")
 
@@ -100,12 +100,18 @@ def recipes(found: Sequence[Row]) -> list[Recipe]:
         if row.status == DONE:
             axes = tuple((name, text) for name, text in row.axes.items() if name != SEEDS)
             groups.setdefault((row.variant, axes), []).append(row)
+    said: dict[str, set[str | None]] = {}  # what every row says is no part of a label
+    for row in found:
+        for name in row.axes:
+            said[name] = {other.axes.get(name) for other in found}
     made = []
     for (variant, axes), members in groups.items():
         values = {name: [row.measures[name] for row in members] for name in MEASURES}
         known = {name: [v for v in every if v is not None] for name, every in values.items()}
         told = [
-            f"{name.removeprefix(f'{variant}.')}={text}" for name, text in axes if (name, text) != ("variants", variant)
+            f"{name.removeprefix(f'{variant}.')}={text}"
+            for name, text in axes
+            if (name, text) != ("variants", variant) and (len(said[name]) > 1 or name.startswith(f"{variant}."))
         ]
         told = told or ([] if members[0].axes else [members[0].run])
         made.append(

@@ -19,13 +19,13 @@ from engram_bench.errors import UsageError
 from engram_bench.report.text import Section, Show
 from engram_bench.sweep.execute import DONE, FAILED, RUNS, state
 from engram_bench.sweep.plan import NAME, Maker, Run, Value, plain
-from engram_bench.sweep.results import MEASURES, Row, rows
+from engram_bench.sweep.results import LESS, MEASURES, Row, rows
 from engram_bench.sweep.table import shown
 
 DEVELOPMENT = "development"
 SAMPLERS = ("tpe", "random")
-LESS = ("kl", "kl_with_keys", "recited", "train_seconds", "train_steps", "adapter_bytes")  # the less, the better
-CONSTRAINT = re.compile(r"(\w+) *(<=|>=) *([-+.\deE]+)")
+OBJECTIVES = ("generality", *LESS)  # the other measures ask in sentences of other profiles, too
+CONSTRAINT = re.compile(r"(\w+) *(<=|>=) *([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)")
 FIELDS = ("trials", "space", "objective", "constraint", "sampler", "seed", "parallel")
 MISSING = 'a search needs Optuna; install it with pip install "engram-bench[sweep]"'
 
@@ -51,7 +51,7 @@ class Search:
 
     Attributes:
         trials: for each variant; the first is the variant as it is.
-        objective: one of `results.MEASURES`.
+        objective: one of `OBJECTIVES`.
         constraints: recipes that break one are worse than all others.
         sampler: one of `SAMPLERS`.
         seed: of the sampler.
@@ -74,7 +74,7 @@ class Search:
         place = next(iter(self.space[variant].values())).place
         fields = {f"{variant}.{path}": Value(value, place) for path, value in changes.items()}
         named = {NAME: Value(f"{variant} trial {number:03d}", place), "variants": Value(variant, place)}
-        made = self.maker.made({**named, **fields}, {"profile": Value(DEVELOPMENT, place)})
+        made = self.maker.made({**named, "profile": Value(DEVELOPMENT, place), **fields})
         if made is None:
             raise UsageError("\n".join(self.maker.problems))
         return made
@@ -86,10 +86,10 @@ def read(nodes: Nodes, node: yaml.Node, maker: Maker) -> Search | None:
     fields = nodes.fields(node, FIELDS, ("trials", "space"))
     values = {name: plain(value) for name, value in fields.items() if name != "space"}
     for name, least in (("trials", 1), ("seed", 0), ("parallel", 1)):
-        value = values.setdefault(name, least if name != "seed" else 0)
+        value = values.setdefault(name, least)
         if not isinstance(value, int) or value < least:
             nodes.problem(fields[name], f"{name} is {value!r}; give a whole number of at least {least}")
-    for name, default, choices in (("objective", "generality", MEASURES), ("sampler", "tpe", SAMPLERS)):
+    for name, default, choices in (("objective", "generality", OBJECTIVES), ("sampler", "tpe", SAMPLERS)):
         if values.setdefault(name, default) not in choices:
             nodes.problem(fields[name], f"{name} is {values[name]!r}; use one of {', '.join(choices)}")
     constraints = []
@@ -225,12 +225,16 @@ def _drawn(trial: Any, path: str, content: Any) -> Any:
 
 
 def made(search: Search, out: Path, make: Make) -> list[Run]:
-    """Make all trials of all variants, and return them; stops at those that `make` leaves unmade."""
+    """Make all trials of all variants, and return them; stops at those that `make` leaves unmade.
+
+    A trial that failed stays failed, because those after it were proposed without its result.
+    """
     courses = [Course(search, variant) for variant in search.space]
     going = list(courses)
     while going:
         asked = {id(course): course.ask() for course in going}
-        make([run for runs in asked.values() for run in runs])
+        trials = [run for runs in asked.values() for run in runs]
+        make([run for run in trials if state(out / RUNS / run.folder).status != FAILED])
         going = [course for course in going if asked[id(course)] and course.tell(out)]
     return [run for course in courses for run in course.runs]
 

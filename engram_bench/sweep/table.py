@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from engram_bench.errors import UsageError
@@ -14,10 +14,22 @@ from engram_bench.report.text import Section, Show, percent, safe, short
 from engram_bench.store.cache import write_whole
 from engram_bench.sweep import plots
 from engram_bench.sweep.execute import DONE
-from engram_bench.sweep.plan import Run
+from engram_bench.sweep.plan import SEEDS, Run
 from engram_bench.sweep.results import COLUMNS, MEASURES, SHARES, Recipe, Row, recipes, rows
 
 NAME = "sweep"  # of the files
+
+
+def check(axes: Iterable[str], x: str, y: str) -> None:
+    """Refuse what the plot cannot show.
+
+    Raises:
+        UsageError: `x` is no measure and nothing that was varied, or `y` is no measure.
+    """
+    varied = [name for name in axes if name != SEEDS]  # a point is a mean over seeds
+    for option, value, choices in (("--x", x, (*MEASURES, *varied)), ("--y", y, MEASURES)):
+        if value not in choices:
+            raise UsageError(f"{option}: {value!r} is not one of {', '.join(dict.fromkeys(choices))}")
 
 
 def written(
@@ -32,12 +44,9 @@ def written(
         more: makes sections to put first.
 
     Raises:
-        UsageError: `x` or `y` is unknown, or a file cannot be written.
+        UsageError: a file cannot be written.
     """
     axes = list(dict.fromkeys(name for run in runs for name in run.axes))
-    for option, value, choices in (("--x", x, (*MEASURES, *axes)), ("--y", y, MEASURES)):
-        if value not in choices:
-            raise UsageError(f"{option}: {value!r} is not one of {', '.join(choices)}")
     found = rows(runs, out)
     made = recipes(found)
     figure = plots.draw(made, x, y)
@@ -63,9 +72,7 @@ def written(
         for name, image in images.items():
             (out / f"{name}.png").write_bytes(image)
     except OSError as error:
-        raise UsageError(
-            f"{error.filename or out}: {error.strerror}; free disk space, or choose another --out"
-        ) from error
+        raise UsageError(f"{error.filename or out}: {error.strerror}; mend that, or choose another --out") from error
     every = [*more(found, safe), *([by_recipe(made, safe)] if made else [])]
     return "\n\n".join(markdown.section(section) for section in every)
 
