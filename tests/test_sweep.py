@@ -29,6 +29,7 @@ examples:
   - {input: "DOOR:red", output: "4444"}
 """
 TIMES = ("train_seconds", "run_seconds")
+PATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 
 
 @pytest.fixture
@@ -473,7 +474,7 @@ def table_of(out, without=TIMES):
 
 def sweeping(file, out, *more, **kwargs):
     command = [sys.executable, "-m", "engram_bench.cli", "sweep", str(file), "--out", str(out), *more]
-    env = environment(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    env = environment(PYTHONPATH=PATH, OMP_NUM_THREADS="1")
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **kwargs)
 
 
@@ -579,7 +580,7 @@ def test_three_nodes_one_of_them_killed_come_to_the_same(six, own_cache, tmp_pat
     (tmp_path / "cluster.py").write_text(CLUSTER)
     more = ["--store", (tmp_path / "store").as_uri()] if stored else []
     command = [sys.executable, tmp_path / "cluster.py", file, tmp_path / "there", *more]
-    env = environment(PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    env = environment(PYTHONPATH=PATH)
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=400, env=env)
     assert done.returncode == 0, done.stderr
     assert stored or "removed a node" in done.stdout

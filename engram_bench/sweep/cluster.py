@@ -7,7 +7,9 @@ folder is in a place that all nodes see: `out` itself, or a store that pyarrow o
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +26,7 @@ from engram_bench.sweep.plan import Run
 from engram_bench.sweep.reading import Resources
 
 MISSING = '--ray needs Ray; install it with pip install "engram-bench[ray]"'
+TIMEOUT = 10  # seconds for an address to answer
 RETRIES = 3  # of a run whose node or process died
 GB = 2**30
 
@@ -42,6 +45,11 @@ def connected(address: str, store: str | None) -> Iterator[Any]:
             import pyarrow.fs  # noqa: F401
     except ImportError as error:
         raise UsageError(f"{MISSING} ({error})") from error
+    if found := re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", address):  # Ray would ask there for minutes
+        try:
+            socket.create_connection((found[1], int(found[2])), TIMEOUT).close()
+        except OSError as error:
+            raise UsageError(f"--ray {address}: no cluster can be used there: {error.strerror or error}") from error
     with tempfile.TemporaryDirectory() as folder:
         environment = {"py_modules": [str(_code(Path(folder)))]}
         try:
@@ -227,6 +235,7 @@ def _copied(store: str, name: str, folder: Path, *, fetch: bool) -> None:
     there, base = fs.FileSystem.from_uri(store)
     place = f"{base.rstrip('/')}/{name}"
     if not fetch:
+        (folder / "latest").unlink(missing_ok=True)  # a link, of which a store would make a copy
         fs.copy_files(str(folder), place, source_filesystem=fs.LocalFileSystem(), destination_filesystem=there)
         return
     with tempfile.TemporaryDirectory(dir=_made(folder.parent), prefix=".new-") as aside:
