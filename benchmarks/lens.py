@@ -76,6 +76,22 @@ def gates(backend: Any, adapter: EngramAdapter, prompt: Prompt) -> dict[int, lis
     }
 
 
+def summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean gates by layer, on the user's tokens and on the template's; mean log-probabilities after each layer."""
+    gate: dict[str, dict[str, float]] = {}
+    for number in trials[0]["gates"]:
+        found: dict[str, list[float]] = {"user": [], "template": []}
+        for trial in trials:
+            for value, own in zip(trial["gates"][number], trial["user"], strict=True):
+                found["user" if own else "template"].append(value)
+        gate[str(number)] = {of: round(sum(values) / len(values), 2) for of, values in found.items()}
+    every = {name: [trial[name] for trial in trials] for name in ("untouched", "with memory")}
+    lenses = {
+        name: [round(sum(layer) / len(layer), 1) for layer in zip(*rows, strict=True)] for name, rows in every.items()
+    }
+    return {"gate": gate, **lenses}
+
+
 def drawn(trials: list[dict[str, Any]], file: Path) -> None:
     """Gates by token, a row per prompt and layer, beside the log-probability of the answer's first token by layer."""
     figure = Figure(figsize=(14, 8), layout="constrained")
@@ -124,13 +140,14 @@ def main() -> None:
                 "category": category.name,
                 "prompt": question.prompt,
                 "answer": question.item.output,
+                "user": list(prompt.content),
                 "tokens": [backend.encoder.tokenizer.decode([i]) for i in prompt.ids],
                 "gates": gates(backend, adapter, prompt),
                 "untouched": lens(backend, None, prompt, token),
                 "with memory": lens(backend, adapter, prompt, token),
             }
         )
-    saved(args.out, backend, trials, commit=commit())
+    saved(args.out, backend, trials, commit=commit(), summary=summary(trials))
     drawn(trials, args.plot)
 
 

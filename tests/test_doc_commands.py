@@ -14,7 +14,10 @@ from tests.running import ROOT, run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-PROGRAMS = re.compile(r"(?:[A-Z]+=\S+ )*(?:\.venv/bin/)?(engram-bench|pytest|make|benchmarks/gpu_kit\.sh) ")
+PROGRAMS = re.compile(
+    r"(?:[A-Z]+=\S+ )*(?:\.venv/bin/)?(engram-bench|pytest|make|benchmarks/gpu_kit\.sh|git|python3|pip|lm_eval) "
+)
+OTHERS = ("git", "python3", "pip", "lm_eval")  # programs that are not this project's
 
 
 def commands_by_block(text):
@@ -31,7 +34,14 @@ FOUND = {(page.name, *command) for page in PAGES for _, command in commands_by_b
 
 
 def test_the_pages_hold_commands_of_every_program():
-    assert {command[0] for _, *command in FOUND} == {"engram-bench", "pytest", "make", "benchmarks/gpu_kit.sh"}
+    ours = {"engram-bench", "pytest", "make", "benchmarks/gpu_kit.sh"}
+    assert {command[0] for _, *command in FOUND} == {*ours, *OTHERS}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_line_of_a_block_is_such_a_command(page):
+    for block in re.findall(r"^```\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE):
+        assert [line for line in block.splitlines() if line and not PROGRAMS.match(line)] == []
 
 
 @pytest.mark.parametrize("command", sorted(FOUND), ids=" ".join)
@@ -48,7 +58,7 @@ def test_every_command_exists_with_its_options(command):
     elif program == "make":
         targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
         assert {word for word in words if "=" not in word} <= targets
-    else:
+    elif program not in OTHERS:
         assert program == "benchmarks/gpu_kit.sh"
         assert words[0] in ("pack", "unpack", "run", "collect")
 
@@ -63,6 +73,8 @@ ELSEWHERE = {
     r"engram-bench data --out tasks --format lm-eval": "test_lm_eval.py",
     r"engram-bench (compare|report).* --track": "test_compare_many.py",
     r"engram-bench sweep": "test_sweep.py",
+    r"lm_eval": "test_lm_eval.py",
+    r"git|python3|pip": "CI, which clones and installs; test_wheel.py installs a wheel",
 }
 FEW = ("--engram-variants", "baseline,lora,engram-keyed")
 NAMES = ("facts", "ask", "write", "forget", "train", "demo")  # of commands that take a model

@@ -284,7 +284,10 @@ def test_a_report_that_was_cut_is_no_report(written, tmp_path):
     (run,) = runs_of(written("grid: {seeds: [0]}"))
     make_done(run, tmp_path, a_report("lora", 1, 0))
     file = next((tmp_path / RUNS / run.folder).glob("*/report.json"))
-    file.write_text(file.read_text()[:-20])
+    file.write_text("nonsense}\n")
+    (row,) = results.rows([run], tmp_path)
+    assert (row.status, row.rest["why"]) == ("failed", "its report cannot be read; delete its folder")
+    file.write_text(json.dumps(a_report("lora", 1, 0), indent=1)[:-20])
     assert state(tmp_path / RUNS / run.folder).status == "missing"
     table.written([run], tmp_path, "kl", "generality", lambda *_: [])
 
@@ -504,6 +507,7 @@ def test_an_ended_sweep_goes_on_and_comes_to_the_same(six, own_cache, tmp_path, 
     process.send_signal(sent)
     process.communicate(timeout=120)
     assert process.returncode != 0
+    assert (tmp_path / "ended" / "sweep.csv").is_file() == (sent == signal.SIGINT)
     done = {folder for folder in (tmp_path / "ended" / RUNS).iterdir() if state(folder).status == DONE}
     assert 2 <= len(done) < 6
     before = {folder: state(folder).place.stat().st_mtime_ns for folder in done}

@@ -238,12 +238,9 @@ def _copied(store: str, name: str, folder: Path, *, fetch: bool) -> None:
         (folder / "latest").unlink(missing_ok=True)  # a link, of which a store would make a copy
         fs.copy_files(str(folder), place, source_filesystem=fs.LocalFileSystem(), destination_filesystem=there)
         return
-    with tempfile.TemporaryDirectory(dir=_made(folder.parent), prefix=".new-") as aside:
-        fs.copy_files(place, aside, source_filesystem=there, destination_filesystem=fs.LocalFileSystem())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as aside:
+        new = Path(aside, "run")
+        fs.copy_files(place, str(new), source_filesystem=there, destination_filesystem=fs.LocalFileSystem())
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(aside, _made(folder), dirs_exist_ok=True)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        new.rename(folder)

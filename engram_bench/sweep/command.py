@@ -78,8 +78,12 @@ def sweep(
         with FileLock(out / LOCK, timeout=0):
             print(announced(read, out), file=sys.stderr)
             told = Progress(_count(read))
-            with _maker(read, out, jobs, ray, store, told) as maker:
-                runs = _every(read, out, partial(_make, out=out, maker=maker, told=told))
+            try:
+                with _maker(read, out, jobs, ray, store, told) as maker:
+                    runs = _every(read, out, partial(_make, out=out, maker=maker, told=told))
+            except KeyboardInterrupt:
+                _write(read, out, _every(read, out, partial(check_same, out=out)), x, y)
+                raise
             _write(read, out, runs, x, y)
             return int(_statuses(runs, out) != {DONE})
     except Timeout as error:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from engram_bench.data.ways import GROUPS
 from engram_bench.records import BASELINE, Record
-from engram_bench.sweep.execute import DONE, RUNS, report, state
+from engram_bench.report.text import percent
+from engram_bench.sweep.execute import DONE, FAILED, RUNS, report, state
 from engram_bench.sweep.plan import SEEDS, Run
 
 LESS = ("kl", "kl_with_keys", "recited", "train_seconds", "train_steps", "adapter_bytes")  # the less, the better
@@ -57,7 +58,10 @@ def rows(runs: Sequence[Run], out: Path) -> list[Row]:
         folder = out / RUNS / run.folder
         made = report(folder)
         if made is None:
-            found.append(Row(run.name, run.axes, (now := state(folder)).status, "", {}, {"why": now.why}))
+            now = state(folder)
+            damaged = now.status == DONE
+            status, why = (FAILED, "its report cannot be read; delete its folder") if damaged else (now.status, now.why)
+            found.append(Row(run.name, run.axes, status, "", {}, {"why": why}))
             continue
         variants = [v for v in made["variants"] if v["name"] != BASELINE] or made["variants"]
         for variant in variants:
@@ -137,3 +141,14 @@ def _half(values: Sequence[float]) -> float | None:
     mean = sum(values) / len(values)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
     return float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+
+
+def shown(name: str, value: float | None, half: float | None = None, still: bool = False) -> str:
+    """A measure, with the half of its interval; `still`: a KL is 0 by construction."""
+    if value is None:
+        return ""
+    if still and name == "kl":
+        return "0*"
+    if name in SHARES:
+        return percent(value) + ("" if half is None else f" ±{100 * half:.1f}")
+    return f"{value:.4g}" + ("" if half is None else f" ±{half:.2g}")

@@ -19,8 +19,7 @@ from engram_bench.errors import UsageError
 from engram_bench.report.text import Section, Show
 from engram_bench.sweep.execute import DONE, FAILED, RUNS, state
 from engram_bench.sweep.plan import NAME, Maker, Run, Value, plain
-from engram_bench.sweep.results import LESS, MEASURES, Row, rows
-from engram_bench.sweep.table import shown
+from engram_bench.sweep.results import LESS, MEASURES, Row, rows, shown
 
 DEVELOPMENT = "development"
 SAMPLERS = ("tpe", "random")

@@ -10,12 +10,12 @@ from pathlib import Path
 from engram_bench.errors import UsageError
 from engram_bench.report import html, markdown
 from engram_bench.report.plots import png
-from engram_bench.report.text import Section, Show, percent, safe, short
+from engram_bench.report.text import Section, Show, safe, short
 from engram_bench.store.cache import write_whole
 from engram_bench.sweep import plots
 from engram_bench.sweep.execute import DONE
 from engram_bench.sweep.plan import SEEDS, Run
-from engram_bench.sweep.results import COLUMNS, MEASURES, SHARES, Recipe, Row, recipes, rows
+from engram_bench.sweep.results import COLUMNS, MEASURES, Recipe, Row, recipes, rows, shown
 
 NAME = "sweep"  # of the files
 
@@ -120,17 +120,6 @@ def by_run(found: Sequence[Row], axes: Sequence[str], show: Show) -> Section:
             for row in found
         ],
     )
-
-
-def shown(name: str, value: float | None, half: float | None = None, still: bool = False) -> str:
-    """A measure, with the half of its interval; `still`: a KL is 0 by construction."""
-    if value is None:
-        return ""
-    if still and name == "kl":
-        return "0*"
-    if name in SHARES:
-        return percent(value) + ("" if half is None else f" ±{100 * half:.1f}")
-    return f"{value:.4g}" + ("" if half is None else f" ±{half:.2g}")
 
 
 def as_csv(found: Sequence[Row], axes: Sequence[str]) -> str:
