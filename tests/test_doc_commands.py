@@ -40,8 +40,9 @@ def test_the_pages_hold_commands_of_every_program():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_each_line_of_a_block_is_such_a_command(page):
-    for block in re.findall(r"^```\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE):
-        assert [line for line in block.splitlines() if line and not PROGRAMS.match(line)] == []
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE):
+        lines = [] if language else block.splitlines()
+        assert [line for line in lines if line and not PROGRAMS.match(line)] == []
 
 
 @pytest.mark.parametrize("command", sorted(FOUND), ids=" ".join)
