@@ -417,16 +417,19 @@ def test_the_published_routing_table_is_answered_end_to_end(tiny, tmp_path, more
     report = json.loads((tmp_path / "latest" / "report.json").read_text())
     jsonschema.validate(report, SCHEMA)
     rows = report["routed"]
-    assert [(row["prompt"], row["confidence"], row["route"], row["trained"]) for row in rows] == [
-        ("ACRONYM:GPU", 1.0, "memory", False),
-        ("CAPITAL:France", 1.0, "memory", True),
-        ("What is the capital of France?", 0.7, "memory", True),
-        ("Write a poem about cats", 0.0, "model", False),
-        ("How do I sort a list?", 0.0, "model", False),
+    assert [(row["prompt"], row["trained"]) for row in rows] == [
+        ("ACRONYM:GPU", False),
+        ("CAPITAL:France", True),
+        ("What is the capital of France?", True),
+        ("Write a poem about cats", False),
+        ("How do I sort a list?", False),
     ]
-    assert rows[1]["output"] == "blue" != rows[1]["untouched"]
+    if not more:  # the rules decide; else a classifier of the tiny model's hidden state
+        assert [row["confidence"] for row in rows] == [1.0, 1.0, 0.7, 0.0, 0.0]
+        assert rows[1]["output"] == "blue" != rows[1]["untouched"]
     assert {row["variant"] for row in rows} == {more[1:] or "engram-keyed"}
-    assert all(row["output"] == row["untouched"] for row in rows[3:])
+    assert all((row["route"] == "memory") == (row["confidence"] >= 0.5) for row in rows)
+    assert all(row["output"] == row["untouched"] for row in rows if row["route"] == "model")
     assert "## Routing, end to end" in (tmp_path / "latest" / "report.md").read_text()
 
 

@@ -124,7 +124,7 @@ def test_a_bare_variant_differs_in_its_questions_alone(name):
 def test_a_routed_variant_is_its_variant_behind_a_router():
     keyed, routed = variants.select("engram-keyed,engram-routed")[1:]
     assert (routed.config, routed.training, routed.adapter_of) == (keyed.config, keyed.training, "engram-keyed")
-    assert (routed.router, routed.control) == ("rules", False)
+    assert (routed.router, routed.control) == ("learned", False)
 
 
 @pytest.mark.parametrize("name", ["engram-keyed", "engram-keyed-one-slot"])

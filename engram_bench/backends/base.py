@@ -158,7 +158,7 @@ class AdapterClass(Protocol):
         ...
 
     def load(self, model: Any, config: Any, encoder: PromptEncoder, folder: Path, **changes: str) -> Adapter:
-        """Load an adapter that `Adapter.save` wrote, with changes that `Kind.changes` allows.
+        """Load an adapter that `Adapter.save` wrote, with the damage that `Kind.changes` allows.
 
         Raises:
             UsageError: the files are damaged or belong to another model.
@@ -277,6 +277,13 @@ class Backend(Protocol):
 
     def attached(self, adapter: Adapter | None) -> AbstractContextManager[None]:
         """Attach the adapter to the model inside the context; leaving it restores the baseline bit for bit."""
+        ...
+
+    def hidden_states(self, prompts: Sequence[Prompt], layer: int) -> NDArray[np.float32]:
+        """The input of a layer at the last token of each prompt, [prompts, d].
+
+        Layers from this one on do not run, so a memory attached there changes nothing.
+        """
         ...
 
     def generate(

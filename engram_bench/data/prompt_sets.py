@@ -26,6 +26,7 @@ from engram_bench.shipped import PATTERNS
 
 T = TypeVar("T")
 FOLDER = PATTERNS / "prompts"
+FITTED = 1000
 ROUTING = {  # set -> files of prompts that ask for an item, and of prompts that ask for none
     "labelled": ("routing_positive", "routing_negative"),
     "in own words": ("routing_own_words", "routing_negative"),
@@ -125,6 +126,18 @@ def routing(of: str = "labelled") -> list[RoutingPrompt]:
     negatives = _read(FOLDER / f"{negative}.yaml", lambda text: (str(text), None))
     kinds = [*asking.items(), *negatives.items()]
     return [RoutingPrompt(text, kind, input) for kind, entries in kinds for text, input in entries]
+
+
+def routing_development() -> tuple[list[str], list[str]]:
+    """Prompts to fit a router on, none of which judges one: those that ask for an item, and those that ask for none.
+
+    Of each, `FITTED` are drawn; more made no router better.
+    """
+    found = []
+    for label in ("positive", "negative"):
+        texts = list(chain.from_iterable(read(FOLDER / f"routing_development_{label}.yaml").values()))
+        found.append(random.Random("routing").sample(texts, min(FITTED, len(texts))))
+    return found[0], found[1]
 
 
 def read(file: Path) -> dict[str, list[str]]:

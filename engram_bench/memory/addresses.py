@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engram_bench.errors import UsageError
-from engram_bench.memory import routing
 from engram_bench.memory.hashing import ABSENT_ROW, Int64Array, NgramHasher, compress_vocabulary
 from engram_bench.memory.keys import KeyIndex, key_id, key_name
+from engram_bench.memory.routing import THRESHOLD
 from engram_bench.prompts import ABSENT, Pair, Prompt, PromptEncoder, Span, ngram_windows
 from engram_bench.variants.configs import EngramConfig
 
@@ -27,6 +27,7 @@ KNOWN = ("keys", "facts")  # arrays
 FACT_PHRASINGS = ("{key}", "What belongs to {key}?")
 
 Spans = Callable[[Prompt], Span | None]  # the part of a prompt that a memory reads
+Confidence = Callable[[Sequence[Prompt]], Sequence[float]]  # how sure a router is that prompts ask for stored things
 
 
 def placed(config: EngramConfig, depth: int) -> EngramConfig:
@@ -297,11 +298,11 @@ class Addresses:
         fitting = np.array([*there, *[True] * self.config.keyed])
         return any(there) and bool(hit.reshape(len(fitting), -1)[fitting].all())
 
-    def routed_span(self, encoder: PromptEncoder) -> Spans:
-        """`span`, but None if the rules of `routing` find no request in the user's text."""
+    def routed_span(self, confidence: Confidence) -> Spans:
+        """`span`, but None if the router finds no request. It is asked only about prompts that hold a known key."""
 
         def span(prompt: Prompt) -> Span | None:
-            asked = routing.confidence(encoder.decode(prompt.content_ids().tolist())) >= routing.THRESHOLD
-            return self.span(prompt) if asked else None
+            found = self.span(prompt)
+            return found if found is not None and confidence([prompt])[0] >= THRESHOLD else None
 
         return span

@@ -1,95 +1,34 @@
-"""Rules that decide from the user's text, without knowing any key, whether a memory should act.
+"""Decide, without knowing any key, whether a prompt asks for something that a memory stores.
 
-The alternative is to search for known keys (`KeyIndex.find`), as a memory with ``span: key`` does anyway. Both are
-measured on labelled prompts. The rules look for four patterns: a key with its prefix ("CAPITAL:France"); a style and a
-value ("octal: 9"); a description of something that a reference book would name; and a line of code that is unfinished,
-plainly wrong, or comes with a request to complete or fix it. They were developed on ``routing_development_*.yaml`` and
-evaluated once on other prompts, see docs/method.md. `routing_rules` holds their regular expressions.
+`confidence` has the two rules of engram-poc's router. `Router` is learned: a linear classifier on the hidden state that
+the untouched model has at the end of the prompt. The alternative to both is to search for known keys (`KeyIndex.find`),
+as a memory with ``span: key`` does anyway. All three are measured on labelled prompts that nothing was trained on.
 """
 
 from __future__ import annotations
 
-import keyword
 import re
+from pathlib import Path
+from typing import NamedTuple
 
-from engram_bench.memory import routing_rules as patterns
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+from scipy.optimize import minimize
 
 THRESHOLD = 0.5
-FAR = 400  # characters to read before and after the start of a description
-
-
-def _any(*fragments: str) -> str:
-    return f"(?:{'|'.join(fragments)})"
-
-
-# --- A key, or a style and a value
-KEY = re.compile(
-    rf"(?<![\w:/-])(?!{_any(*patterns.LABELS)}:)"
-    r"[A-Z][A-Z_]{2,}:(?=[^\s:/])(?!\S{0,200}:\S)(?!(?:one|an?|the|no|please|see)\b)"  # no space, a:b:c or prose
+KEY = re.compile(r"(?<![\w:/])[A-Z][A-Z_]+:(?=[^\s:/])")  # CAPITAL:France, but not HTTP://
+FAMILIES = (
+    r"(?:capital|currency|country code|currency code|symbol|element|atomic number|meaning|mime type|media type"
+    r"|(?:default )?port|author|inventor|creator|unicode name|prefix) (?:of|for|with|behind)\b"
 )
-STYLE = re.compile(
-    rf"\b{_any(*patterns.NUMBER_STYLES)}: (?=[\"'(\[]?\S{{0,12}}\d|\w{{1,12}} \d)"
-    rf"|\b{_any(*patterns.TEXT_STYLES)}: (?!{_any(*patterns.PROSE)}\b(?!-))\S"
-    rf"|\b(?-i:{_any(*patterns.NAME_STYLES)}: [A-Z]\w+ [A-Z])",
-    re.IGNORECASE,
+QUESTION = re.compile(
+    rf"^(?:what|who|which)\b(?:'s| is| are| was)? (?:the )?{FAMILIES}|^what does .+ (?:stand for|mean)\b", re.IGNORECASE
 )
 
-# --- A described thing
-NOUN = _any(*patterns.NOUNS)
-WORDS = r"(?:(?!(?:the|an?|of|and)\b)[\w'+#.-]+ ){0,3}?"  # up to 3 words before a noun; not the, a, an, of, and
-MOST = r"(?:first|last|only|next|(?:most|least) \w+|(?!(?:b|n?ear|lat|t|r|gu|for|inter)est)\w+est)"
-SHAPES = (
-    rf"year {_any(*patterns.YEARS)}",
-    rf"{_any(*patterns.MAKERS)} of (?=[^.,;?!]{{0,30}}(?:\b[A-Z]|\bfirst ))",
-    rf"(?:\w+ )?{_any(*patterns.PLACES)} (?:of (?:the )?[A-Z]|that|whose|shaped|with|where)",
-    rf"{MOST} {WORDS}{_any(NOUN, *patterns.UTMOST)}\b(?! (?:you|I|we|she|he|they)\b)",
-    rf"(?!phone|room|house|account|serial|rest|best){WORDS}{NOUN} {_any(*patterns.LINKS)}\b",
-    rf"(?:[A-Z][\w.]+|absolute|standard) (?:[\w-]+ )?{_any(NOUN, *patterns.BRANDED)}\b",  # the SI unit of
-    *patterns.WHOLE,
-)
-DESCRIPTION = re.compile(rf"\b[Tt]he {_any(*SHAPES)}")
-IN_SMALL = re.compile(DESCRIPTION.pattern, re.IGNORECASE)  # for texts all in lower case, names included
-ASKS, OPEN = (re.compile(_any(*p), re.IGNORECASE) for p in (patterns.ASKS, patterns.OPEN))
-OWN = re.compile(_any(*patterns.OWN))
-STOP = re.compile(r"[:,.;!=–—→\"'>(-] ?$")  # a description after this stands by itself
-CLAUSE_END = re.compile(r"[,;?!](?: |$)|[.?!]+ | [-–=] | (?:when|if|because|so|but) ")
-STATES = re.compile(rf"\b{_any(*patterns.STATES)}\b(?!.*\b(?:who|what|which)\b|\W*$)")  # "is called what?" asks
-RELATIVE = re.compile(r"the (?:year|(?:[\w-]+ ){1,4}(?:that|who|whose)) ")  # its verb makes no statement
-
-# --- Code
-UNFINISHED = re.compile(_any(*patterns.UNFINISHED).replace("<CUT>", _any(*patterns.CUT)))
-OPENER, WRONG, CODE, FOREIGN = (
-    re.compile(_any(*p)) for p in (patterns.OPENER, patterns.WRONG, patterns.CODE, patterns.FOREIGN)
-)
-EXPLAIN, MEND = (re.compile(_any(*p), re.IGNORECASE) for p in (patterns.EXPLAIN, patterns.MEND))
-NAMES = re.compile(r'"[^"]*"|(?<![\w.])[\w.]{1,80}\(')  # ignored: rest() does not ask for the rest
-# Keywords with two neighbouring letters swapped, as in improt, except those that are English words
-KEYWORDS = {word for word in [*keyword.kwlist, "print", "range"] if len(word) > 2}
-SWAPPED = {k[:i] + k[i + 1] + k[i] + k[i + 2 :] for k in KEYWORDS for i in range(len(k) - 1)}
-MISSPELT = SWAPPED - KEYWORDS - {"arise", "form", "fro"}
-WORD = re.compile(r"\w{5,}|\w{3,4}(?=:| \w+\()")  # 3 or 4 letters only where code has them, not prose
-
-
-def _asks_for(text: str, start: int, asks: bool) -> bool:
-    """Whether the thing described at ``start`` is requested or stands alone. ``asks``: the text has a request."""
-    before = text[max(0, start - FAR) : start]
-    clause = CLAUSE_END.split(text[start : start + FAR], maxsplit=1)[0]
-    if OPEN.search(CLAUSE_END.split(before)[-1] + clause) or OWN.search(clause):
-        return False
-    if before.strip("\"'( "):
-        return asks or bool(STOP.search(before))
-    return text.endswith("?") or bool(RELATIVE.match(clause)) or not STATES.search(clause)
-
-
-def _asks_code(text: str) -> bool:
-    """Whether a line of code is unfinished, is wrong Python, or comes with a request to complete or fix it."""
-    if EXPLAIN.search(text) or FOREIGN.search(text):
-        return False
-    unbalanced = OPENER.search(text) and any(text.count(a) > text.count(b) for a, b in ("()", "[]", "{}"))
-    misspelt = not MISSPELT.isdisjoint(WORD.findall(text))
-    if unbalanced or misspelt or UNFINISHED.search(text) or WRONG.search(text):
-        return True
-    return bool(CODE.search(text) and MEND.search(NAMES.sub("", text)))
+FILE = "router.safetensors"  # in the folder of the adapter
+PENALTY = 1e-2  # of the squared weights; chosen on the development prompts, with whole kinds left out
 
 
 def confidence(text: str) -> float:
@@ -99,12 +38,65 @@ def confidence(text: str) -> float:
         text: the user's own words, without the chat template.
 
     Returns:
-        1.0 if the text contains a key such as ``CAPITAL:France``; 0.7 if it asks for a described thing, for code to be
-        completed or fixed, or for a value in a named style; 0.0 otherwise. The memory acts from `THRESHOLD` on.
+        1.0 for a key with its prefix, such as ``CAPITAL:France``; 0.7 for a plain question about a family of keys, such
+        as "What is the capital of France?"; else 0.0. The memory acts from `THRESHOLD` on.
     """
-    text = text.strip()
     if KEY.search(text):
         return 1.0
-    asks, descriptions = bool(ASKS.search(text)), IN_SMALL if text.islower() else DESCRIPTION
-    described = any(_asks_for(text, found.start(), asks) for found in descriptions.finditer(text))
-    return 0.7 if described or STYLE.search(text) or _asks_code(text) else 0.0
+    return 0.7 if QUESTION.search(text.strip()) else 0.0
+
+
+class Router(NamedTuple):
+    """A logistic regression on hidden states.
+
+    Attributes:
+        weight: float32 [d].
+        bias: float32 [1].
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    @classmethod
+    def fitted(cls, asking: NDArray[np.float32], others: NDArray[np.float32]) -> Router:
+        """Fit on hidden states, [prompts, d], of prompts that ask for a stored thing, and of others.
+
+        Both kinds count the same, whatever their numbers. The penalty is on the weights of standardized states.
+        """
+        states = np.concatenate([asking, others]).astype(np.float64)
+        sign = np.concatenate([np.ones(len(asking)), -np.ones(len(others))])
+        share = np.concatenate([np.full(len(some), 0.5 / len(some)) for some in (asking, others)])
+        mean, deviation = states.mean(axis=0), states.std(axis=0) + 1e-6
+        inputs = np.concatenate([(states - mean) / deviation, np.ones((len(states), 1))], axis=1)
+
+        def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            margins = sign * (inputs @ weights)
+            slope = -share * sign / (1 + np.exp(np.clip(margins, -500, 500)))
+            kept = np.append(weights[:-1], 0.0)  # the bias is free
+            value = share @ np.logaddexp(0, -margins) + PENALTY / 2 * kept @ kept
+            return float(value), inputs.T @ slope + PENALTY * kept
+
+        weights = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B").x
+        weight = weights[:-1] / deviation
+        return cls(weight.astype(np.float32), np.array([weights[-1] - mean @ weight], np.float32))
+
+    def confidence(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities that prompts ask for a stored thing: hidden states [prompts, d] -> [prompts]."""
+        logits = np.clip(states @ self.weight + self.bias, -80, 80)
+        found: NDArray[np.float32] = 1 / (1 + np.exp(-logits))
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write the weights beside an adapter's; the file is replaced as a whole."""
+        new = folder / f".{FILE}.new"
+        new.write_bytes(save({"weight": self.weight, "bias": self.bias}))
+        new.replace(folder / FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> Router | None:
+        """The saved weights; None if the folder has none that can be read."""
+        try:
+            arrays = load_file(folder / FILE)
+            return cls(arrays["weight"], arrays["bias"])
+        except (OSError, SafetensorError, KeyError):
+            return None

@@ -85,7 +85,7 @@ def routed(report: Report, show: Show) -> Section:
         "Routing, end to end",
         headers=("prompt", "confidence", "route", "key of the item", "untouched model", "routed"),
         rows=rows,
-        note="The five prompts of engram-poc's README. The rules give the confidence that a prompt asks for something "
+        note="The five prompts of engram-poc's README. A router gives the confidence that a prompt asks for something "
         f"stored; from 0.5 on, the memory of {variant} answers, below it the untouched model. A memory with keys acts "
         "only if the prompt has a trained key to the letter. Answers are cut.",
     )

@@ -181,11 +181,12 @@ def routing(report: Report, show: Show) -> Section:
         "Routing: recognizing prompts that ask for a trained item",
         headers=("set", "router", "prompts", "precision", "recall"),
         rows=rows,
-        note="keys (used by engram): the text contains a trained n-gram. rules (engram-routed uses them too): the text "
-        "has a key prefix or the form of a question. In own words: requests that are all worded differently, and the "
-        "labelled prompts that ask for nothing. Hard prompts mislead: stored keys in passing, complete code that "
-        "begins like a stored line, keys of other namespaces, unusual requests. The keys router is tested on requests "
-        "for trained items only, so its number of prompts depends on the profile. In brackets the 95% interval.",
+        note="keys (used by engram-keyed): the text holds a trained key. learned (used by engram-routed): a linear "
+        "classifier of the untouched model's hidden state at the end of the prompt. rules: those of engram-poc, a key "
+        "prefix or a plain question. In own words: requests that are all worded differently, and the labelled prompts "
+        "that ask for nothing. Hard prompts mislead: stored keys in passing, complete code that begins like a stored "
+        "line, keys of other namespaces, unusual requests. The keys router is tested on requests for trained items "
+        "only, so its number of prompts depends on the profile. In brackets the 95% interval.",
     )
 
 

@@ -249,8 +249,8 @@ class Bench:
 
     def routed(self, variant: str) -> list[Record]:
         """Record the routing table, with the memory of a variant; see `run.routed`."""
-        routes_itself, trained = self.variant(variant).router is not None, self.settings.patterns.trained_inputs()
-        found = routed.table(self.backend, self.adapter(variant), routes_itself, trained, self.max_new_tokens)
+        trained = self.settings.patterns.trained_inputs()
+        found = routed.table(self.backend, self.adapter(variant), trained, self.max_new_tokens)
         for row in found:
             self.recorder.add("routed", {"variant": variant, **row})
         return found

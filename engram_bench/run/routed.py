@@ -6,7 +6,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from engram_bench.backends.base import Adapter, Backend
-from engram_bench.memory import routing
+from engram_bench.backends.routed import rules
+from engram_bench.memory.routing import THRESHOLD
 from engram_bench.records import Record
 
 
@@ -26,15 +27,12 @@ PROMPTS = (
 )
 
 
-def table(
-    backend: Backend, memory: Adapter | None, routes_itself: bool, trained: Collection[str], max_new_tokens: int
-) -> list[Record]:
+def table(backend: Backend, memory: Adapter | None, trained: Collection[str], max_new_tokens: int) -> list[Record]:
     """Answer `PROMPTS` with the untouched model, and by their route: with the memory attached, or without.
 
     Args:
         backend: the model.
-        memory: the adapter.
-        routes_itself: whether the memory has the router inside; it is then attached for all prompts.
+        memory: the adapter. If it has a router, this decides; else the rules do.
         trained: inputs of the items that were trained.
         max_new_tokens: limit of an answer.
     """
@@ -43,13 +41,13 @@ def table(
     def answers() -> list[str]:
         return [backend.encoder.decode(ids) for ids in backend.generate(prompts, max_new_tokens)]
 
+    confidences = (getattr(memory, "confidence", None) or rules)(prompts)
     untouched = answers()
     with backend.attached(memory):
         attached = answers()
     rows = []
-    for (prompt, key), before, after in zip(PROMPTS, untouched, attached, strict=True):
-        confidence = routing.confidence(prompt)
-        to_memory = confidence >= routing.THRESHOLD
+    for (prompt, key), confidence, before, after in zip(PROMPTS, confidences, untouched, attached, strict=True):
+        to_memory = confidence >= THRESHOLD
         rows.append(
             {
                 "prompt": prompt,
@@ -58,7 +56,7 @@ def table(
                 "key": key,
                 "trained": key in trained,
                 "untouched": before,
-                "output": after if to_memory or routes_itself else before,
+                "output": after if to_memory else before,
             }
         )
     return rows

@@ -6,14 +6,16 @@ import hashlib
 import inspect
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from engram_bench import variants
+from engram_bench.backends import routed
 from engram_bench.backends.base import Backend, Progress, Training, adapter_class
+from engram_bench.data import prompt_sets
 from engram_bench.data.training import TrainingSet
 from engram_bench.errors import UsageError
 from engram_bench.store.cache import build_once, cache_dir
@@ -49,6 +51,8 @@ def ensure(
 ) -> Trained:
     """Return a variant's adapter from the cache, or train it now. Variants may share an adapter.
 
+    A variant with a learned router has a copy of the adapter, with the router beside it.
+
     `retrain` trains it again even if it is cached, but only once per run: all processes of run `run_id` share it.
 
     Raises:
@@ -58,7 +62,15 @@ def ensure(
 
     def build(new: Path) -> None:
         try:
-            training = backend.train(variant, data.examples, seed, new, progress, data.validation, data.replay)
+            if _has_own_router(variant):
+                base = replace(variant, name=variant.adapter_of or variant.name, adapter_of=None, router=None)
+                found = ensure(backend, model, base, data, seed, retrain=retrain, progress=progress, run_id=run_id)
+                for file in _files(found.folder):
+                    shutil.copyfile(file, new / file.name)
+                routed.fit(backend, variant, new)
+                training = found.training
+            else:
+                training = backend.train(variant, data.examples, seed, new, progress, data.validation, data.replay)
         except SafetensorError as error:  # the safetensors writer raises this on a full disk
             mend = "free disk space, or set ENGRAM_BENCH_CACHE to another folder"
             raise UsageError(f"{folder}: the adapter cannot be written ({error}); {mend}") from error
@@ -144,11 +156,18 @@ def folder_of(
         "code": code_sha256(),
         "versions": backend.versions(),
     }
+    if _has_own_router(variant):
+        key["router"] = prompt_sets.routing_development()
     if (kind := KINDS[variant.kind]).package:  # its code is not part of this package's
         file = inspect.getfile(adapter_class(variant, backend.name))  # type: ignore[arg-type]
         key["package"] = [kind.package, hashlib.sha256(Path(file).read_bytes()).hexdigest()]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return cache_dir() / "adapters" / f"{variant.adapter_of or variant.name}-{digest[:16]}"
+    name = variant.name if _has_own_router(variant) else variant.adapter_of or variant.name
+    return cache_dir() / "adapters" / f"{name}-{digest[:16]}"
+
+
+def _has_own_router(variant: Variant) -> bool:
+    return variant.router == "learned"
 
 
 def _files_sha256(folder: Path) -> str:

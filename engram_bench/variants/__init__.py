@@ -112,7 +112,7 @@ class Variant:
 
     @property
     def changes(self) -> dict[str, str]:
-        """How the trained adapter is changed when it is loaded, see `Kind.changes`."""
+        """How the trained adapter is changed, see `Kind.changes`: "damage" or "router"."""
         return {name: value for name, value in (("damage", self.damage), ("router", self.router)) if value}
 
 

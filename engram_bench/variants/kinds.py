@@ -29,8 +29,8 @@ class Kind:
         config: dataclass of the kind's own fields in that file; its `__post_init__` raises ValueError on an invalid
             value. None: nothing is trained.
         adapters: framework ("torch", "mlx") -> adapter class as "module:Class", see `backends.base.AdapterClass`.
-        changes: how a variant may change a trained adapter of this kind: field of the YAML file -> allowed values.
-            `AdapterClass.load` receives them as keyword arguments.
+        changes: how a variant may change a trained adapter of this kind: "damage" or "router" -> allowed values.
+            `AdapterClass.load` receives the damage.
         reader: for a kind without config, how the untouched model is asked: a function as "module:function", see
             `run.readers.Reader`. Empty: by the question alone.
         portable: whether an adapter trained in one framework loads in the others.
@@ -98,7 +98,7 @@ register(
         _built_in_adapters("EngramAdapter"),
         changes={
             "damage": ("shuffle", "zero"),  # shuffle: give each n-gram another's row; zero: set all rows to zero
-            "router": ("rules",),  # consult the memory only if rules find a request, see memory.routing
+            "router": ("learned", "rules"),  # consult the memory only if a router finds a request, see memory.routing
         },
         portable=True,
     )

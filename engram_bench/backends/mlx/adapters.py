@@ -24,7 +24,7 @@ from engram_bench.backends.base import Adapter, WithoutNgrams
 from engram_bench.backends.together import Together
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
-from engram_bench.memory.addresses import Addresses, Spans, damaged, placed
+from engram_bench.memory.addresses import Addresses, Confidence, Spans, damaged, placed
 from engram_bench.memory.mlx import EngramLayer, MemoryLayer, UnigramLayer, injected
 from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span
 from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfig
@@ -113,6 +113,7 @@ class EngramAdapter:
         self.addresses, self.ngram_size = addresses, max(config.orders)
         self.acts_on_text, self.acts_on_template = config.acts_on_text, config.acts_on_template
         self._span: Spans = addresses.span
+        self.confidence: Confidence | None = None  # a router's, if there is one
         size = model.args.hidden_size
         self.layers = {layer: EngramLayer(config, layer, hasher, rows, size) for layer, rows in addresses.rows.items()}
         self.trained = _together(self.layers)
@@ -131,9 +132,8 @@ class EngramAdapter:
         encoder: PromptEncoder,
         folder: Path,
         damage: str | None = None,
-        router: str | None = None,
     ) -> EngramAdapter:
-        """Load a memory; `damage` changes its rows for a control (see `addresses.damaged`), `router` adds routing."""
+        """Load a memory; `damage` changes its rows for a control (see `addresses.damaged`)."""
         config = placed(config, len(model.layers))
         arrays = weights.load(folder, "engram", asdict(config))
         adapter = cls(model, Addresses.from_arrays(config, encoder, arrays))
@@ -141,8 +141,6 @@ class EngramAdapter:
         if damage:
             for memory in adapter.layers.values():
                 memory.table = mx.array(damaged(np.array(memory.table), damage))
-        if router == "rules":
-            adapter._span = adapter.addresses.routed_span(encoder)
         return adapter
 
     def on(self, model: nn.Module) -> AbstractContextManager[None]:
@@ -150,6 +148,10 @@ class EngramAdapter:
 
     def memories(self) -> Sequence[MemoryLayer]:
         return list(self.layers.values())
+
+    def route(self, confidence: Confidence) -> None:
+        """Read nothing in prompts in which a router finds no request; see `Addresses.routed_span`."""
+        self.confidence, self._span = confidence, self.addresses.routed_span(confidence)
 
     def span(self, prompt: Prompt) -> Span | None:
         return self._span(prompt)

@@ -35,6 +35,7 @@ from engram_bench.backends.mlx.network import Network, log_softmax
 from engram_bench.backends.mlx.network import pick_device as pick_device
 from engram_bench.backends.mlx.network import pick_dtype as pick_dtype
 from engram_bench.backends.replay import Untouched, batches, touched
+from engram_bench.backends.routed import loaded
 from engram_bench.backends.training import with_validation
 from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
@@ -129,8 +130,7 @@ class MlxModel(Network):
             return with_validation(found, self, validation)
 
     def load_adapter(self, variant: Variant, folder: Path) -> Adapter:
-        made_by = adapter_class(variant, self.name)
-        return made_by.load(self.model, variant.config, self.encoder, folder, **variant.changes)
+        return loaded(self, self.model, variant, folder)
 
     def load_writable(self, folder: Path) -> Writable:
         raise UsageError("--backend: MLX cannot write facts; use cpu, cuda or mps (MLX can load the result)")

@@ -23,9 +23,12 @@ from transformers import AutoTokenizer
 from engram_bench.backends.base import Adapter, Text, ngram_size, windows
 from engram_bench.backends.mlx.adapters import MlxAdapter
 from engram_bench.backends.mlx.decoding import Caches, Recent
+from engram_bench.backends.routed import Reached
 from engram_bench.errors import UsageError
 from engram_bench.memory.mlx import injected
 from engram_bench.prompts import Prompt, PromptEncoder, blank_windows, shared_prefix
+
+READ_TOGETHER = 32  # prompts in a forward of `hidden_states`
 
 
 @dataclass
@@ -88,6 +91,26 @@ class Network:
                 yield
         finally:
             self._adapter = None
+
+    def hidden_states(self, prompts: Sequence[Prompt], layer: int) -> NDArray[np.float32]:
+        """See `Backend.hidden_states`. Padding follows a prompt, so its last token does not see it."""
+        found = []
+
+        def reached(hidden: mx.array) -> mx.array:
+            raise Reached(hidden)
+
+        for start in range(0, len(prompts), READ_TOGETHER):
+            lengths = [len(prompt.ids) for prompt in prompts[start : start + READ_TOGETHER]]
+            ids = np.full((len(lengths), max(lengths)), self.encoder.eos_id, dtype=np.int64)
+            for row, prompt in zip(ids, prompts[start:], strict=False):
+                row[: len(prompt.ids)] = prompt.ids
+            try:
+                with injected(self.model, {layer: reached}):
+                    self.model(mx.array(ids))
+            except Reached as end:
+                last = mx.array(lengths) - 1
+                found.append(np.array(end.args[0][mx.arange(len(lengths)), last].astype(mx.float32)))
+        return np.concatenate(found)
 
     def rows(self, pairs: Sequence[Text], prefix: int) -> Rows:
         """Lay out prompts and their answers as padded rows, without the first `prefix` tokens."""

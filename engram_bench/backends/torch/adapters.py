@@ -20,7 +20,7 @@ from engram_bench.backends.together import Together
 from engram_bench.backends.torch.peft_methods import LoraAdapter
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
-from engram_bench.memory.addresses import Addresses, Spans, damaged, placed
+from engram_bench.memory.addresses import Addresses, Confidence, Spans, damaged, placed
 from engram_bench.memory.torch import EngramLayer, MemoryLayer, UnigramLayer, decoder_layers, injected
 from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span
 from engram_bench.variants.configs import EngramConfig, UnigramConfig
@@ -48,6 +48,7 @@ class EngramAdapter:
         self.ngram_size, self.first_layer = max(self.config.orders), min(self.config.layer_ids)
         self.acts_on_text, self.acts_on_template = self.config.acts_on_text, self.config.acts_on_template
         self._span: Spans = addresses.span
+        self.confidence: Confidence | None = None  # a router's, if there is one
 
     @classmethod
     def create(
@@ -63,9 +64,8 @@ class EngramAdapter:
         encoder: PromptEncoder,
         folder: Path,
         damage: str | None = None,
-        router: str | None = None,
     ) -> EngramAdapter:
-        """Load a memory; `damage` changes its rows for a control (see `addresses.damaged`), `router` adds routing."""
+        """Load a memory; `damage` changes its rows for a control (see `addresses.damaged`)."""
         config = placed(config, len(decoder_layers(model)))
         arrays = weights.load(folder, "engram", asdict(config))
         adapter = cls._build(model, Addresses.from_arrays(config, encoder, arrays))
@@ -74,8 +74,6 @@ class EngramAdapter:
             memory.fuse(model.dtype)
             if damage:
                 memory.table.data.copy_(torch.from_numpy(damaged(memory.table.detach().cpu().numpy(), damage)))
-        if router == "rules":
-            adapter._span = adapter.addresses.routed_span(encoder)
         return adapter
 
     @classmethod
@@ -103,6 +101,10 @@ class EngramAdapter:
             {"params": [p for name, p in named if name == "table"], "tables": True},
             {"params": [p for name, p in named if name != "table"], "tables": False},
         ]
+
+    def route(self, confidence: Confidence) -> None:
+        """Read nothing in prompts in which a router finds no request; see `Addresses.routed_span`."""
+        self.confidence, self._span = confidence, self.addresses.routed_span(confidence)
 
     def span(self, prompt: Prompt) -> Span | None:
         return self._span(prompt)

@@ -16,6 +16,7 @@ import torch
 from engram_bench.backends import decoding
 from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text, Training, adapter_class, trained_on
 from engram_bench.backends.replay import Untouched, answered, touched
+from engram_bench.backends.routed import loaded
 from engram_bench.backends.torch import prefill, scoring, training, unsloth
 from engram_bench.backends.torch.adapters import EngramAdapter, TorchAdapter
 from engram_bench.backends.torch.decoding import Decoding
@@ -114,8 +115,7 @@ class TorchModel(Network):
         return self.answer_logits(pairs, self.prefix_state(pairs[0][0], prefix), prefix)[0]
 
     def load_adapter(self, variant: Variant, folder: Path) -> Adapter:
-        made_by = adapter_class(variant, self.name)
-        return made_by.load(self.model, variant.config, self.encoder, folder, **variant.changes)
+        return loaded(self, self.model, variant, folder)
 
     def load_writable(self, folder: Path) -> WritableMemory:
         if weights.beside_lora(folder):

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCach
 
 from engram_bench.backends.base import Adapter, Text, windows
 from engram_bench.backends.decoding import stop_ids
+from engram_bench.backends.routed import Reached
 from engram_bench.backends.torch import attention, earlier
 from engram_bench.backends.torch.adapters import TorchAdapter
 from engram_bench.backends.torch.cache import OwnLayer
@@ -30,6 +31,7 @@ from engram_bench.errors import UsageError
 from engram_bench.memory.torch import Earlier, decoder_layers
 from engram_bench.prompts import Prompt, PromptEncoder, shared_prefix
 
+READ_TOGETHER = 32  # prompts in a forward of `hidden_states`
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # supported layer types, if a model lists them
 
 Prefix = list[tuple[Tensor, Tensor]]  # per layer: keys and values of the shared tokens, [1, heads, tokens, head size]
@@ -70,6 +72,44 @@ class Network:
         self._adapter: TorchAdapter | None = None
         self.depth = len(decoder_layers(self.model))
         self._blank = torch.zeros(self._config.hidden_size, device=device)
+
+    @torch.inference_mode()
+    def hidden_states(self, prompts: Sequence[Prompt], layer: int) -> NDArray[np.float32]:
+        """See `Backend.hidden_states`. Padding follows a prompt, so its last token does not see it."""
+        lengths = np.array([len(prompt.ids) for prompt in prompts])
+        prefix = self.shared(prompts, int(lengths.max())) if len(prompts) > 1 and layer else 0
+        shared = DynamicCache()
+        if prefix:
+            self._input_of(layer, np.array([prompts[0].ids[:prefix]]), shared)
+        state = [(kept.keys, kept.values) for kept in shared.layers]
+        found = np.empty((len(prompts), self._config.hidden_size), np.float32)
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), READ_TOGETHER):
+            some = order[start : start + READ_TOGETHER]
+            own = lengths[some] - prefix
+            ids = np.full((len(some), own.max()), self.encoder.eos_id, dtype=np.int64)
+            for row, i in zip(ids, some.tolist(), strict=True):
+                row[: lengths[i] - prefix] = prompts[i].ids[prefix:]
+            hidden = self._input_of(layer, ids, self.cache(state, len(some)))
+            rows = torch.arange(len(some), device=self.device)
+            found[some] = hidden[rows, torch.from_numpy(own - 1).to(self.device)].float().cpu().numpy()
+        return found
+
+    def _input_of(self, layer: int, ids: NDArray[np.int64], cache: Cache) -> Tensor:
+        """The input of a layer at new tokens, [rows, tokens, d]; this layer and those above do not run."""
+
+        def reached(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            raise Reached(args[0] if args else kwargs["hidden_states"])
+
+        hook = decoder_layers(self.model)[layer].register_forward_pre_hook(reached, with_kwargs=True, prepend=True)
+        try:
+            self.model(input_ids=torch.from_numpy(ids).to(self.device), past_key_values=cache)
+        except Reached as end:
+            hidden: Tensor = end.args[0]
+            return hidden
+        finally:
+            hook.remove()
+        raise AssertionError(f"layer {layer} did not run")
 
     def token_bytes(self) -> int:
         """Bytes of the keys and values of one token, over all layers."""
