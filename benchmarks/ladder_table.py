@@ -1,8 +1,8 @@
-"""The ladder's table in docs/method.md.
+"""The tables of the ladder and of the ablations in docs/method.md.
 
-pytest suites --engram-profile quick --engram-variants ladder --engram-samples 0
-python benchmarks/ladder_table.py reports/runs/latest/report.json   # writes results/ladder.json
-python benchmarks/ladder_table.py                                   # prints the table of results/ladder.json
+pytest suites --engram-profile quick --engram-variants ladder --engram-samples 0       # or: ablations
+python benchmarks/ladder_table.py ladder reports/runs/latest/report.json   # writes results/ladder.json
+python benchmarks/ladder_table.py ladder                                   # prints the table of results/ladder.json
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ from typing import Any
 from engram_bench.report import ladder
 from engram_bench.report.text import safe
 
-RESULTS = Path(__file__).parent / "results" / "ladder.json"
+RESULTS = Path(__file__).parent / "results"
 LEFT_OUT = ("train, s",)  # the machine may do other work
 SHARES = ("k", "n")
+
+
+def file(name: str) -> Path:
+    """The committed result of "ladder" or "ablations"."""
+    return RESULTS / f"{name}.json"
 
 
 def record(report: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +54,8 @@ def text(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        made = record(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-        RESULTS.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(text(json.loads(RESULTS.read_text(encoding="utf-8"))))
+    name, *report = sys.argv[1:]
+    if report:
+        made = record(json.loads(Path(report[0]).read_text(encoding="utf-8")))
+        file(name).write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(text(json.loads(file(name).read_text(encoding="utf-8"))))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -54,6 +54,7 @@ class Prompt:
         text: the user's own text.
         places: for each content token, the range [start, end) of its characters in `text`.
         key: set only in training: the item's input, a range [start, end) of characters in `text`.
+        name: the same for the item's plain name.
         earlier: number of leading tokens before the last user turn, if there are earlier turns; else 0.
     """
 
@@ -63,6 +64,7 @@ class Prompt:
     places: tuple[tuple[int, int], ...] = ()
     key: tuple[int, int] | None = None
     earlier: int = 0
+    name: tuple[int, int] | None = None
 
     def content_ids(self) -> NDArray[np.int64]:
         """int64 [content tokens]: the token ids of the user's own text."""
@@ -208,7 +210,8 @@ class PromptEncoder:
 
     def pair(self, example: Example) -> Pair:
         """Encode a training example."""
-        return self.prompt(example.prompt, example.key), self.answer(example.answer)
+        prompt = replace(self.prompt(example.prompt, example.key), name=example.name)
+        return prompt, self.answer(example.answer)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode generated ids up to end-of-text."""

@@ -11,12 +11,13 @@ def test_unrelated_text(bench: Bench, variant: str, control_prompts: list[str]) 
     """Recorded for the report. A memory with `span: key` changes nothing, bit for bit; all other adapters change it."""
     found = bench.collateral(variant, control_prompts)
     config, adapter = bench.variant(variant).config, bench.adapter(variant)
-    if not isinstance(config, EngramConfig) or not config.keyed or (adapter and adapter.acts_on_template):
+    if not (config and config.keyed) or (adapter and adapter.acts_on_template):
         assert found.kl_mean > 0, "the adapter is not attached, or its training changed nothing"
         return
     span, encoder = bench.adapter(variant).span, bench.backend.encoder
     named = [prompt for prompt in control_prompts if span(encoder.prompt(prompt))]
-    if named and not bench.settings.shipped_patterns:
+    to_the_letter = isinstance(config, EngramConfig)  # no such key of the shipped patterns is in these prompts
+    if named and not (to_the_letter and bench.settings.shipped_patterns):
         pytest.skip(f"recorded only: a key of these patterns is in the control prompt {named[0]!r}")
     assert (found.kl_max, found.top1_unchanged) == (0, 1)
 

@@ -183,7 +183,7 @@ BAD = {
     "questions of what trains nothing": ("name: x\nkind: none\nabout: y\nquestions: bare\n", "remove questions"),
     "all dropped": (ENGRAM + "order_dropout: 1.5\n", "a share below 1"),
     "a path for a name": (LORA.replace("name: tiny-lora", "name: ../x"), "use letters"),
-    "control of lora": ("name: x\nabout: y\nadapter_of: lora\ndamage: shuffle\n", "use an n-gram memory"),
+    "control of lora": ("name: x\nabout: y\nadapter_of: lora\ndamage: shuffle\n", "use a memory"),
     "control of itself": ("name: x\nabout: y\nadapter_of: mine.yaml\ndamage: shuffle\n", "built-in"),
     "half a control": ("name: x\nabout: y\nadapter_of: engram\n", "one change"),
     "unknown damage": ("name: x\nabout: y\nadapter_of: engram\ndamage: burn\n", "one change"),

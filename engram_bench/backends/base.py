@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
-from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span, ngram_windows
+from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span, blank_windows
 from engram_bench.variants import Variant
 from engram_bench.variants.kinds import KINDS
 
@@ -101,6 +101,13 @@ class Adapter(Protocol):
         """The content tokens that the adapter reads; None if it reads none."""
         ...
 
+    def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
+        """What each token of a prompt and its answer reads, int64 [tokens, N + 1]: `ABSENT` throughout if nothing.
+
+        The window of a token that follows in the answer goes on from the last one, see `prompts.extend_windows`.
+        """
+        ...
+
     def found(self, prompt: Prompt) -> list[list[int]] | None:
         """N-grams whose table rows help predict the answer's first token: token ids, shortest n-gram first.
 
@@ -133,6 +140,9 @@ class WithoutNgrams:
 
     def span(self, prompt: Prompt) -> Span | None:
         return None
+
+    def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
+        return blank_windows(len(prompt.ids) + len(answer), self.ngram_size)
 
     def found(self, prompt: Prompt) -> list[list[int]] | None:
         return None
@@ -329,11 +339,9 @@ def trained_on(variant: Variant, examples: Sequence[Example], encoder: PromptEnc
     return [encoder.pair(example) for example in examples if example.key or not key_only]
 
 
-def windows(adapter: Adapter | None, prompt: Prompt, answer: Sequence[int], mark: int) -> NDArray[np.int64]:
-    """N-gram window of each token of a prompt and its answer: int64 [tokens, N + 1]; see `prompts.ngram_windows`."""
-    span = adapter.span(prompt) if adapter else None
-    on_text = adapter is not None and adapter.acts_on_text
-    return ngram_windows(prompt, answer, ngram_size(adapter), span, mark, on_text=on_text)
+def windows(adapter: Adapter | None, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
+    """What each token of a prompt and its answer reads; see `Adapter.windows`."""
+    return adapter.windows(prompt, answer) if adapter else blank_windows(len(prompt.ids) + len(answer), 1)
 
 
 def ngram_size(adapter: Adapter | None) -> int:

@@ -60,8 +60,12 @@ class Untouched:
 
 def touched(adapter: Adapter, targets: Targets) -> Targets:
     """The texts that an adapter can act on. On the others the divergence is zero, whatever the adapter learns."""
-    every = adapter.acts_on_template
-    return {pair: logs for pair, logs in targets.items() if every or adapter.span(pair[0]) is not None}
+    return {pair: targets[pair] for pair in read_by(adapter, list(targets))}
+
+
+def read_by(adapter: Adapter, pairs: Sequence[Pair]) -> list[Pair]:
+    """The texts that an adapter can act on."""
+    return [pair for pair in pairs if adapter.acts_on_template or adapter.span(pair[0]) is not None]
 
 
 def batches(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:

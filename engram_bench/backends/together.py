@@ -26,7 +26,7 @@ class Together:
         self.memory, self.lora = memory, lora
         self.ngram_size, self.acts_on_text = memory.ngram_size, memory.acts_on_text
         self.span, self.found, self.gates, self.train = memory.span, memory.found, memory.gates, memory.train
-        self.memories = memory.memories
+        self.memories, self.windows = memory.memories, memory.windows
 
     @classmethod
     def create(cls, model: Any, config: EngramLoraConfig, encoder: PromptEncoder, pairs: Sequence[Pair]) -> Self:

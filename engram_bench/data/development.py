@@ -12,25 +12,31 @@ from engram_bench.data import prompt_sets
 from engram_bench.data.items import Category, PatternSet, Wordings
 
 FILE = prompt_sets.FOLDER / "development.yaml"
-OTHERS, MENTION, CONTROL = "others", "mention", "control"  # kinds of sentences beside the categories' names
+# Kinds of sentences beside a category's name, and CATEGORY/RELATION and CATEGORY/combined.
+OTHERS, MENTION, CONTROL, COMBINED = "others", "mention", "control", "combined"
 
 
 def development(patterns: PatternSet) -> PatternSet:
-    """The same items with development sentences for `rephrased` and `mention`.
+    """The same items with development sentences for `rephrased` and `mention`; and where there are any, in plain words.
 
-    Two keys, stated values and neighbours are asked in the sentences that need only key and value; plain words and
-    applied questions, which need sentences of their own, are left out.
+    Two keys, stated values and neighbours are asked in the sentences that need only key and value, two keys also in
+    those of a category's own. Applied questions, which need sentences of their own, are left out.
     """
     sentences = prompt_sets.read(FILE)
 
+    mention = tuple(sentences[MENTION])
+
+    def own(category: str, relation: str, trained: tuple[str, ...]) -> Wordings:
+        paraphrased, combined = (tuple(sentences.get(f"{category}/{of}", ())) for of in (relation, COMBINED))
+        return Wordings(trained, paraphrased, mention, combined=combined)
+
     def changed(category: Category) -> Category:
-        mention = tuple(sentences[MENTION])
         items = (replace(item, paraphrased=(), applied=()) for item in category.items)
         return replace(
             category,
             rephrased=tuple(sentences.get(category.name, sentences[OTHERS])),
             items=tuple(items),
-            wordings={of: Wordings(w.trained, mention=mention) for of, w in category.wordings.items()}
+            wordings={of: own(category.name, of, w.trained) for of, w in category.wordings.items()}
             or {"": Wordings(mention=mention)},
         )
 

@@ -78,6 +78,11 @@ def _folded(character: str) -> tuple[tuple[str, bool], ...]:
 WORD = {"Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No", "Mn", "Mc"}  # Unicode categories
 
 
+def _singular(word: str) -> list[str]:
+    """A word, and what it is the plural of, if it may be one."""
+    return [word, *(word[: -len(ending)] for ending in ("s", "es") if word.endswith(ending) and len(word) > 4)]
+
+
 def key_name(text: str) -> str:
     """The units of a key, joined by spaces. Keys that differ only in case, accents, width or white space share it."""
     return joined(units(text))
@@ -140,6 +145,26 @@ class KeyIndex:
                 start = end - length
                 found, longest = Found(split[start].start, last.end, joined(split[start:end])), length
         return found
+
+    def every(self, text: str) -> list[Found]:
+        """All keys in a text, from its start on; of two that overlap, the longer one.
+
+        The last word of a key may be a plural, "Brellixes" for "Brellix". A possessive is a word of its own.
+        """
+        split = units(text)
+        found: list[tuple[int, int, str]] = []  # number of units, end, name
+        for end, last in enumerate(split, 1):
+            for word in _singular(last.text):
+                if length := self.ending([*split[: end - 1], last._replace(text=word)], end):
+                    name = joined([*split[end - length : end - 1], last._replace(text=word)])
+                    found.append((length, end, name))
+                    break
+        taken: list[Found] = []
+        for length, end, name in sorted(found, key=lambda one: (-one[0], one[1])):
+            start, stop = split[end - length].start, split[end - 1].end
+            if all(stop <= other.start or other.end <= start for other in taken):
+                taken.append(Found(start, stop, name))
+        return sorted(taken)
 
     def ending(self, split: Sequence[Unit], end: int, shortest: int = 1) -> int:
         """Number of units of the longest key whose last unit is ``split[end - 1]``; 0 if there is no such key.

@@ -91,7 +91,7 @@ def reading(report: Report, name: Callable[[str], str] = str) -> list[str]:
             f"Items never trained, significantly better than the baseline: {', '.join(better) or 'no variant'}. "
             "This run measures storage and recall, not reasoning."
         )
-    keyed = [name(v["name"]) for v in report["variants"] if (v["config"].get("config") or {}).get("span") == "key"]
+    keyed = [name(v["name"]) for v in report["variants"] if views.looks_for_keys(v)]
     if keyed:
         lines.append(
             f"{', '.join(keyed)}: the memory acts only on prompts that contain a trained key. By construction it "

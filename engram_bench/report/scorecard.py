@@ -9,7 +9,7 @@ from engram_bench import stats
 from engram_bench.data.ways import GROUPS, RECALL, WAYS
 from engram_bench.records import BASELINE, Record, Report, is_pooled
 from engram_bench.report.measures import greedy, prompts_counted, spent, token_efficiency
-from engram_bench.report.views import by_construction
+from engram_bench.report.views import by_construction, looks_for_keys
 
 SURE = 0.9  # "shown": the lower bound of each way's interval is here or above
 STILL = 0.01  # nats per token on unrelated text that count as no change
@@ -82,8 +82,7 @@ def _score(report: Report, variant: str, group: str) -> Record | None:
 
 def _kl(variant: Report, measured: float | None) -> Record | None:
     """KL from the baseline on unrelated text; 0 by construction for a memory that is consulted only for its keys."""
-    keyed = (variant["config"].get("config") or {}).get("span") == "key"
-    if variant["name"] == BASELINE or (keyed and not measured):
+    if variant["name"] == BASELINE or (looks_for_keys(variant) and not measured):
         return {"mean": 0.0, "by_construction": True}
     return None if measured is None else {"mean": measured, "by_construction": False}
 

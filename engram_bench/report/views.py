@@ -16,6 +16,12 @@ def by_construction(variant: str, split: str) -> bool:
     return variant == BASELINE and WAYS[split].right == UNTOUCHED
 
 
+def looks_for_keys(variant: Report) -> bool:
+    """Whether a variant is a memory that acts only on texts that hold a known key."""
+    config = variant["config"]
+    return config.get("kind") == "engram-hearing" or (config.get("config") or {}).get("span") == "key"
+
+
 def still(report: Report) -> frozenset[str]:
     """Variants whose KL on unrelated text is 0 by definition: such a memory is not consulted on text without a key."""
     return frozenset(

@@ -82,7 +82,7 @@ class Bench:
                 raise UsageError(f"variant {variant.name}: {error}") from error
         if lines := faults(settings.patterns, self.backend.encoder, self.backend.stop_ids):
             raise UsageError("\n".join(lines))
-        if any(isinstance(variant.config, EngramConfig) and variant.config.keyed for variant in settings.variants):
+        if any(variant.config and variant.config.keyed for variant in settings.variants):
             for line in alike(settings.patterns):
                 progress(line, 0, 0)
         most, encode = settings.plan.max_new_tokens or sys.maxsize, self.backend.encoder.answer
@@ -181,7 +181,7 @@ class Bench:
 
     def _continued(self, variant: str, passages: Sequence[Passage]) -> Record:
         config, texts = self.variant(variant).config, self._control_texts([passage.text for passage in passages])
-        keyed = isinstance(config, EngramConfig) and config.keyed
+        keyed = config is not None and config.keyed
         return measure_passages(self.backend, self.adapter(variant), passages, texts, keyed=keyed)
 
     def recited(self, variant: str) -> Record:

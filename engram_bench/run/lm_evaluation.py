@@ -94,9 +94,11 @@ def _checked(variant: Variant) -> Variant:
     if variant.router:
         mend = f"name a folder of {variant.adapter_of}, which has no router"
         raise UsageError(f"variant {variant.name}: {UNFIT.format('no whole prompt to its router', mend)}")
+    mend = "name a folder of another kind"
     if variant.kind == "unigram":
-        mend = "name a folder of another kind"
         raise UsageError(f"variant {variant.name}: {UNFIT.format('no token ids to a single-token memory', mend)}")
+    if variant.kind == "engram-hearing":
+        raise UsageError(f"variant {variant.name}: {UNFIT.format('no whole prompt to a hearing memory', mend)}")
     return variant
 
 

@@ -38,6 +38,10 @@ BUILT_IN = (
     "engram-keyed",
     "engram-keyed-bare",
     "engram-routed",
+    "engram-hearing",
+    "engram-hearing-shuffled",
+    "engram-hearing-zeroed",
+    "engram-hearing-reader",
     "engram-unigram",
     "engram-shuffled",
     "engram-zeroed",
@@ -208,7 +212,7 @@ def _reusing_adapter(data: dict[str, Any], place: str) -> Variant:
     base = _load(data["adapter_of"])
     changes = KINDS[base.kind].changes
     if not changes or base.adapter_of:
-        raise UsageError(f"{place}: adapter_of is {data['adapter_of']!r}; use an n-gram memory with its own training")
+        raise UsageError(f"{place}: adapter_of is {data['adapter_of']!r}; use a memory with its own training")
     change = next((name for name in changes if name in data), "damage")
     if set(data) != {"name", "about", "adapter_of", change} or data[change] not in list(changes[change]):
         choices = " or ".join(f"{name}: {', '.join(values)}" for name, values in changes.items())

@@ -46,6 +46,11 @@ class Config:
         """Raise ValueError if the config does not fit a model of `depth` layers."""
 
     @property
+    def keyed(self) -> bool:
+        """Whether it acts only on texts that hold a known key."""
+        return False
+
+    @property
     def needs_key(self) -> bool:
         """Whether only examples that hold the key of one item, to the letter, can train it."""
         return False
@@ -213,6 +218,47 @@ class EngramLoraConfig(EngramConfig):
     @property
     def lora(self) -> LoraConfig:
         return LoraConfig(self.rank, self.alpha)
+
+
+@dataclass(frozen=True)
+class HearingConfig(Config):
+    """Rows at the last token of each known key, and a LoRA from there on that reads them; beyond the paper."""
+
+    layers: Sequence[int | float]  # with rows: numbers of layers, or places as shares of the depth; []: no rows
+    reader: int | float  # the first layer of the reader, a LoRA on all linear layers from there on
+    rank: int
+    alpha: float
+    width: int = 0  # numbers of a row, which a matrix of the layer makes a hidden state of; 0: the row is the state
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "rank")
+        _place(self.reader, "reader")
+        for layer in self.layers:
+            _place(layer, "layers")
+
+    @property
+    def keyed(self) -> bool:
+        return True
+
+    def row_layers(self, depth: int) -> list[int]:
+        """Numbers of the layers with rows in a model of `depth` layers, ascending, each once.
+
+        Raises:
+            ValueError: the model has no such layer.
+        """
+        return sorted({_layer(layer, depth) for layer in self.layers})
+
+    def reader_layers(self, depth: int) -> range:
+        """Numbers of the reader's layers in a model of `depth` layers.
+
+        Raises:
+            ValueError: the model has no such layer.
+        """
+        return range(_layer(self.reader, depth), depth)
+
+    def check(self, depth: int) -> None:
+        self.row_layers(depth)
+        self.reader_layers(depth)
 
 
 @dataclass(frozen=True)

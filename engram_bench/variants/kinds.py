@@ -14,6 +14,7 @@ from engram_bench.variants.configs import (
     Config,
     EngramConfig,
     EngramLoraConfig,
+    HearingConfig,
     LoraConfig,
     PeftMethodConfig,
     UnigramConfig,
@@ -100,6 +101,15 @@ register(
             "damage": ("shuffle", "zero"),  # shuffle: give each n-gram another's row; zero: set all rows to zero
             "router": ("learned", "rules"),  # consult the memory only if a router finds a request, see memory.routing
         },
+        portable=True,
+    )
+)
+register(
+    Kind(
+        "engram-hearing",
+        HearingConfig,
+        {framework: f"engram_bench.backends.{framework}.hearing:HearingAdapter" for framework in ("torch", "mlx")},
+        changes={"damage": ("shuffle", "zero")},
         portable=True,
     )
 )

@@ -7,7 +7,7 @@ a weight of the backbone, so detaching it restores the model bit for bit.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +26,7 @@ from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.memory.addresses import Addresses, Confidence, Spans, damaged, placed
 from engram_bench.memory.mlx import EngramLayer, MemoryLayer, UnigramLayer, injected
-from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span
+from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span, ngram_windows
 from engram_bench.variants.configs import EngramConfig, LoraConfig, UnigramConfig
 
 LORA_WEIGHTS, LORA_CONFIG = "adapters.safetensors", "adapter_config.json"  # the names mlx-lm looks for
@@ -69,7 +69,7 @@ class LoraAdapter(WithoutNgrams):
         try:
             stored = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
             load_adapters(model, str(folder))
-            return cls(stored, _trained(model))
+            return cls(stored, trained_in(model))
         except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(f"{folder}: this adapter cannot be read ({reason}); {weights.ANEW}") from error
@@ -86,7 +86,7 @@ class LoraAdapter(WithoutNgrams):
             mx.eval(model.trainable_parameters())
             yield
         finally:
-            self._state = _trained(model)
+            self._state = trained_in(model)
             remove_lora_layers(model)
             del self.trained
 
@@ -100,7 +100,7 @@ class LoraAdapter(WithoutNgrams):
         return sum(array.size for array in (self._state or {}).values())
 
     def save(self, folder: Path) -> None:
-        mx.save_safetensors(str(folder / LORA_WEIGHTS), _trained(self.trained))
+        mx.save_safetensors(str(folder / LORA_WEIGHTS), trained_in(self.trained))
         text = json.dumps(self._config, indent=2, sort_keys=True)
         (folder / LORA_CONFIG).write_text(text + "\n", encoding="utf-8")
 
@@ -116,7 +116,7 @@ class EngramAdapter:
         self.confidence: Confidence | None = None  # a router's, if there is one
         size = model.args.hidden_size
         self.layers = {layer: EngramLayer(config, layer, hasher, rows, size) for layer, rows in addresses.rows.items()}
-        self.trained = _together(self.layers)
+        self.trained = together(self.layers)
 
     @classmethod
     def create(
@@ -137,7 +137,7 @@ class EngramAdapter:
         config = placed(config, len(model.layers))
         arrays = weights.load(folder, "engram", asdict(config))
         adapter = cls(model, Addresses.from_arrays(config, encoder, arrays))
-        _fill(folder, adapter.trained, arrays)
+        fill(folder, adapter.trained, arrays)
         if damage:
             for memory in adapter.layers.values():
                 memory.table = mx.array(damaged(np.array(memory.table), damage))
@@ -156,6 +156,10 @@ class EngramAdapter:
     def span(self, prompt: Prompt) -> Span | None:
         return self._span(prompt)
 
+    def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
+        mark, on_text = self.addresses.mark, self.acts_on_text
+        return ngram_windows(prompt, answer, self.ngram_size, self.span(prompt), mark, on_text=on_text)
+
     def found(self, prompt: Prompt) -> list[list[int]] | None:
         return self.addresses.found(prompt)
 
@@ -171,11 +175,11 @@ class EngramAdapter:
         return name.endswith(".table")
 
     def parameter_count(self) -> int:
-        arrays = _trained(self.trained)  # row 0 of each table stays zero
+        arrays = trained_in(self.trained)  # row 0 of each table stays zero
         return sum((array[1:] if self.is_table(name) else array).size for name, array in arrays.items())
 
     def save(self, folder: Path) -> None:
-        arrays = {**_arrays(self.trained), **self.addresses.to_arrays()}
+        arrays = {**arrays_of(self.trained), **self.addresses.to_arrays()}
         weights.save(folder, "engram", asdict(self.addresses.config), arrays)
 
 
@@ -206,7 +210,7 @@ class UnigramAdapter(WithoutNgrams):
         self.config = config
         size = model.args.hidden_size
         self.layers = {layer: UnigramLayer(config.slots, size) for layer in range(len(model.layers))}
-        self.trained = _together(self.layers)
+        self.trained = together(self.layers)
 
     @classmethod
     def create(
@@ -217,7 +221,7 @@ class UnigramAdapter(WithoutNgrams):
     @classmethod
     def load(cls, model: nn.Module, config: UnigramConfig, encoder: PromptEncoder, folder: Path) -> UnigramAdapter:
         adapter = cls(model, config)
-        _fill(folder, adapter.trained, weights.load(folder, "unigram", asdict(config)))
+        fill(folder, adapter.trained, weights.load(folder, "unigram", asdict(config)))
         return adapter
 
     def on(self, model: nn.Module) -> AbstractContextManager[None]:
@@ -230,13 +234,13 @@ class UnigramAdapter(WithoutNgrams):
         return False
 
     def parameter_count(self) -> int:
-        return sum(array.size for array in _trained(self.trained).values())
+        return sum(array.size for array in trained_in(self.trained).values())
 
     def save(self, folder: Path) -> None:
-        weights.save(folder, "unigram", asdict(self.config), _arrays(self.trained))
+        weights.save(folder, "unigram", asdict(self.config), arrays_of(self.trained))
 
 
-def _together(layers: dict[int, Any]) -> nn.Module:
+def together(layers: Mapping[Any, Any]) -> nn.Module:
     """Put all layers' memories into one module. Names start with a letter, because MLX reads numbers as indices."""
     module = nn.Module()
     for layer, memory in layers.items():
@@ -244,16 +248,16 @@ def _together(layers: dict[int, Any]) -> nn.Module:
     return module.eval()
 
 
-def _trained(module: nn.Module) -> dict[str, mx.array]:
+def trained_in(module: nn.Module) -> dict[str, mx.array]:
     return dict(tree_flatten(module.trainable_parameters()))
 
 
-def _arrays(module: nn.Module) -> dict[str, NDArray[Any]]:
+def arrays_of(module: nn.Module) -> dict[str, NDArray[Any]]:
     """All arrays by their names in the adapter format, LAYER.PARAMETER."""
     return {name.removeprefix(PREFIX): np.array(array) for name, array in tree_flatten(module.parameters())}
 
 
-def _fill(folder: Path, module: nn.Module, arrays: dict[str, NDArray[Any]]) -> None:
+def fill(folder: Path, module: nn.Module, arrays: dict[str, NDArray[Any]]) -> None:
     try:
         module.load_weights([(PREFIX + name, mx.array(array)) for name, array in arrays.items()])
     except ValueError as error:

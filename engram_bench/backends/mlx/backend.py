@@ -34,7 +34,7 @@ from engram_bench.backends.mlx.decoding import Caches, Decoding
 from engram_bench.backends.mlx.network import Network, log_softmax
 from engram_bench.backends.mlx.network import pick_device as pick_device
 from engram_bench.backends.mlx.network import pick_dtype as pick_dtype
-from engram_bench.backends.replay import Untouched, batches, touched
+from engram_bench.backends.replay import Untouched, batches, read_by, touched
 from engram_bench.backends.routed import loaded
 from engram_bench.backends.training import with_validation
 from engram_bench.data.items import Example
@@ -122,7 +122,7 @@ class MlxModel(Network):
         untouched = self._untouched.on(replay)
         mx.random.seed(seed)
         adapter = adapter_class(variant, self.name).create(self.model, variant.config, self.encoder, pairs)
-        targets = touched(adapter, untouched)
+        pairs, targets = read_by(adapter, pairs), touched(adapter, untouched)
         with self.attached(adapter):
             own = cast(MlxAdapter, adapter)
             found = training.train(self, own, variant.training, pairs, seed, progress, targets)

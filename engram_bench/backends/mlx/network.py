@@ -120,7 +120,7 @@ class Network:
         seen = np.stack([blank_windows(mask.shape[1], ngram_size(self._adapter))] * len(mask))
         for row, ((prompt, answer), length) in enumerate(zip(pairs, lengths, strict=True)):
             ids[row, :length] = (*prompt.ids[prefix:], *answer)
-            seen[row, :length] = windows(self._adapter, prompt, answer, self.encoder.eos_id)[prefix:]
+            seen[row, :length] = windows(self._adapter, prompt, answer)[prefix:]
         return Rows(ids, mask, seen)
 
     def shared(self, prompts: Sequence[Prompt], longest: int) -> int:
@@ -134,7 +134,7 @@ class Network:
         if memories and memories[0].taps:
             caches.append(Recent(mx.zeros((1, len(memories), memories[0].taps[0], self._hidden_size))))
         if prefix:
-            ids, seen = np.array([prompt.ids[:prefix]]), windows(self._adapter, prompt, (), self.encoder.eos_id)
+            ids, seen = np.array([prompt.ids[:prefix]]), windows(self._adapter, prompt, ())
             self._run(ids, seen[None, :prefix], caches)
         return caches
 

@@ -12,7 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from engram_bench.backends.base import Adapter, WithoutNgrams
@@ -22,7 +24,7 @@ from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.memory.addresses import Addresses, Confidence, Spans, damaged, placed
 from engram_bench.memory.torch import EngramLayer, MemoryLayer, UnigramLayer, decoder_layers, injected
-from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span
+from engram_bench.prompts import Pair, Prompt, PromptEncoder, Span, ngram_windows
 from engram_bench.variants.configs import EngramConfig, UnigramConfig
 
 
@@ -69,7 +71,7 @@ class EngramAdapter:
         config = placed(config, len(decoder_layers(model)))
         arrays = weights.load(folder, "engram", asdict(config))
         adapter = cls._build(model, Addresses.from_arrays(config, encoder, arrays))
-        _fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
+        fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
         for memory in adapter.layers.values():
             memory.fuse(model.dtype)
             if damage:
@@ -109,6 +111,10 @@ class EngramAdapter:
     def span(self, prompt: Prompt) -> Span | None:
         return self._span(prompt)
 
+    def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
+        mark, on_text = self.addresses.mark, self.acts_on_text
+        return ngram_windows(prompt, answer, self.ngram_size, self.span(prompt), mark, on_text=on_text)
+
     def found(self, prompt: Prompt) -> list[list[int]] | None:
         return self.addresses.found(prompt)
 
@@ -125,7 +131,7 @@ class EngramAdapter:
         return every - self.config.width * len(self.layers)  # row 0 of each table stays zero
 
     def save(self, folder: Path) -> None:
-        arrays = _arrays({str(layer): memory for layer, memory in self.layers.items()})
+        arrays = arrays_of({str(layer): memory for layer, memory in self.layers.items()})
         weights.save(folder, "engram", asdict(self.config), {**arrays, **self.addresses.to_arrays()})
 
 
@@ -174,7 +180,7 @@ class UnigramAdapter(WithoutNgrams):
     def load(cls, model: Any, config: UnigramConfig, encoder: PromptEncoder, folder: Path) -> UnigramAdapter:
         adapter = cls.create(model, config, encoder)
         arrays = weights.load(folder, "unigram", asdict(config))
-        _fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
+        fill(folder, {str(layer): memory for layer, memory in adapter.layers.items()}, arrays)
         for memory in adapter.layers.values():
             memory.cast_products(model.dtype)
         return adapter
@@ -192,16 +198,16 @@ class UnigramAdapter(WithoutNgrams):
         return sum(p.numel() for memory in self.layers.values() for p in memory.parameters())
 
     def save(self, folder: Path) -> None:
-        arrays = _arrays({str(layer): memory for layer, memory in self.layers.items()})
+        arrays = arrays_of({str(layer): memory for layer, memory in self.layers.items()})
         weights.save(folder, "unigram", asdict(self.config), arrays)
 
 
-def _arrays(modules: dict[str, nn.Module]) -> dict[str, Any]:
+def arrays_of(modules: dict[str, nn.Module]) -> dict[str, Any]:
     state = nn.ModuleDict(modules).state_dict()
     return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
 
 
-def _fill(folder: Path, modules: dict[str, nn.Module], arrays: dict[str, Any]) -> None:
+def fill(folder: Path, modules: dict[str, nn.Module], arrays: dict[str, Any]) -> None:
     try:
         nn.ModuleDict(modules).load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     except RuntimeError as error:

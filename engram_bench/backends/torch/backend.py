@@ -15,7 +15,7 @@ import torch
 
 from engram_bench.backends import decoding
 from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text, Training, adapter_class, trained_on
-from engram_bench.backends.replay import Untouched, answered, touched
+from engram_bench.backends.replay import Untouched, answered, read_by, touched
 from engram_bench.backends.routed import loaded
 from engram_bench.backends.torch import prefill, scoring, training, unsloth
 from engram_bench.backends.torch.adapters import EngramAdapter, TorchAdapter
@@ -102,7 +102,7 @@ class TorchModel(Network):
         untouched = self._untouched.on(replay)
         torch.manual_seed(seed)
         adapter = adapter_class(variant, self.name).create(self.model, variant.config, self.encoder, pairs)
-        targets = touched(adapter, untouched)
+        pairs, targets = read_by(adapter, pairs), touched(adapter, untouched)
         with self.attached(adapter):
             own = cast(TorchAdapter, adapter)
             found = training.train(self, own, variant.training, pairs, seed, progress, targets)

@@ -135,7 +135,7 @@ class Network:
 
     def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
         """See `base.windows`; uses the attached adapter."""
-        return windows(self._adapter, prompt, answer, self.encoder.eos_id)
+        return windows(self._adapter, prompt, answer)
 
     @property
     def _window(self) -> int:

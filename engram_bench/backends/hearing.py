@@ -1,0 +1,34 @@
+"""A hearing memory as an adapter: what both frameworks share. See `memory.hearing` for what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engram_bench.memory.hearing import SIZE, HeardKeys
+from engram_bench.prompts import Prompt, Span
+
+
+class Hearing:
+    """The part of `base.Adapter` that needs only the known keys."""
+
+    ngram_size = SIZE
+    acts_on_text, acts_on_template = True, False
+    keys: HeardKeys
+
+    def span(self, prompt: Prompt) -> Span | None:
+        return self.keys.span(prompt)
+
+    def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
+        return self.keys.windows(prompt, answer)
+
+    def found(self, prompt: Prompt) -> list[list[int]] | None:
+        return None
+
+    def gates(self) -> list[float]:
+        return []
+
+    def train(self, mode: bool) -> None:
+        pass
