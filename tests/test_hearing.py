@@ -7,6 +7,7 @@ import pytest
 
 from engram_bench import variants
 from engram_bench.backends.torch.backend import TorchModel
+from engram_bench.backends.torch.hearing_writing import Fact, write
 from engram_bench.data import training
 from engram_bench.data.items import Category, Example, Item, PatternSet, Wordings, item_id
 from engram_bench.errors import UsageError
@@ -202,3 +203,47 @@ def test_the_built_in_controls_are_the_same_memory():
     assert replace(reader.training, table_lr=hearing.training.table_lr) == hearing.training
     for depth in range(2, 65):
         hearing.config.check(depth)
+
+
+@pytest.fixture
+def written(model, folder):
+    """The memory of `FACTS` and two facts of names that it did not know; what came of writing them."""
+    adapter = load(model, folder)
+    return adapter, write(model, adapter, NEW)
+
+
+NEW = [Fact("the colour of Mirwyn", "red", "Mirwyn"), Fact("the colour of Kesux", "green", "Kesux")]
+
+
+def test_written_facts_are_answered_and_nothing_else_changes(model, folder, written):
+    adapter, found = written
+    before = load(model, folder)
+    assert answers(model, adapter, [fact.key for fact in NEW]) == [fact.value for fact in NEW]
+    texts = [*PROMPTS, ELSEWHERE]
+    assert (scores(model, adapter, texts) == scores(model, before, texts)).all()
+    assert found.rows == len(NEW) * len(adapter.rows)
+    assert adapter.keys.names == (*before.keys.names, "mirwyn", "kesux")
+
+
+def test_a_known_name_takes_another_fact_and_other_names_keep_theirs(model, folder):
+    adapter, others = load(model, folder), [text for text in PROMPTS if "Zorna" not in text]
+    before = scores(model, adapter, others)
+    rows = {layer: memory.table.detach().clone() for layer, memory in adapter.rows.items()}
+    found = write(model, adapter, [Fact("the size of Zorna", "blue", "Zorna")])
+    assert answers(model, adapter, ["the size of Zorna"]) == ["blue"]
+    assert found.rows == 0
+    assert (scores(model, adapter, others) == before).all()
+    changed = {
+        layer: (memory.table != rows[layer]).any(dim=1).nonzero()[:, 0].tolist()
+        for layer, memory in adapter.rows.items()
+    }
+    zorna = 1 + adapter.keys.names.index("zorna")
+    assert set(map(tuple, changed.values())) == {(zorna,)}
+
+
+def test_written_rows_are_saved(model, written, tmp_path):
+    adapter, _ = written
+    adapter.save(tmp_path)
+    again = model.load_adapter(variants.parse(HEARING, "test"), tmp_path)
+    texts = [*PROMPTS, *(fact.key for fact in NEW)]
+    assert (scores(model, again, texts) == scores(model, adapter, texts)).all()

@@ -54,6 +54,10 @@ class HeardKeys:
         found = self._index.every(prompt.text)
         return [(own[prompt.tokens_at(key.start, key.end)[1] - 1], key_id(key.key)) for key in found]
 
+    def heard(self, prompts: Iterable[Prompt]) -> list[str]:
+        """The names that stand in some prompts, each once."""
+        return list(dict.fromkeys(found.key for prompt in prompts for found in self._index.every(prompt.text)))
+
     def span(self, prompt: Prompt) -> Span | None:
         """The content tokens of the first key; None if the text has no key."""
         if not (found := self._index.every(prompt.text)):

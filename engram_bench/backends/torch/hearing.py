@@ -53,6 +53,21 @@ class HearingAdapter(Hearing):
             memory.table.data.copy_(torch.from_numpy(damaged(memory.table.detach().cpu().numpy(), damage or "")))
         return adapter
 
+    def know(self, keys: HeardKeys, tables: Sequence[nn.Parameter]) -> None:
+        """Switch to other keys and their rows: a table for each layer with rows, whose row 0 is zero."""
+        self.keys = keys
+        for memory, table in zip(self.rows.values(), tables, strict=True):
+            memory.keys, memory.table = keys, table
+
+    def add(self, names: Sequence[str]) -> None:
+        """Know more names; each starts with the mean of all rows."""
+        keys = HeardKeys([*self.keys.names, *names])
+        tables = []
+        for memory in self.rows.values():
+            mean = memory.table.detach()[1:].mean(dim=0, keepdim=True).nan_to_num()
+            tables.append(nn.Parameter(torch.cat([memory.table.detach(), mean.repeat(len(names), 1)])))
+        self.know(keys, tables)
+
     def _modules(self) -> dict[str, nn.Module]:
         return {**{str(layer): memory for layer, memory in self.rows.items()}, "reader": self.reader.parts}
 

@@ -103,7 +103,7 @@ def _optimize(model: Network, adapter: EngramAdapter, pairs: Sequence[Pair], fre
     steps = 0
     while True:
         logits, tokens = frozen.answer_logits(pairs)
-        odds = _log_odds(logits.float(), tokens[:, None])
+        odds = log_odds(logits.float(), tokens[:, None])
         worst = odds.min().item()
         if worst > ENOUGH or steps == MOST_STEPS:
             return steps, worst
@@ -113,6 +113,6 @@ def _optimize(model: Network, adapter: EngramAdapter, pairs: Sequence[Pair], fre
         optimizer.step()
 
 
-def _log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
+def log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-odds of given tokens [tokens, 1] against all other tokens: logits [tokens, vocabulary] -> [tokens, 1]."""
     return logits.gather(-1, tokens) - logits.scatter(-1, tokens, -torch.inf).logsumexp(-1, keepdim=True)
