@@ -99,17 +99,18 @@ def in_plain_words(category: Category, each: int) -> list[Question]:
     return found
 
 
-def trial(model: TorchModel, file: str, train: Category, later: Category, seed: int, training_kind: str) -> Record:
+def trial(model: TorchModel, file: str, train: Category, later: Category, args: argparse.Namespace) -> Record:
     """Train a variant, ask it, and write other facts into it."""
     (variant,) = variants.select(file)[1:]
+    rates = [float(rate) for rate in args.rates.split(",")]
     one = PatternSet({train.name: train})
-    data = training.training_set(one, training_kind)
+    data = training.training_set(one, args.training)
     asked, written = (development.development(PatternSet({c.name: c})).categories[c.name] for c in (train, later))
     mentions = questions(asked, "mention")
     untouched = Asker(model, None).answers([question.prompt for question in mentions])
     with tempfile.TemporaryDirectory() as folder:
-        done = model.train(variant, data.examples, seed, Path(folder), lambda *_: None, replay=data.replay)
-        adapter = model.load_adapter(variant, Path(folder))
+        done = model.train(variant, data.examples, args.seed, Path(folder), lambda *_: None, replay=data.replay)
+        adapter, *again = (model.load_adapter(variant, Path(folder)) for _ in range(1 + len(rates)))
     ask = Asker(model, adapter)
     row: Record = {
         "variant": variant.name,
@@ -128,18 +129,27 @@ def trial(model: TorchModel, file: str, train: Category, later: Category, seed: 
     }
     if isinstance(adapter, HearingAdapter):
         facts = [Fact(item.input, item.output, item.names[0]) for item in later.items]
-        found = write(model, adapter, facts)
-        row |= {
-            "written": len(facts),
-            "write_s": round(found.seconds / len(facts), 2),
-            "write_steps": found.steps,
-            "new_seen": ask.right(questions(written, "seen")),
-            "new_rephrased": ask.right(questions(written, "rephrased")),
-            "new_paraphrased": ask.right(in_plain_words(written, 3)),
-            "new_both": ask.right(questions(written, "combined")),
-            "old_paraphrased": ask.right(in_plain_words(asked, 3)),
-        }
+        row["written"] = [_written(model, each, facts, rate, written) for each, rate in zip(again, rates, strict=True)]
     return row
+
+
+def _written(model: TorchModel, adapter: Adapter, facts: Sequence[Fact], rate: float, asked: Category) -> Record:
+    """Write facts at a learning rate, and ask for them."""
+    assert isinstance(adapter, HearingAdapter)
+    found, ask = write(model, adapter, facts, rate), Asker(model, adapter)
+    mentions = questions(asked, "mention")
+    untouched = Asker(model, None).answers([question.prompt for question in mentions])
+    return {
+        "facts": len(facts),
+        "rate": rate,
+        "steps": found.steps,
+        "s_a_fact": round(found.seconds / len(facts), 2),
+        "seen": ask.right(questions(asked, "seen")),
+        "rephrased": ask.right(questions(asked, "rephrased")),
+        "paraphrased": ask.right(in_plain_words(asked, 3)),
+        "both": ask.right(questions(asked, "combined")),
+        "recited": ask.recited(mentions, untouched),
+    }
 
 
 def _kl(model: TorchModel, adapter: Adapter, prompts: Sequence[str], answers: Sequence[str] | None) -> float:
@@ -158,6 +168,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=8, help="trained, of eight triples each")
     parser.add_argument("--later", type=int, default=4, help="subjects whose triples are written afterwards")
     parser.add_argument("--training", default="rich")
+    parser.add_argument("--rates", default="0.1,0.3,1", help="learning rates for writing, each tried by itself")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -166,7 +177,7 @@ def main() -> None:
     model = TorchModel(models.resolve("bundled").folder, "cpu")
     for file in args.variants:
         started = time.perf_counter()
-        row = trial(model, file, train, later, args.seed, args.training)
+        row = trial(model, file, train, later, args)
         row |= {"seed": args.seed, "training": args.training, "dtype": model.dtype, "commit": git_commit()}
         row["all_s"] = round(time.perf_counter() - started)
         known = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else []

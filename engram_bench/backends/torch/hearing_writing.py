@@ -41,7 +41,7 @@ def fact_pairs(fact: Fact, encoder: PromptEncoder) -> list[Pair]:
     return [(encoder.prompt(phrasing.replace("{key}", fact.key)), answer) for phrasing in PHRASINGS]
 
 
-def write(model: Network, adapter: HearingAdapter, facts: Sequence[Fact]) -> Written:
+def write(model: Network, adapter: HearingAdapter, facts: Sequence[Fact], rate: float = RATE) -> Written:
     """Store facts in the rows of their names. No other row changes, and nothing of the reader.
 
     A new name starts with the mean of all rows. The rows change until each answer is certain, at most `MOST_STEPS`
@@ -53,7 +53,8 @@ def write(model: Network, adapter: HearingAdapter, facts: Sequence[Fact]) -> Wri
     adapter.add(fresh)
     pairs = [pair for fact in facts for pair in fact_pairs(fact, model.encoder)]
     with model.attached(adapter), _narrowed(adapter, pairs) as found:
-        steps, worst = _optimize(model, adapter, pairs, torch.tensor([False, *(name in names for name in found)]))
+        own = torch.tensor([False, *(name in names for name in found)])
+        steps, worst = _optimize(model, adapter, pairs, own, rate)
     return Written(time.perf_counter() - started, steps, worst, len(fresh) * len(adapter.rows))
 
 
@@ -73,14 +74,16 @@ def _narrowed(adapter: HearingAdapter, pairs: Sequence[Pair]) -> Iterator[list[s
         adapter.know(keys, tables)
 
 
-def _optimize(model: Network, adapter: HearingAdapter, pairs: Sequence[Pair], own: Tensor) -> tuple[int, float]:
+def _optimize(
+    model: Network, adapter: HearingAdapter, pairs: Sequence[Pair], own: Tensor, rate: float
+) -> tuple[int, float]:
     """Optimize the rows `own`, bool [rows], until all answers are certain.
 
     Returns:
         Steps taken, and the log-odds of the least certain token of the last pass.
     """
     tables = [memory.table for memory in adapter.rows.values()]
-    optimizer = torch.optim.Adam(tables, lr=RATE, betas=BETAS)
+    optimizer = torch.optim.Adam(tables, lr=rate, betas=BETAS)
     frozen = FrozenParts(model, adapter, adapter.first_layer, model.shared_by(pairs), pairs)
     size = min(TOGETHER, len(pairs))
     passes = -(-len(pairs) // size)
