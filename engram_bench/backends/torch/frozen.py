@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engram_bench.backends.base import Adapter
+from engram_bench.backends.torch.adapters import TorchAdapter
 from engram_bench.backends.torch.layout import answer_places, ends, padded
 from engram_bench.backends.torch.network import Network, Prefix
 from engram_bench.backends.torch.prefill import read
 from engram_bench.memory.torch import decoder_layers
-from engram_bench.prompts import Pair
+from engram_bench.prompts import ABSENT, Pair
 
 MOST_BYTES = 2 << 30  # of cached states in total; examples beyond this are read again in every step
 
@@ -55,9 +55,11 @@ class FrozenParts:
         pairs: the training examples, and the replay texts.
     """
 
-    def __init__(self, model: Network, adapter: Adapter, first: int, prefix: int, pairs: Sequence[Pair]) -> None:
+    def __init__(self, model: Network, adapter: TorchAdapter, first: int, prefix: int, pairs: Sequence[Pair]) -> None:
         self._model, self._first, self._prefix, self._any = model, first, prefix, pairs[0][0]
-        self._whole = adapter.acts_on_text or not model.takes_any_layout(max(len(_input_ids(pair)) for pair in pairs))
+        longest = max(len(_input_ids(pair)) for pair in pairs)
+        convolves = any(memory.taps for memory in adapter.memories())  # and reads the values of earlier tokens
+        self._whole = adapter.acts_on_template or convolves or not model.takes_any_layout(longest)
         self._layers = list(decoder_layers(model.model))
         with torch.no_grad(), self._recorded_inputs() as inputs:
             self._fixed = model.prefix_state(self._any, prefix)
@@ -115,19 +117,10 @@ class FrozenParts:
                 states, hidden = torch.stack(upper), inputs.pop()
                 inside = states.shape[-2] - hidden.shape[-2]
                 for i, row, path in zip(piece.which, piece.rows, piece.paths, strict=True):
-                    still = len(path) - self._acted_on(pairs[i])
+                    still = 0 if self._whole else _still(windows[i], len(pairs[i][1]))
                     at = torch.from_numpy(path).to(hidden.device)
                     before = states[:, :, row, :, inside + at[:still]]
                     yield pairs[i], Kept(before, hidden[row, at[still:]], windows[i][still:])
-
-    def _acted_on(self, pair: Pair) -> int:
-        """Number of tokens at an example's end that each step runs again.
-
-        Usually these are the prompt's last token and all answer tokens except the last. They are all tokens after the
-        shared prefix if the memory acts on the text, or if the model only supports padded rows.
-        """
-        own = len(pair[0].ids) + len(pair[1]) - 1 - self._prefix
-        return own if self._whole else len(pair[1])
 
     @contextmanager
     def _recorded_inputs(self) -> Iterator[list[Tensor]]:
@@ -154,6 +147,16 @@ class FrozenParts:
         finally:
             for layer in below:
                 del layer.forward  # restores the class's method
+
+
+def _still(windows: NDArray[np.int64], answer: int) -> int:
+    """Number of a text's tokens, [tokens, N + 1], before the first one that the memory acts on.
+
+    At the latest, this is the prompt's last token, which predicts the first of the `answer` tokens.
+    """
+    acts = windows[:, 0] != ABSENT
+    last = len(windows) - answer
+    return min(int(acts.argmax()), last) if acts.any() else last
 
 
 def _input_ids(pair: Pair) -> tuple[int, ...]:
