@@ -9,8 +9,10 @@ from engram_bench import variants
 from engram_bench.backends.torch import frozen as torch_frozen
 from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.frozen import FrozenParts
+from engram_bench.backends.torch.hearing import HearingAdapter
 from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
 
+READER = "reader: 1\nrank: 2\nalpha: 4\ntraining: {epochs: 1, batch_size: 8, lr: 1.0e-2, table_lr: 0.3}"
 MODELS = ["Llama", "Qwen2", "Phi", "Gemma", "Mistral", "as on an accelerator"]
 
 
@@ -31,7 +33,9 @@ def pairs_of(model, examples):
 
 
 def with_numbers(model, span, layers, pairs):
-    """A memory that adds something wherever it looks."""
+    """A memory that adds something wherever it looks; span "names": one with a reader."""
+    if span == "names":
+        return hearing(model, layers, pairs)
     variant = variants.parse(ENGRAM.replace("[0, 1]", layers) + f"span: {span}\n", "test")
     torch.manual_seed(0)
     adapter = EngramAdapter.create(model.model, variant.config, model.encoder, pairs)
@@ -40,12 +44,23 @@ def with_numbers(model, span, layers, pairs):
     return adapter
 
 
+def hearing(model, layers, pairs):
+    text = f"name: hearing\nkind: engram-hearing\nabout: for tests\nlayers: {layers}\n{READER}"
+    torch.manual_seed(0)
+    adapter = HearingAdapter.create(model.model, variants.parse(text, "test").config, model.encoder, pairs)
+    for memory in adapter.rows.values():
+        torch.nn.init.normal_(memory.table.data[1:], std=0.1)
+    for parameter in adapter.reader.parameters():
+        torch.nn.init.normal_(parameter.data, std=0.1)
+    return adapter
+
+
 def gradients(adapter, logits, tokens):
-    tables = [memory.table for memory in adapter.layers.values()]
+    tables = [memory.table for memory in adapter.memories() if hasattr(memory, "table")]
     return torch.autograd.grad(torch.nn.functional.cross_entropy(logits, tokens), tables)
 
 
-@pytest.mark.parametrize("span", ["key", "text"])
+@pytest.mark.parametrize("span", ["key", "text", "names"])
 @pytest.mark.parametrize("layers", ["[0, 1]", "[1, 2]", "[2]"])
 def test_logits_and_gradients_are_those_of_the_whole_model(model, examples, span, layers):
     pairs = pairs_of(model, examples)
@@ -59,7 +74,9 @@ def test_logits_and_gradients_are_those_of_the_whole_model(model, examples, span
             assert torch.equal(whole[1], parts[1])
             assert torch.allclose(whole[0], parts[0], atol=1e-4)
             for one, other in zip(gradients(adapter, *whole), gradients(adapter, *parts), strict=True):
-                assert one.abs().max() > 1e-4
+                assert one.abs().max() > 1e-4 or (span == "names" and model.model.config.model_type == "mistral"), (
+                    "but for a window of 4 tokens, beyond which the answer does not see a name"
+                )
                 assert torch.allclose(one, other, atol=1e-5)
 
 
