@@ -37,8 +37,8 @@ KINDS = 4  # of subjects; each draw has as many of each
 Record = dict[str, Any]
 
 
-def drawn(world: Category, subjects: int, skipped: int) -> Category:
-    """The triples of some subjects, as many of each kind, after the first `skipped` of each."""
+def drawn(world: Category, subjects: int, skipped: int, relations: int) -> Category:
+    """Some triples of some subjects: `subjects` in all, as many of each kind, after the first `skipped` of each."""
     by_relations: dict[frozenset[str], list[str]] = {}
     of: dict[str, list[Item]] = {}
     for item in world.items:
@@ -49,8 +49,8 @@ def drawn(world: Category, subjects: int, skipped: int) -> Category:
     for kind, names in sorted(by_relations.items(), key=lambda pair: sorted(pair[0])):
         random.Random(f"hearing:{sorted(kind)}").shuffle(names)
         chosen |= set(names[skipped : skipped + subjects // len(by_relations)])
-    items = tuple(item for item in world.items if item.names[0] in chosen)
-    return replace(world, items=items, holds_out=False)
+    items = [item for name in sorted(chosen) for item in sorted(of[name], key=lambda item: item.id)[:relations]]
+    return replace(world, items=tuple(items), holds_out=False)
 
 
 class Asker:
@@ -116,6 +116,7 @@ def trial(model: TorchModel, file: str, train: Category, later: Category, args: 
         "variant": variant.name,
         "about": variant.about,
         "triples": len(train.items),
+        "subjects": args.subjects,
         "steps": done.steps,
         "train_s": round(done.seconds),
         "learned": round(done.learned, 3),
@@ -165,7 +166,8 @@ def _kl(model: TorchModel, adapter: Adapter, prompts: Sequence[str], answers: Se
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="+", help="names of built-in variants, or YAML files")
-    parser.add_argument("--subjects", type=int, default=8, help="trained, of eight triples each")
+    parser.add_argument("--subjects", type=int, default=8, help="that are trained")
+    parser.add_argument("--relations", type=int, default=8, help="triples of each subject")
     parser.add_argument("--later", type=int, default=4, help="subjects whose triples are written afterwards")
     parser.add_argument("--training", default="rich")
     parser.add_argument("--rates", default="0.1,0.3,1", help="learning rates for writing, each tried by itself")
@@ -173,7 +175,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     world = patterns.load(PATTERNS).categories["world"]
-    train, later = drawn(world, args.subjects, 0), drawn(world, args.later, args.subjects // KINDS)
+    train = drawn(world, args.subjects, 0, args.relations)
+    later = drawn(world, args.later, args.subjects // KINDS, args.relations)
     model = TorchModel(models.resolve("bundled").folder, "cpu")
     for file in args.variants:
         started = time.perf_counter()
