@@ -2,7 +2,8 @@
 
 RUN_FOLDER is the folder of one finished run of a sweep (``my-runs/runs/NAME``), which stands for all of them. Reading a
 file of so many runs, finding out which are done, and the table are measured on copies of it. If Ray is installed, tasks
-that do nothing are measured on a cluster of three nodes on this machine. Writes results/sweep-scale.json.
+that do nothing are measured on a cluster of three nodes on this machine. Writes results/sweep-scale.json, prints the
+table of docs/large-sweeps.md; without RUN_FOLDER it only prints it.
 """
 
 from __future__ import annotations
@@ -99,10 +100,58 @@ def on_ray() -> Record:
     return {"nodes": NODES, "first_s": first, "tasks": TASKS, "tasks_s": many}
 
 
+def text(found: Record, runs: int = 1_000, nodes: int = 50) -> str:
+    """What was measured, and what follows for so many runs on so many nodes, in Markdown."""
+    most = found["sweep"][-1]
+    run, code, ray, model = found["run"], found["code"], found["ray"], found["model_bytes"]
+    each = ray["tasks_s"] / ray["tasks"]
+    table = found["sweep"][-1]["table_s"] / most["runs"]
+    rows = [
+        ("part", "measured", f"{runs:,} runs on {nodes} nodes"),
+        ("---", "---", "---"),
+        (
+            "reading and checking the file",
+            f"{most['read_s']} s for {most['runs']:,} runs",
+            f"{most['read_s']:.0f} s, once",
+        ),
+        ("which runs are done", f"{most['state_s']} s for {most['runs']:,} folders", "at the start and at the end"),
+        (
+            "a task that does nothing",
+            f"{1e3 * each:.0f} ms; the first on a node {ray['first_s']:.0f} s",
+            f"{runs * each:.0f} s in all",
+        ),
+        (
+            "start of a run: process, imports, report",
+            f"{found['start_s']:.0f} s",
+            f"{runs * found['start_s'] / nodes / 60:.0f} min of each node",
+        ),
+        (
+            "the package's code",
+            f"{code['bytes'] / 1e6:.1f} MB in {code['files']} files",
+            f"{nodes * code['bytes'] / 1e6:.0f} MB from one node",
+        ),
+        (
+            "the model in a node's cache",
+            f"{model / 1e6:.0f} MB",
+            f"{nodes * model / 1e9:.0f} GB, all at once at the start",
+        ),
+        (
+            "a run's folder",
+            f"{run['bytes'] / 1e6:.1f} MB in {run['files']} files",
+            f"{runs * run['bytes'] / 1e9:.1f} GB in {runs * run['files']:,} files",
+        ),
+        ("the table", f"{most['table_s']} s for {most['runs']:,} runs", f"{runs * table:.0f} s, once"),
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of one finished run")
+    parser.add_argument("run", type=Path, nargs="?", help="folder of one finished run")
     run = parser.parse_args().run
+    if run is None:
+        print(text(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        return
     with tempfile.TemporaryDirectory() as aside:
         counted = []
         for count in RUN_COUNTS:
@@ -124,7 +173,7 @@ def main() -> None:
             "ray": on_ray() if find_spec("ray") else None,
         }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+    print(text(result))
 
 
 if __name__ == "__main__":

@@ -163,6 +163,8 @@ SPACE = "space: {lora: {training.lr: {low: 1e-4, high: 1e-2, log: true}, rank: [
         (f"search: {{trials: 2, constraint: kl <= 0.0.1, {SPACE}}}", "constraint is 'kl <= 0.0.1'; write MEASURE"),
         (f"search: {{trials: 2, sampler: best, {SPACE}}}", "sampler is 'best'; use one of tpe, random"),
         (f"search: {{trials: 2, constraint: kl < 1, {SPACE}}}", "constraint is 'kl < 1'; write MEASURE <= NUMBER"),
+        (f"search: {{trials: 2, constraint: kl_with_keys <= 1, {SPACE}}}", "constraint is 'kl_with_keys <= 1'; write"),
+        (f"search: {{trials: 2, objective: kl_with_keys, {SPACE}}}", "objective is 'kl_with_keys'; use one of"),
         (
             f"base: {{profile: quick}}\nsearch: {{trials: 2, {SPACE}}}",
             "a search chooses recipes by development questions",
