@@ -1,7 +1,7 @@
 """What a large sweep costs beside its runs: ``python -m benchmarks.sweep_scale RUN_FOLDER``, about 5 minutes.
 
 RUN_FOLDER is the folder of one finished run of a sweep (``my-runs/runs/NAME``), which stands for all of them. Reading a
-file of so many runs, finding out which are done, and the table are measured on copies of it. If Ray is installed, tasks
+file of so many runs, finding out which are done, and the table are measured on copies of it. With Ray (needed), tasks
 that do nothing are measured on a cluster of three nodes on this machine. Writes results/sweep-scale.json, prints the
 table of docs/large-sweeps.md; without RUN_FOLDER it only prints it.
 """
@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +169,7 @@ def main() -> None:
             "code": dict(zip(("bytes", "files"), code, strict=True)),
             "model_bytes": size(models.resolve("bundled").folder)[0],
             "start_s": start(Path(aside)),
-            "ray": on_ray() if find_spec("ray") else None,
+            "ray": on_ray(),
         }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(text(result))

@@ -1,10 +1,12 @@
 """Routers that know no key, and a routed memory that stays inactive where its router finds no request."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from benchmarks import routing_table
 from engram_bench import variants
 from engram_bench.backends import routed
 from engram_bench.data import patterns, prompt_sets
@@ -13,6 +15,7 @@ from engram_bench.errors import UsageError
 from engram_bench.memory.routing import FILE, Router, confidence
 from engram_bench.store import adapters, models
 from tests.conftest import ENGRAM, PATTERNS
+from tests.running import ROOT
 
 
 @pytest.mark.parametrize(
@@ -192,3 +195,8 @@ def test_rules_and_a_learned_router_judge_many_prompts_at_once(keyed, backend):
     assert found[0] == found[3]
     assert all(0 <= sure <= 1 for sure in found)
     assert routed.rules(prompts) == [1.0, 1.0, 1.0, 1.0]
+
+
+def test_the_page_shows_the_table_of_the_committed_run():
+    table = routing_table.text(json.loads(routing_table.RESULTS.read_text(encoding="utf-8")))
+    assert table in (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
