@@ -116,8 +116,8 @@ def text(found: Record, runs: int = 1_000, nodes: int = 50) -> str:
         ("which runs are done", f"{most['state_s']} s for {most['runs']:,} folders", "at the start and at the end"),
         (
             "a task that does nothing",
-            f"{1e3 * each:.0f} ms; the first on a node {ray['first_s']:.0f} s",
-            f"{runs * each:.0f} s in all",
+            f"{1e3 * each:.1f} ms; the first on a node {ray['first_s']:.0f} s",
+            f"{runs * each:.1f} s in all",
         ),
         (
             "start of a run: process, imports, report",
@@ -139,7 +139,11 @@ def text(found: Record, runs: int = 1_000, nodes: int = 50) -> str:
             f"{run['bytes'] / 1e6:.1f} MB in {run['files']} files",
             f"{runs * run['bytes'] / 1e9:.1f} GB in {runs * run['files']:,} files",
         ),
-        ("the table", f"{most['table_s']} s for {most['runs']:,} runs", f"{runs * table:.0f} s, once"),
+        (
+            "the table",
+            f"{most['table_s']} s for {most['runs']:,} reports of {found['report_bytes'] / 1e3:.0f} kB",
+            f"{runs * table:.0f} s, once",
+        ),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -165,6 +169,7 @@ def main() -> None:
             "commit": git_commit(),
             "machine": f"{os.cpu_count()} cores",
             "sweep": counted,
+            "report_bytes": next(run.glob("*/report.json")).stat().st_size,
             "run": dict(zip(("bytes", "files"), size(run), strict=True)),
             "code": dict(zip(("bytes", "files"), code, strict=True)),
             "model_bytes": size(models.resolve("bundled").folder)[0],
