@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import sweep_scale
 from engram_bench import cli
 from engram_bench.errors import UsageError
 from engram_bench.sweep import cluster, plan, plots, reading, results, search, table
@@ -623,3 +624,8 @@ def test_without_optuna_a_line_says_how_to_install_it(written, tmp_path, monkeyp
     assert cli.main(["sweep", str(file), "--out", str(tmp_path / "out")]) == 2
     assert 'pip install "engram-bench[sweep]"' in capsys.readouterr().err
     assert Path(tmp_path / "out").exists() is False
+
+
+def test_the_page_on_large_sweeps_shows_the_committed_figures():
+    found = json.loads(sweep_scale.RESULTS.read_text(encoding="utf-8"))
+    assert sweep_scale.text(found) in (ROOT / "docs" / "large-sweeps.md").read_text(encoding="utf-8")
