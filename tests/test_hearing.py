@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engram_bench import variants
+from engram_bench import cli, variants
 from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.backends.torch.hearing_writing import Fact, write
 from engram_bench.data import training
@@ -14,6 +14,7 @@ from engram_bench.errors import UsageError
 from engram_bench.memory.hearing import CURRENT, KEY, PREVIOUS, HeardKeys, active
 from engram_bench.memory.keys import KeyIndex, key_id, key_name
 from engram_bench.prompts import ABSENT, extend_windows
+from engram_bench.store import adapters
 
 HEARING = """\
 name: tiny-hearing
@@ -247,3 +248,9 @@ def test_written_rows_are_saved(model, written, tmp_path):
     again = model.load_adapter(variants.parse(HEARING, "test"), tmp_path)
     texts = [*PROMPTS, *(fact.key for fact in NEW)]
     assert (scores(model, again, texts) == scores(model, adapter, texts)).all()
+
+
+def test_the_command_lists_how_many_names_it_knows(folder, tmp_path, capsys):
+    adapters.copy(folder, tmp_path, variants.parse(HEARING, "test"))
+    assert cli.main(["list", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "tiny-hearing: for tests\n4 names\n"

@@ -17,11 +17,12 @@ from engram_bench.backends.base import Adapter, Backend, Writable
 from engram_bench.data import tables
 from engram_bench.errors import UsageError
 from engram_bench.memory import addresses, weights
+from engram_bench.memory.hearing import KIND, HeardKeys
 from engram_bench.memory.keys import KeyIndex
 from engram_bench.options import integer
 from engram_bench.run import asking
 from engram_bench.store import adapters, models
-from engram_bench.variants.configs import EngramConfig
+from engram_bench.variants.configs import EngramConfig, HearingConfig
 
 
 def ask(args: argparse.Namespace) -> None:
@@ -54,6 +55,9 @@ def list_facts(args: argparse.Namespace) -> None:
         print(f"{len(keys.tokens)} keys, {len(facts)} of them written")
         for key, value in facts.items():
             print(f"{key} -> {value}")
+    if isinstance(variant.config, HearingConfig):
+        names = HeardKeys.from_array(weights.load(args.adapter, KIND, asdict(variant.config))["keys"]).names
+        print(f"{len(names)} names")
 
 
 def write(args: argparse.Namespace) -> int:
