@@ -195,6 +195,12 @@ def test_files_of_another_shape_are_refused(model, folder):
         model.load_adapter(variant, folder)
 
 
+def test_a_name_within_a_word_is_refused_before_training(model, tmp_path):
+    inside = Example("What is xZornay?", "red", None, (9, 14))
+    with pytest.raises(UsageError, match="'Zorna' is part of a longer word in 'What is xZornay"):
+        model.train(variants.parse(HEARING, "test"), [inside], 0, tmp_path, lambda *_: None)
+
+
 def test_the_built_in_controls_are_the_same_memory():
     hearing, shuffled, zeroed, reader = variants.select(
         "engram-hearing,engram-hearing-shuffled,engram-hearing-zeroed,engram-hearing-reader"

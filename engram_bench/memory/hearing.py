@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from engram_bench.errors import UsageError
 from engram_bench.memory.keys import KeyIndex, key_id, key_name
 from engram_bench.prompts import ABSENT, Pair, Prompt, Span, blank_windows
 
@@ -35,9 +36,18 @@ class HeardKeys:
 
     @classmethod
     def of_training(cls, pairs: Sequence[Pair]) -> HeardKeys:
-        """The plain names of the items that these prompts ask for."""
-        spans = ((prompt.text, prompt.name or prompt.key) for prompt, _ in pairs)
-        return cls(key_name(text[slice(*span)]) for text, span in spans if span)
+        """The plain names of the items that these prompts ask for.
+
+        Raises:
+            UsageError: a name is part of a longer word, where it cannot be found.
+        """
+        spans = {prompt: span for prompt, _ in pairs if (span := prompt.name or prompt.key)}
+        found = cls(key_name(prompt.text[slice(*span)]) for prompt, span in spans.items())
+        for prompt, span in spans.items():
+            if found.span(prompt) is None:
+                where = f"{prompt.text[slice(*span)]!r:.60} is part of a longer word in {prompt.text!r:.120}"
+                raise UsageError(f"{where} and cannot be found there; put spaces around it")
+        return found
 
     @classmethod
     def from_array(cls, array: NDArray[np.uint8]) -> HeardKeys:
