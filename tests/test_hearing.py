@@ -195,10 +195,27 @@ def test_files_of_another_shape_are_refused(model, folder):
         model.load_adapter(variant, folder)
 
 
-def test_a_name_within_a_word_is_refused_before_training(model, tmp_path):
-    inside = Example("What is xZornay?", "red", None, (9, 14))
-    with pytest.raises(UsageError, match="'Zorna' is part of a longer word in 'What is xZornay"):
-        model.train(variants.parse(HEARING, "test"), [inside], 0, tmp_path, lambda *_: None)
+def pair(model, text, key, name):
+    spans = [(text.index(part), text.index(part) + len(part)) if part else None for part in (key, name)]
+    return model.encoder.pair(Example(text, "red", *spans))
+
+
+def test_a_key_within_a_word_is_refused_before_training(model):
+    with pytest.raises(UsageError, match="'K:Zor' is part of a longer word in 'What is K:Zornay"):
+        HeardKeys.of_training([pair(model, "What is K:Zornay?", "K:Zor", "Zor")])
+
+
+def test_a_plain_name_within_a_word_is_left_out(model):
+    pairs = [pair(model, "K:Zorna", "K:Zorna", "Zorna"), pair(model, "How many Zornas or Zornalings?", None, "Zorna")]
+    keys = HeardKeys.of_training([*pairs, pair(model, "What are Zornalings?", None, "Zorna")])
+    assert keys.names == ("zorna",)
+
+
+def test_a_short_name_is_heard_with_its_whole_key_alone(model):
+    keys = HeardKeys.of_training([pair(model, "Look up ELEMENT:In", "ELEMENT:In", "In")])
+    assert keys.names == (key_name("ELEMENT:In"),)
+    assert keys.span(model.encoder.prompt("What is in the box?")) is None
+    assert HeardKeys.of_training([pair(model, "Which element is In?", None, "In")]).names == ()
 
 
 def test_the_built_in_controls_are_the_same_memory():

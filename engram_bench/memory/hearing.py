@@ -19,6 +19,7 @@ from engram_bench.prompts import ABSENT, Pair, Prompt, Span, blank_windows
 
 CURRENT, PREVIOUS, KEY = range(3)  # columns of a window
 SIZE = 2  # tokens in a window
+LEAST = 3  # characters of a plain name
 KIND = "engram-hearing"  # of its files
 
 
@@ -36,18 +37,24 @@ class HeardKeys:
 
     @classmethod
     def of_training(cls, pairs: Sequence[Pair]) -> HeardKeys:
-        """The plain names of the items that these prompts ask for.
+        """The names of the items that these prompts ask for: the plain one, or else the whole key.
+
+        A plain name of fewer than `LEAST` characters is none: in another case, "In" of indium is in any text.
 
         Raises:
-            UsageError: a name is part of a longer word, where it cannot be found.
+            UsageError: a key is part of a longer word, where it cannot be found.
         """
-        spans = {prompt: span for prompt, _ in pairs if (span := prompt.name or prompt.key)}
-        found = cls(key_name(prompt.text[slice(*span)]) for prompt, span in spans.items())
-        for prompt, span in spans.items():
-            if found.span(prompt) is None:
-                where = f"{prompt.text[slice(*span)]!r:.60} is part of a longer word in {prompt.text!r:.120}"
+        found: list[str] = []
+        for prompt, _ in pairs:
+            spans = [span for span in (prompt.name, prompt.key) if span]
+            if named := [text for a, b in spans if len(text := prompt.text[a:b]) >= LEAST or (a, b) == prompt.key]:
+                found.append(key_name(named[0]))
+        keys = cls(found)
+        for prompt, _ in pairs:
+            if prompt.key and keys.span(prompt) is None:
+                where = f"{prompt.text[slice(*prompt.key)]!r:.60} is part of a longer word in {prompt.text!r:.120}"
                 raise UsageError(f"{where} and cannot be found there; put spaces around it")
-        return found
+        return keys
 
     @classmethod
     def from_array(cls, array: NDArray[np.uint8]) -> HeardKeys:
