@@ -12,12 +12,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import binomtest
+
 from engram_bench.report import ladder
 from engram_bench.report.text import safe
 
 RESULTS = Path(__file__).parent / "results"
 LEFT_OUT = ("train, s",)  # the machine may do other work
 SHARES = ("k", "n")
+PAPER = "engram"
 
 
 def file(name: str) -> Path:
@@ -34,6 +37,7 @@ def record(report: dict[str, Any]) -> dict[str, Any]:
         found["k"] += sum(outcome["items"].values())
         found["n"] += len(outcome["items"])
     run, backend = report["run"], report["backend"]
+    steps = {v["name"]: v["train"]["steps"] for v in report["variants"] if v["train"]}
     return {
         **{name: run[name] for name in ("git_commit", "complete", "profile", "seeds", "started", "matmul_gflops")},
         **{name: backend[name] for name in ("name", "device", "dtype")},
@@ -41,7 +45,21 @@ def record(report: dict[str, Any]) -> dict[str, Any]:
         "rows": section.rows,
         "positions": report["positions"],
         "ways": ways,
+        "steps": steps,
+        "beside_engram": {name: paired(report, name) for name in steps if name != PAPER},
     }
+
+
+def paired(report: dict[str, Any], variant: str) -> dict[str, float]:
+    """Rephrased questions that `engram` alone answers, or the variant alone; the p-value of McNemar's exact test."""
+    found: dict[str, dict[tuple[str, str], float]] = {PAPER: {}, variant: {}}
+    for outcome in report["outcomes"]:
+        if outcome["split"] == "rephrased" and outcome["variant"] in found:
+            found[outcome["variant"]] |= {(outcome["category"], item): k for item, k in outcome["items"].items()}
+    both = [(right, found[variant][item]) for item, right in found[PAPER].items()]
+    lost, gained = (sum(a > b for a, b in both), sum(a < b for a, b in both))
+    p = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    return {"n": len(both), "lost": lost, "gained": gained, "p": round(float(p), 4)}
 
 
 def text(found: dict[str, Any]) -> str:

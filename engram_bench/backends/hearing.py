@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from engram_bench.backends.base import WithoutNgrams
 from engram_bench.memory.hearing import SIZE, HeardKeys
 from engram_bench.prompts import Prompt, Span
 
 
-class Hearing:
-    """The part of `base.Adapter` that needs only the known keys."""
+class Hearing(WithoutNgrams):
+    """The part of `base.Adapter` that needs only the known keys; no gates, no dropout."""
 
     ngram_size = SIZE
     acts_on_text, acts_on_template = True, False
@@ -23,12 +24,3 @@ class Hearing:
 
     def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
         return self.keys.windows(prompt, answer)
-
-    def found(self, prompt: Prompt) -> list[list[int]] | None:
-        return None
-
-    def gates(self) -> list[float]:
-        return []
-
-    def train(self, mode: bool) -> None:
-        pass

@@ -26,7 +26,7 @@ from engram_bench.shipped import PATTERNS
 
 T = TypeVar("T")
 FOLDER = PATTERNS / "prompts"
-FITTED = 1000
+FITTED = 1000  # prompts of each kind that fit a router
 ROUTING = {  # set -> files of prompts that ask for an item, and of prompts that ask for none
     "labelled": ("routing_positive", "routing_negative"),
     "in own words": ("routing_own_words", "routing_negative"),
@@ -131,7 +131,7 @@ def routing(of: str = "labelled") -> list[RoutingPrompt]:
 def routing_development() -> tuple[list[str], list[str]]:
     """Prompts to fit a router on, none of which judges one: those that ask for an item, and those that ask for none.
 
-    Of each, `FITTED` are drawn; more made no router better.
+    Of each, `FITTED` are drawn.
     """
     found = []
     for label in ("positive", "negative"):

@@ -51,7 +51,7 @@ class HeardKeys:
                 found.append(key_name(named[0]))
         keys = cls(found)
         for prompt, _ in pairs:
-            if prompt.key and keys.span(prompt) is None:
+            if prompt.key and not keys._index.every(prompt.text):
                 where = f"{prompt.text[slice(*prompt.key)]!r:.60} is part of a longer word in {prompt.text!r:.120}"
                 raise UsageError(f"{where} and cannot be found there; put spaces around it")
         return keys

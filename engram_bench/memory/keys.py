@@ -154,7 +154,7 @@ class KeyIndex:
         split = units(text)
         found: list[tuple[int, int, str]] = []  # number of units, end, name
         for end, last in enumerate(split, 1):
-            for word in _singular(last.text):
+            for word in filter(self._lengths.__contains__, _singular(last.text)):
                 if length := self.ending([*split[: end - 1], last._replace(text=word)], end):
                     name = joined([*split[end - length : end - 1], last._replace(text=word)])
                     found.append((length, end, name))

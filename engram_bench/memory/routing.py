@@ -28,7 +28,7 @@ QUESTION = re.compile(
 )
 
 FILE = "router.safetensors"  # in the folder of the adapter
-PENALTY = 1e-2  # of the squared weights; chosen on the development prompts, with whole kinds left out
+PENALTY = 1e-2  # of the squared weights
 
 
 def confidence(text: str) -> float:

@@ -172,11 +172,10 @@ class EngramAdapter:
             memory.train(mode)
 
     def is_table(self, name: str) -> bool:
-        return name.endswith(".table")
+        return is_table(name)
 
     def parameter_count(self) -> int:
-        arrays = trained_in(self.trained)  # row 0 of each table stays zero
-        return sum((array[1:] if self.is_table(name) else array).size for name, array in arrays.items())
+        return numbers_in(self.trained)
 
     def save(self, folder: Path) -> None:
         arrays = {**arrays_of(self.trained), **self.addresses.to_arrays()}
@@ -246,6 +245,17 @@ def together(layers: Mapping[Any, Any]) -> nn.Module:
     for layer, memory in layers.items():
         module[f"{PREFIX}{layer}"] = memory
     return module.eval()
+
+
+def is_table(name: str) -> bool:
+    """Whether the parameter of this name is a table of rows."""
+    return name.endswith(".table")
+
+
+def numbers_in(module: nn.Module) -> int:
+    """How many numbers train; row 0 of each table stays zero."""
+    arrays = trained_in(module)
+    return sum((array[1:] if is_table(name) else array).size for name, array in arrays.items())
 
 
 def trained_in(module: nn.Module) -> dict[str, mx.array]:

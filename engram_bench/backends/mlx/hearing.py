@@ -12,7 +12,7 @@ import numpy as np
 from mlx import nn
 
 from engram_bench.backends.hearing import Hearing
-from engram_bench.backends.mlx.adapters import arrays_of, fill, together, trained_in
+from engram_bench.backends.mlx.adapters import arrays_of, fill, is_table, numbers_in, together
 from engram_bench.memory import weights
 from engram_bench.memory.addresses import damaged
 from engram_bench.memory.hearing import KIND, HeardKeys
@@ -61,11 +61,10 @@ class HearingAdapter(Hearing):
         return [*self.rows.values(), self.reader]
 
     def is_table(self, name: str) -> bool:
-        return name.endswith(".table")
+        return is_table(name)
 
     def parameter_count(self) -> int:
-        arrays = trained_in(self.trained)  # row 0 of each table stays zero
-        return sum((array[1:] if self.is_table(name) else array).size for name, array in arrays.items())
+        return numbers_in(self.trained)
 
     def save(self, folder: Path) -> None:
         weights.save(folder, KIND, asdict(self.config), {**arrays_of(self.trained), "keys": self.keys.to_array()})
