@@ -16,16 +16,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from engram_bench import metrics, variants
 from engram_bench.backends.base import Adapter, Text
+from engram_bench.backends.hearing import Hearing
 from engram_bench.backends.torch.backend import TorchModel
-from engram_bench.backends.torch.hearing import HearingAdapter
-from engram_bench.backends.torch.hearing_writing import Fact, write
 from engram_bench.data import development, patterns, training
 from engram_bench.data.items import Category, Item, PatternSet
 from engram_bench.data.questions import Question, questions
+from engram_bench.memory.hearing import fact_of
 from engram_bench.run.session import git_commit
 from engram_bench.shipped import PATTERNS
 from engram_bench.store import models
@@ -102,7 +102,6 @@ def in_plain_words(category: Category, each: int) -> list[Question]:
 def trial(model: TorchModel, file: str, train: Category, later: Category, args: argparse.Namespace) -> Record:
     """Train a variant, ask it, and write other facts into it."""
     (variant,) = variants.select(file)[1:]
-    rates = [float(rate) for rate in args.rates.split(",")]
     one = PatternSet({train.name: train})
     data = training.training_set(one, args.training)
     asked, written = (development.development(PatternSet({c.name: c})).categories[c.name] for c in (train, later))
@@ -110,7 +109,7 @@ def trial(model: TorchModel, file: str, train: Category, later: Category, args: 
     untouched = Asker(model, None).answers([question.prompt for question in mentions])
     with tempfile.TemporaryDirectory() as folder:
         done = model.train(variant, data.examples, args.seed, Path(folder), lambda *_: None, replay=data.replay)
-        adapter, *again = (model.load_adapter(variant, Path(folder)) for _ in range(1 + len(rates)))
+        adapter = model.load_adapter(variant, Path(folder))
     ask = Asker(model, adapter)
     row: Record = {
         "variant": variant.name,
@@ -128,23 +127,25 @@ def trial(model: TorchModel, file: str, train: Category, later: Category, args: 
         "kl_mention": _kl(model, adapter, [question.prompt for question in mentions], untouched),
         "kl_unrelated": _kl(model, adapter, development.control(), None),
     }
-    if isinstance(adapter, HearingAdapter):
-        facts = [Fact(item.input, item.output, item.names[0]) for item in later.items]
-        row["written"] = [_written(model, each, facts, rate, written) for each, rate in zip(again, rates, strict=True)]
+    if isinstance(adapter, Hearing):
+        row["written"] = _written(model, adapter, written)
     return row
 
 
-def _written(model: TorchModel, adapter: Adapter, facts: Sequence[Fact], rate: float, asked: Category) -> Record:
-    """Write facts at a learning rate, and ask for them."""
-    assert isinstance(adapter, HearingAdapter)
-    found, ask = write(model, adapter, facts, rate), Asker(model, adapter)
-    mentions = questions(asked, "mention")
+def _written(model: TorchModel, adapter: Hearing, asked: Category) -> Record:
+    """Write the facts of a category, and ask for them."""
+    facts, started = [fact_of(item) for item in asked.items], time.perf_counter()
+    adapter.reader.facts = adapter.facts.with_facts(facts)
+    adapter.reader.hold(facts)
+    seconds, ask, mentions = (
+        time.perf_counter() - started,
+        Asker(model, cast(Adapter, adapter)),
+        questions(asked, "mention"),
+    )
     untouched = Asker(model, None).answers([question.prompt for question in mentions])
     return {
         "facts": len(facts),
-        "rate": rate,
-        "steps": found.steps,
-        "s_a_fact": round(found.seconds / len(facts), 2),
+        "s_a_fact": round(seconds / len(facts), 3),
         "seen": ask.right(questions(asked, "seen")),
         "rephrased": ask.right(questions(asked, "rephrased")),
         "paraphrased": ask.right(in_plain_words(asked, 3)),
@@ -170,7 +171,6 @@ def main() -> None:
     parser.add_argument("--relations", type=int, default=8, help="triples of each subject")
     parser.add_argument("--later", type=int, default=4, help="subjects whose triples are written afterwards")
     parser.add_argument("--training", default="rich")
-    parser.add_argument("--rates", default="0.1,0.3,1", help="learning rates for writing, each tried by itself")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()

@@ -118,17 +118,22 @@ def _parser() -> argparse.ArgumentParser:
     listed.add_argument("adapter", type=Path, metavar="ADAPTER", help=ADAPTER)
     listed.set_defaults(run=_on_folder("list"))
 
-    write = commands.add_parser("write", help="store facts in a trained n-gram memory, without a training run")
+    write = commands.add_parser("write", help="store facts in a trained memory, without a training run")
     write.add_argument(
-        "adapter", type=Path, metavar="ADAPTER", help="folder made by engram-bench train engram-keyed --out"
+        "adapter",
+        type=Path,
+        metavar="ADAPTER",
+        help="folder made by engram-bench train, with --out, of engram-keyed or engram-hearing",
     )
     write.add_argument("key", nargs="?", help="text that asks for the fact, such as 'the wifi of Bo'")
     write.add_argument("value", nargs="?", help="the answer to store")
-    table = "store the facts of a table, as engram-bench facts reads it"
+    at = "where a hearing memory hears the fact (default: a name that it knows in the key, or the whole key)"
+    write.add_argument("--name", metavar="NAME", help=at)
+    table = "store the facts of a table, as engram-bench facts reads it; a hearing memory hears them at its subjects"
     write.add_argument("--from", dest="table", type=Path, metavar="FILE", help=table)
     write.set_defaults(run=_on_folder("write"))
 
-    forget = commands.add_parser("forget", help="remove a written fact from an n-gram memory")
+    forget = commands.add_parser("forget", help="remove a written fact from a memory")
     forget.add_argument("adapter", type=Path, metavar="ADAPTER", help="folder given to engram-bench write")
     forget.add_argument("key", help="key given to engram-bench write")
     forget.set_defaults(run=_on_folder("forget"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engram_bench.data.items import Example
+from engram_bench.data.items import Example, Item
 from engram_bench.data.plain_text import SplitTokenizer
 from engram_bench.errors import UsageError
 
@@ -44,6 +44,18 @@ class Span(NamedTuple):
     whole: bool = False
 
 
+class Message(NamedTuple):
+    """A message of a talk: its text, its tokens' places in the prompt, and each one's range of characters."""
+
+    text: str
+    tokens: tuple[int, ...]
+    places: tuple[tuple[int, int], ...]
+
+    def last_token(self, start: int, end: int) -> int:
+        """The place in the prompt of the last token that holds some of the characters [start, end)."""
+        return max(at for at, (a, b) in zip(self.tokens, self.places, strict=True) if a < end and b > start)
+
+
 @dataclass(frozen=True)
 class Prompt:
     """Token ids of one prompt.
@@ -54,8 +66,9 @@ class Prompt:
         text: the user's own text.
         places: for each content token, the range [start, end) of its characters in `text`.
         key: set only in training: the item's input, a range [start, end) of characters in `text`.
-        name: the same for the item's plain name.
+        items: set only in training: those whose values are the answer.
         earlier: number of leading tokens before the last user turn, if there are earlier turns; else 0.
+        spoken: the messages of these earlier turns.
     """
 
     ids: tuple[int, ...]
@@ -64,7 +77,13 @@ class Prompt:
     places: tuple[tuple[int, int], ...] = ()
     key: tuple[int, int] | None = None
     earlier: int = 0
-    name: tuple[int, int] | None = None
+    spoken: tuple[Message, ...] = ()
+    items: tuple[Item, ...] = field(default=(), compare=False)
+
+    def messages(self) -> list[Message]:
+        """All messages of the talk, the user's own text last."""
+        own = tuple(place for place, mine in enumerate(self.content) if mine)
+        return [*self.spoken, Message(self.text, own, self.places)]
 
     def content_ids(self) -> NDArray[np.int64]:
         """int64 [content tokens]: the token ids of the user's own text."""
@@ -151,10 +170,12 @@ class PromptEncoder:
                 turns.
         """
         *before, after = self._template(len(earlier))
-        spoken = [part for turn in earlier for part in turn]
-        opening = "".join(part for pair in zip(before, [*spoken, text], strict=True) for part in pair)
-        start = len(opening) - len(text)
-        return self._read(opening + after, start, len(opening), key, earlier=bool(earlier))
+        opening, ranges = "", []
+        for part, message in zip(before, [*(part for turn in earlier for part in turn), text], strict=True):
+            opening += part
+            ranges.append((len(opening), len(opening) + len(message)))
+            opening += message
+        return self._read(opening + after, ranges, key)
 
     def _template(self, turns: int) -> list[str]:
         """The sealed texts before, between and after the messages of a conversation with `turns` earlier turns."""
@@ -174,18 +195,14 @@ class PromptEncoder:
             self._templates[turns] = [self._tokens.sealed(part) for part in parts]
         return self._templates[turns]
 
-    def _read(
-        self, whole: str, start: int, end: int, key: tuple[int, int] | None = None, *, earlier: bool = False
-    ) -> Prompt:
-        """Encode a sealed text; its characters from `start` to `end` are the user's own text."""
+    def _read(self, whole: str, messages: Sequence[tuple[int, int]], key: tuple[int, int] | None = None) -> Prompt:
+        """Encode a sealed text with messages at some ranges of characters; the last one is the user's own text."""
         ids, places = self._tokens.encode(whole)
-        text = whole[start:end]
-        content = tuple(a < end and b > start for a, b in places)
-        own = (place for place, mine in zip(places, content, strict=True) if mine)
-        own_places = tuple((max(0, a - start), b - start) for a, b in own)
-        mask = (False,) * len(self._start) + content
-        before = sum(b <= start for _, b in places) + len(self._start) if earlier else 0
-        return Prompt((*self._start, *ids), mask, text, own_places, key, before)
+        *spoken, own = (_message(whole, a, b, places, len(self._start)) for a, b in messages)
+        inside = set(own.tokens)
+        content = tuple(at in inside for at in range(len(self._start) + len(ids)))
+        before = sum(b <= messages[-1][0] for _, b in places) + len(self._start) if spoken else 0
+        return Prompt((*self._start, *ids), content, own.text, own.places, key, before, tuple(spoken))
 
     def answer(self, text: str) -> tuple[int, ...]:
         """Encode a right answer with its end-of-text token, so that the model learns to stop.
@@ -210,8 +227,7 @@ class PromptEncoder:
 
     def pair(self, example: Example) -> Pair:
         """Encode a training example."""
-        prompt = replace(self.prompt(example.prompt, example.key), name=example.name)
-        return prompt, self.answer(example.answer)
+        return replace(self.prompt(example.prompt, example.key), items=example.items), self.answer(example.answer)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode generated ids up to end-of-text."""
@@ -223,7 +239,14 @@ class PromptEncoder:
     @property
     def header_ids(self) -> tuple[int, ...]:
         """Token ids of the template's text before every user turn; none without a chat template."""
-        return self._read(self._header, 0, 0).ids if self._header else ()
+        return self._read(self._header, [(0, 0)]).ids if self._header else ()
+
+
+def _message(whole: str, start: int, end: int, places: Sequence[tuple[int, int]], skipped: int) -> Message:
+    """The message at the characters [start, end) of a text; `places` of its tokens, of which `skipped` come before."""
+    inside = [at for at, (a, b) in enumerate(places) if a < end and b > start]
+    own = tuple((max(0, places[at][0] - start), places[at][1] - start) for at in inside)
+    return Message(whole[start:end], tuple(skipped + at for at in inside), own)
 
 
 def _start_ids(tokenizer: Any) -> tuple[int, ...]:

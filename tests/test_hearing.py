@@ -1,43 +1,41 @@
-"""The hearing memory: where it acts, in torch and in MLX."""
+"""The hearing memory: where it acts, what it hears, what is written into it; in torch and in MLX."""
 
-from dataclasses import replace
+import random
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from engram_bench import cli, variants
-from engram_bench.backends.torch.backend import TorchModel
-from engram_bench.backends.torch.hearing_writing import Fact, write
+from engram_bench.backends.hearing import WritableHearing, alike
 from engram_bench.data import training
 from engram_bench.data.items import Category, Example, Item, PatternSet, Wordings, item_id
 from engram_bench.errors import UsageError
-from engram_bench.memory.hearing import CURRENT, KEY, PREVIOUS, HeardKeys, active
-from engram_bench.memory.keys import KeyIndex, key_id, key_name
+from engram_bench.memory import hearing, weights
+from engram_bench.memory.hearing import CURRENT, NAMES, Fact, Facts, active, fact_of, statement
+from engram_bench.memory.keys import KeyIndex, key_name
 from engram_bench.prompts import ABSENT, extend_windows
 from engram_bench.store import adapters
+from tests.conftest import in_float32
 
 HEARING = """\
 name: tiny-hearing
 kind: engram-hearing
 about: for tests
-layers: [0, 1]
-reader: 1
-rank: 4
-alpha: 8
-training: {epochs: 40, batch_size: 8, lr: 1.0e-2, table_lr: 0.2}
+first_layer: 0
+rank: 8
+alpha: 16
+redraw: 0
+training: {epochs: 80, batch_size: 8, lr: 1.0e-2}
 """
 FACTS = {"Brellix": "red", "Tom Hale": "blue", "Zorna": "green", "Quorl": "black"}
 SENTENCES = ("the colour of {}", "What colour has {}?", "{} and its colour")
 PROMPTS = [sentence.format(name) for name in FACTS for sentence in SENTENCES]
 ELSEWHERE = "What is a good colour for a boat?"
-
-
-def example(sentence, name):
-    start = sentence.index("{}")
-    return Example(sentence.format(name), FACTS[name], None, (start, start + len(name)))
-
-
-EXAMPLES = [example(sentence, name) for name in FACTS for sentence in SENTENCES]
+ITEMS = {name: Item(name, "own", f"the colour of {name}", value, (name,), "colour") for name, value in FACTS.items()}
+EXAMPLES = [
+    Example(sentence.format(name), FACTS[name], None, (ITEMS[name],)) for name in FACTS for sentence in SENTENCES
+]
 
 
 def index(*keys):
@@ -62,7 +60,7 @@ def test_every_key_is_found_as_people_write_it(text, found):
     assert [text[key.start : key.end] for key in keys.every(text)] == found
 
 
-def test_a_name_is_marked_in_the_examples_of_an_item_that_has_one():
+def test_an_example_tells_whose_values_answer_it():
     items = [
         Item(item_id("towns", f"CAPITAL:{name}"), "towns", f"CAPITAL:{name}", value, names=(name,))
         for name, value in (("France", "Paris"), ("Chad", "N'Djamena"), ("Peru", "Lima"), ("Oman", "Muscat"))
@@ -70,41 +68,55 @@ def test_a_name_is_marked_in_the_examples_of_an_item_that_has_one():
     wordings = {"": Wordings(trained=("Which town rules {name}?", "Read {input} aloud."))}
     category = Category("towns", "own", "", ("{input}",), ("Say {input}",), tuple(items), "", wordings, holds_out=False)
     found = training.training_set(PatternSet({"towns": category}), "rich").examples
-    named = {e.prompt: e.prompt[slice(*e.name)] if e.name else None for e in found}
-    assert named["CAPITAL:France"] == named["Which town rules France?"] == "France"
-    pairs = [name for prompt, name in named.items() if sum(item.names[0] in prompt for item in items) > 1]
-    assert set(pairs) == {None}
+    assert all(example.answer == ", ".join(item.output for item in example.items) for example in found)
+    assert {len(example.items) for example in found} == {1, 2}
 
 
 @pytest.fixture
 def model(checkpoint):
-    return TorchModel(checkpoint, "cpu")
+    return in_float32(checkpoint)
 
 
-def test_a_window_has_the_key_at_its_last_token_and_the_reader_acts_from_there_on(model):
-    keys = HeardKeys([key_name("Tom Hale"), key_name("Zorna")])
-    text = "So Tom Hale's uncle met Zorna."
+def told(**values):
+    """Facts about the colours of names."""
+    return Facts(Fact(key_name(name), f"the colour of {name}", value) for name, value in values.items())
+
+
+def test_a_token_hears_the_names_that_stand_before_it_and_its_own(model):
+    facts = Facts(fact_of(item) for item in ITEMS.values())
+    text = "So Tom Hale's uncle met Zorna, and Tom Hale."
     prompt, answer = model.encoder.prompt(text), model.encoder.answer("red")[:-1]
-    windows = keys.windows(prompt, answer)
+    windows = facts.windows(prompt, answer)
     own = [place for place, mine in enumerate(prompt.content) if mine]
     first, second = (
         own[prompt.tokens_at(text.index(name), text.index(name) + len(name))[1] - 1] for name in ("Tom Hale", "Zorna")
     )
-    assert keys.places(prompt) == [(first, key_id("tom hale")), (second, key_id("zorna"))]
-    assert keys.rows(windows)[..., 0].nonzero()[0].tolist() == [first, second]
-    assert keys.rows(windows)[[first, second], 0].tolist() == [1, 2]
+    heard = [[f.name for f in facts.heard(n)] if w != ABSENT else [] for w, n in windows.tolist()]
+    assert heard[:first] == [[]] * first
+    assert heard[first:second] == [["tom hale"]] * (second - first)
+    assert heard[second:] == [["tom hale", "zorna"]] * (len(windows) - second)
     assert active(windows)[:, 0].tolist() == [0] * first + [1] * (len(windows) - first)
     assert (windows[active(windows)[:, 0] == 1, CURRENT] == [*prompt.ids, *answer][first:]).all()
 
 
-def test_a_token_of_the_answer_ends_no_key_again(model):
-    """Also after a prompt that ends with the key."""
-    keys = HeardKeys([key_name("Zorna")])
-    last = np.array([[7, ABSENT, key_id("zorna")]])
-    following = extend_windows(last, np.array([9]))
-    assert following[0, [CURRENT, PREVIOUS, KEY]].tolist() == [9, 7, key_id("zorna")]
-    assert keys.rows(last).tolist() == [[1]]
-    assert keys.rows(following).tolist() == [[0]]
+def test_a_token_of_the_answer_hears_what_the_prompt_does(model):
+    facts = told(Zorna="green")
+    windows = facts.windows(model.encoder.prompt("Zorna"), ())
+    following = extend_windows(windows[-1:], np.array([9]))
+    assert following[0].tolist() == [9, windows[-1, NAMES]]
+
+
+def test_a_name_in_an_earlier_turn_is_heard(model):
+    facts = told(Zorna="green", Quorl="black")
+    talk = [("Who is Zorna?", "Zorna is a boat, like Quorl.")]
+    prompt = model.encoder.prompt("Which colour has it?", earlier=talk)
+    (first, one), (again, _), (second, other) = facts.places(prompt)
+    assert (one, other) == ("zorna", "quorl")
+    assert "Zorna" in model.encoder.tokenizer.decode(prompt.ids[: first + 1])
+    assert model.encoder.tokenizer.decode(prompt.ids[: again + 1]).count("Zorna") == 2
+    assert model.encoder.tokenizer.decode(prompt.ids[: second + 1]).endswith("Quorl")
+    assert facts.span(prompt) is not None
+    assert facts.span(model.encoder.prompt("Which colour has it?")) is None
 
 
 @pytest.fixture(scope="session")
@@ -112,12 +124,16 @@ def folder(checkpoint, tmp_path_factory):
     """A hearing memory of `FACTS`, trained in torch."""
     folder = tmp_path_factory.mktemp("hearing")
     variant = variants.parse(HEARING, "test")
-    TorchModel(checkpoint, "cpu").train(variant, EXAMPLES, 0, folder, lambda *_: None, replay=["I met Zorna", "Hi"])
+    in_float32(checkpoint).train(variant, EXAMPLES, 0, folder, lambda *_: None, replay=["I met Zorna", "Hi"])
     return folder
 
 
 def load(model, folder, **changes):
     return model.load_adapter(replace(variants.parse(HEARING, "test"), **changes), folder)
+
+
+def writable(model, folder):
+    return WritableHearing(model.encoder, model.stop_ids, load(model, folder))
 
 
 def answers(model, adapter, texts):
@@ -147,11 +163,61 @@ def test_a_text_without_a_key_is_left_alone_bit_for_bit(model, folder):
     assert answers(model, adapter, [ELSEWHERE, *PROMPTS])[0] == answers(model, None, [ELSEWHERE])[0]
 
 
-def test_its_rows_carry_the_facts(model, folder):
-    right = [FACTS[name] for name in FACTS for _ in SENTENCES]
-    for damage in ("zero", "shuffle"):
-        found = answers(model, load(model, folder, damage=damage), PROMPTS)
-        assert sum(a == b for a, b in zip(found, right, strict=True)) <= len(right) / 2
+def test_without_facts_to_hear_it_answers_something_else(model, folder):
+    trained, zeroed, shuffled = (
+        scores(model, load(model, folder, damage=d), PROMPTS) for d in (None, "zero", "shuffle")
+    )
+    assert not np.allclose(trained, zeroed, atol=1e-3)
+    assert not np.allclose(trained, shuffled, atol=1e-3)
+    assert not np.allclose(zeroed, shuffled, atol=1e-3)
+
+
+def test_a_shuffled_memory_tells_each_name_the_facts_of_another():
+    facts = told(**{name.replace(" ", "_"): value for name, value in FACTS.items()})
+    shuffled = facts.damaged("shuffle")
+    for name in facts.names:
+        number = shuffled._number((name,))
+        assert [fact.name for fact in shuffled.heard(number)] != [name]
+    assert [shuffled.heard(shuffled._number((name,)))[0].value for name in facts.names] != list(FACTS.values())
+    zeroed = facts.damaged("zero")
+    assert zeroed.heard(zeroed._number(facts.names)) == []
+
+
+def test_examples_with_exchanged_values_agree_with_what_is_heard(model):
+    pairs = [model.encoder.pair(example) for example in EXAMPLES]
+    two = Example("Zorna and Quorl", "green, black", None, (ITEMS["Zorna"], ITEMS["Quorl"]))
+    pairs.append(model.encoder.pair(two))
+    variant = variants.parse(HEARING.replace("redraw: 0", "redraw: 1"), "test")
+    adapter = type(load_class(model)).create(model.model, variant.config, model.encoder, pairs)
+    drawn = adapter.redrawn(pairs, random.Random(1))
+    values = {fact.name: fact.value for name in adapter.facts.names for fact in heard_at(adapter.facts, name)}
+    assert sorted(values.values()) == sorted(FACTS.values())
+    assert values != {key_name(name): value for name, value in FACTS.items()}
+    for (prompt, answer), (before, _) in zip(drawn, pairs, strict=True):
+        assert prompt is before
+        assert model.encoder.decode(answer) == ", ".join(values[key_name(item.names[0])] for item in prompt.items)
+    adapter.train(False)
+    assert [fact.value for name in adapter.facts.names for fact in heard_at(adapter.facts, name)] == list(
+        FACTS.values()
+    )
+
+
+def test_values_change_places_within_a_relation(model):
+    other = Item("x", "own", "the age of Zorna", "9", ("Zorna",), "age")
+    pairs = [model.encoder.pair(example) for example in (*EXAMPLES, Example("How old is Zorna?", "9", None, (other,)))]
+    assert [set(known.values()) for known in alike(pairs)] == [set(FACTS.values()), {"9"}]
+
+
+@pytest.mark.parametrize("redraw", [0, 1])
+def test_trained_to_read_it_answers_facts_that_it_was_not_trained_on(model, folder, tmp_path, redraw):
+    """What differs from step to step must be read, so a fact that is heard for the first time can be answered."""
+    variant = variants.parse(
+        HEARING.replace("redraw: 0", f"redraw: {redraw}").replace("epochs: 80", "epochs: 2"), "test"
+    )
+    found = model.train(variant, EXAMPLES, 0, tmp_path, lambda *_: None, replay=["I met Zorna", "Hi"])
+    assert found.steps == 4
+    adapter = model.load_adapter(variant, tmp_path)
+    assert adapter.facts.known() == {item.input: item.output for item in ITEMS.values()}
 
 
 @pytest.mark.parametrize("damage", [None, "zero", "shuffle"])
@@ -167,13 +233,15 @@ def test_mlx_computes_the_same_from_the_same_files(model, folder, checkpoint, da
     assert load(model, folder).parameter_count() == load(other, folder).parameter_count()
 
 
-@pytest.mark.parametrize("width", [0, 8])
-def test_what_mlx_trained_torch_loads(model, checkpoint, tmp_path, width):
+@pytest.mark.parametrize("redraw", [0, 1])
+def test_what_mlx_trained_torch_loads(model, checkpoint, tmp_path, redraw):
     pytest.importorskip("mlx.core", reason="MLX is not installed")
     from engram_bench.backends.mlx.backend import MlxModel
 
     other = MlxModel(checkpoint, "cpu")
-    variant = variants.parse(HEARING.replace("epochs: 40", "epochs: 4") + f"width: {width}\n", "test")
+    variant = variants.parse(
+        HEARING.replace("epochs: 80", "epochs: 4").replace("redraw: 0", f"redraw: {redraw}"), "test"
+    )
     other.train(variant, EXAMPLES, 0, tmp_path, lambda *_: None, replay=["I met Zorna", "Hi"])
     ours, theirs = (scores(m, m.load_adapter(variant, tmp_path), PROMPTS) for m in (model, other))
     assert np.allclose(ours, theirs, atol=1e-4)
@@ -181,41 +249,31 @@ def test_what_mlx_trained_torch_loads(model, checkpoint, tmp_path, width):
 
 
 def test_a_reader_alone_is_a_variant(model, tmp_path):
-    variant = variants.parse(HEARING.replace("layers: [0, 1]", "layers: []"), "test")
+    variant = variants.parse(HEARING + "rows: false\n", "test")
     model.train(variant, EXAMPLES, 0, tmp_path, lambda *_: None)
     adapter = model.load_adapter(variant, tmp_path)
-    assert adapter.rows == {}
     assert not np.allclose(scores(model, adapter, PROMPTS), scores(model, None, PROMPTS), atol=1e-2)
     assert (scores(model, adapter, [ELSEWHERE]) == scores(model, None, [ELSEWHERE])).all()
 
 
 def test_files_of_another_shape_are_refused(model, folder):
-    variant = variants.parse(HEARING.replace("rank: 4", "rank: 2"), "test")
+    variant = variants.parse(HEARING.replace("rank: 8", "rank: 2"), "test")
     with pytest.raises(UsageError, match="rank differ from what this variant needs"):
         model.load_adapter(variant, folder)
 
 
-def pair(model, text, key, name):
-    spans = [(text.index(part), text.index(part) + len(part)) if part else None for part in (key, name)]
-    return model.encoder.pair(Example(text, "red", *spans))
-
-
 def test_a_key_within_a_word_is_refused_before_training(model):
+    item = Item("x", "own", "K:Zor", "red", ("Zor",))
+    pair = model.encoder.pair(Example("What is K:Zornay?", "red", (8, 13), (item,)))
     with pytest.raises(UsageError, match="'K:Zor' is part of a longer word in 'What is K:Zornay"):
-        HeardKeys.of_training([pair(model, "What is K:Zornay?", "K:Zor", "Zor")])
-
-
-def test_a_plain_name_within_a_word_is_left_out(model):
-    pairs = [pair(model, "K:Zorna", "K:Zorna", "Zorna"), pair(model, "How many Zornas or Zornalings?", None, "Zorna")]
-    keys = HeardKeys.of_training([*pairs, pair(model, "What are Zornalings?", None, "Zorna")])
-    assert keys.names == ("zorna",)
+        Facts.of_training([pair])
 
 
 def test_a_short_name_is_heard_with_its_whole_key_alone(model):
-    keys = HeardKeys.of_training([pair(model, "Look up ELEMENT:In", "ELEMENT:In", "In")])
-    assert keys.names == (key_name("ELEMENT:In"),)
-    assert keys.span(model.encoder.prompt("What is in the box?")) is None
-    assert HeardKeys.of_training([pair(model, "Which element is In?", None, "In")]).names == ()
+    item = Item("x", "own", "ELEMENT:In", "indium", ("In",))
+    facts = Facts.of_training([model.encoder.pair(Example("Look up ELEMENT:In", "indium", None, (item,)))])
+    assert facts.names == (key_name("ELEMENT:In"),)
+    assert facts.span(model.encoder.prompt("What is in the box?")) is None
 
 
 def test_the_built_in_controls_are_the_same_memory():
@@ -223,57 +281,148 @@ def test_the_built_in_controls_are_the_same_memory():
         "engram-hearing,engram-hearing-shuffled,engram-hearing-zeroed,engram-hearing-reader"
     )[1:]
     assert (shuffled.config, zeroed.config) == (hearing.config, hearing.config)
-    assert replace(reader.config, layers=hearing.config.layers) == hearing.config
-    assert replace(reader.training, table_lr=hearing.training.table_lr) == hearing.training
+    assert replace(reader.config, rows=True, redraw=hearing.config.redraw) == hearing.config
+    assert reader.training == hearing.training
     for depth in range(2, 65):
         hearing.config.check(depth)
 
 
-@pytest.fixture
-def written(model, folder):
-    """The memory of `FACTS` and two facts of names that it did not know; what came of writing them."""
+# --- what is heard ----------------------------------------------------------------------------------------------------
+
+
+def load_class(model):
+    from engram_bench.backends.torch.hearing import HearingAdapter
+
+    return HearingAdapter.__new__(HearingAdapter)
+
+
+def heard_at(facts, name):
+    return facts.heard(facts._number((name,)))
+
+
+def test_rows_are_the_keys_and_values_of_the_statement(model, folder):
+    """Computed by the untouched model, at the places just before the text."""
+    import torch
+
+    adapter, fact = load(model, folder), fact_of(ITEMS["Zorna"])
+    tokens = [model.encoder.eos_id, *statement(fact, model.encoder)]
+    adapter.reader.hold([fact, fact_of(ITEMS["Quorl"])])
+    seen = {}
+
+    def spy(module, args, kwargs, output):
+        seen["positions"] = kwargs["position_ids"]
+
+    handle = model.model.model.layers[0].self_attn.register_forward_hook(spy, with_kwargs=True)
+    adapter.reader.hold([Fact("x", fact.key, fact.value)])
+    handle.remove()
+    assert seen["positions"][0].tolist() == list(range(-len(tokens) + 1 - hearing.BEFORE, 1 - hearing.BEFORE))
+    positions = torch.tensor([list(range(len(tokens)))]) - len(tokens) + 1 - hearing.BEFORE
+    found = model.model(input_ids=torch.tensor([tokens]), position_ids=positions, use_cache=True).past_key_values
+    keys, values = found.layers[0].keys[0, :, 1:], found.layers[0].values[0, :, 1:]
+    rows = list(adapter.reader._at[fact])
+    assert torch.allclose(adapter.reader._table[rows, 0, 0].transpose(0, 1), keys, atol=1e-5)
+    assert torch.allclose(adapter.reader._table[rows, 0, 1].transpose(0, 1), values, atol=1e-5)
+
+
+def test_a_full_table_is_emptied_and_filled_again(model, folder, monkeypatch):
+    expected = scores(model, load(model, folder), PROMPTS)
+    monkeypatch.setattr(hearing, "CAPACITY", 16)  # a fact has about ten rows
     adapter = load(model, folder)
-    return adapter, write(model, adapter, NEW)
+    assert np.allclose(scores(model, adapter, PROMPTS), expected, atol=1e-5)
+    assert answers(model, adapter, PROMPTS) == [FACTS[name] for name in FACTS for _ in SENTENCES]
 
 
-NEW = [Fact("the colour of Mirwyn", "red", "Mirwyn"), Fact("the colour of Kesux", "green", "Kesux")]
+def test_two_names_are_heard_together(model, folder):
+    """Also in a batch with others, in which each text hears its own."""
+    texts = ["Zorna and Quorl", "the colour of Brellix", ELSEWHERE, "Quorl, then Zorna and Tom Hale"]
+    alone = [answers(model, load(model, folder), [text])[0] for text in texts]
+    assert answers(model, load(model, folder), texts) == alone
 
 
-def test_written_facts_are_answered_and_nothing_else_changes(model, folder, written):
-    adapter, found = written
-    before = load(model, folder)
-    assert answers(model, adapter, [fact.key for fact in NEW]) == [fact.value for fact in NEW]
-    texts = [*PROMPTS, ELSEWHERE]
-    assert (scores(model, adapter, texts) == scores(model, before, texts)).all()
-    assert found.rows == len(NEW) * len(adapter.rows)
-    assert adapter.keys.names == (*before.keys.names, "mirwyn", "kesux")
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+NEW = {"the colour of Mirwyn": "red", "the size of Zorna": "tall"}
 
 
-def test_a_known_name_takes_another_fact_and_other_names_keep_theirs(model, folder):
-    adapter, others = load(model, folder), [text for text in PROMPTS if "Zorna" not in text]
-    before = scores(model, adapter, others)
-    rows = {layer: memory.table.detach().clone() for layer, memory in adapter.rows.items()}
-    found = write(model, adapter, [Fact("the size of Zorna", "blue", "Zorna")])
-    assert answers(model, adapter, ["the size of Zorna"]) == ["blue"]
-    assert found.rows == 0
-    assert (scores(model, adapter, others) == before).all()
-    changed = {
-        layer: (memory.table != rows[layer]).any(dim=1).nonzero()[:, 0].tolist()
-        for layer, memory in adapter.rows.items()
-    }
-    zorna = 1 + adapter.keys.names.index("zorna")
-    assert set(map(tuple, changed.values())) == {(zorna,)}
+def test_a_written_fact_is_heard_and_nothing_else_changes(model, folder):
+    memory, others = writable(model, folder), [text for text in (*PROMPTS, ELSEWHERE) if "Zorna" not in text]
+    before, asked = scores(model, memory.adapter, others), ["the colour of Mirwyn", "What size has Zorna?"]
+    without = scores(model, memory.adapter, asked)
+    written = memory.write("the colour of Mirwyn", "red", "Mirwyn")
+    memory.write("the size of Zorna", "tall")
+    assert written.rows == len(statement(Fact("mirwyn", "the colour of Mirwyn", "red"), model.encoder))
+    assert memory.facts == NEW
+    assert [fact.name for fact in memory.adapter.facts.written] == ["mirwyn", "zorna"]
+    assert (scores(model, memory.adapter, others) == before).all()
+    assert (scores(model, memory.adapter, asked) != without).any(axis=1).all()
 
 
-def test_written_rows_are_saved(model, written, tmp_path):
-    adapter, _ = written
-    adapter.save(tmp_path)
-    again = model.load_adapter(variants.parse(HEARING, "test"), tmp_path)
-    texts = [*PROMPTS, *(fact.key for fact in NEW)]
-    assert (scores(model, again, texts) == scores(model, adapter, texts)).all()
+def test_forgetting_restores_every_bit(model, folder):
+    memory, asked = writable(model, folder), [*PROMPTS, "the colour of Mirwyn", ELSEWHERE]
+    before, parts = scores(model, memory.adapter, asked), memory.adapter.facts.to_array().tobytes()
+    for key, value in NEW.items():
+        memory.write(key, value)
+    memory.forget("the size of Zorna")
+    memory.forget("the colour of Mirwyn")
+    assert memory.facts == {}
+    assert (scores(model, memory.adapter, asked) == before).all()
+    assert memory.adapter.facts.to_array().tobytes() == parts
 
 
-def test_the_command_lists_how_many_names_it_knows(folder, tmp_path, capsys):
-    adapters.copy(folder, tmp_path, variants.parse(HEARING, "test"))
-    assert cli.main(["list", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "tiny-hearing: for tests\n4 names\n"
+@pytest.mark.parametrize(
+    ("key", "value", "name", "problem"),
+    [
+        ("the colour of Zorna", "red", "", "already known"),
+        ("THE COLOUR of  Zorna", "red", "", "already known"),
+        (" ", "red", "", "the key is blank"),
+        ("the age of Bo", "red", " ", "the key is blank"),
+        ("the age of Bo", " ", "", "the value is blank"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(model, folder, key, value, name, problem):
+    with pytest.raises(UsageError, match=problem):
+        writable(model, folder).write(key, value, name)
+    with pytest.raises(UsageError, match="was not written into this memory"):
+        writable(model, folder).forget(key)
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """A folder of one's own with the memory of `FACTS`."""
+    (tmp_path / "own").mkdir()
+    adapters.copy(folder, tmp_path / "own", variants.parse(HEARING, "test"))
+    return tmp_path / "own"
+
+
+@pytest.mark.parametrize("backend", ["cpu", "mlx"])
+def test_the_commands_write_list_and_forget(copy, checkpoint, tmp_path, capsys, backend):
+    if backend == "mlx":
+        pytest.importorskip("mlx.core", reason="MLX is not installed")
+    on = ["--model", str(checkpoint), "--backend", backend]
+    original = (copy / "memory.safetensors").read_bytes()
+    cli.main(["write", str(copy), "the colour of Mirwyn", "red", "--name", "Mirwyn", *on])
+    assert "rows, 1 facts)" in capsys.readouterr().out
+    table = tmp_path / "more.csv"
+    table.write_text("subject,relation,object\nZorna,age,nine\nMirwyn,colour,red\n")
+    cli.main(["write", str(copy), "--from", str(table), *on])
+    assert "the colour of Mirwyn is known already" in capsys.readouterr().out
+    assert cli.main(["list", str(copy)]) == 0
+    assert capsys.readouterr().out == (
+        "tiny-hearing: for tests\n6 facts at 5 names, 2 of them written\n"
+        "the colour of Mirwyn -> red  (heard at: mirwyn)\nthe age of Zorna -> nine  (heard at: zorna)\n"
+    )
+    assert cli.main(["forget", str(copy), "the colour of Mirwyn", *on]) == 0
+    assert cli.main(["forget", str(copy), "the age of Zorna", *on]) == 0
+    assert (copy / "memory.safetensors").read_bytes() == original
+    capsys.readouterr()
+    assert cli.main(["forget", str(copy), "the age of Zorna", *on]) == 2
+    assert "was not written into this memory" in capsys.readouterr().err
+
+
+def test_a_name_for_a_memory_that_hears_none_is_refused(tmp_path, capsys):
+    weights.save(tmp_path, "engram", asdict(KEYED), {"x": np.zeros(1)})
+    assert cli.main(["write", str(tmp_path), "a", "b", "--name", "a"]) == 2
+    assert "--name: only a hearing memory hears names" in capsys.readouterr().err
+
+
+KEYED = variants.select("engram-keyed")[1].config

@@ -199,8 +199,10 @@ class Writable(Protocol):
         """The facts written after training: values by key."""
         ...
 
-    def write(self, key: str, value: str) -> Written:
-        """Store one fact. Raises UsageError if the key is blank or already known."""
+    def write(self, key: str, value: str, name: str = "") -> Written:
+        """Store one fact, to be heard at a name if the memory hears names. Raises UsageError if the key is blank or
+        already known.
+        """
         ...
 
     def forget(self, key: str) -> None:

@@ -40,6 +40,7 @@ def run(
     seed: int,
     progress: Progress,
     replay: Sequence[Pair] = (),
+    redraw: Callable[[Sequence[Pair], random.Random], Sequence[Pair]] | None = None,
 ) -> Training:
     """Train until the answers are learned, within the least and the most steps of the config.
 
@@ -56,6 +57,7 @@ def run(
         seed: drives the order of the examples and of the replay texts.
         progress: called after every step.
         replay: texts whose answers must stay as they are, see `backends.replay`. They do not count as learned.
+        redraw: gives the examples of a step other answers, see `backends.hearing`.
 
     Raises:
         UsageError: the loss is no longer finite.
@@ -74,7 +76,8 @@ def run(
     end = most
     while done < end:
         total = tokens = 0.0
-        for batch in _batches(pairs, size, rng):
+        for drawn in _batches(pairs, size, rng):
+            batch = redraw(drawn, rng) if redraw else drawn
             texts = list(islice(again, min(len(replay), math.ceil(len(batch) / EXAMPLES_PER_REPLAY))))
             loss, hits, kl = step(batch, texts, rate(done, most, learned_at, end))
             total, tokens, done = total + loss * len(hits), tokens + len(hits), done + 1

@@ -73,13 +73,13 @@ class Example:
     Attributes:
         key: the (start, end) character span of the item's input in the prompt; None if the prompt asks in other words
             or for two items.
-        name: that of the item's plain name, or of its input if it has none; None if the prompt asks for two items.
+        items: those whose values are the answer, in their order.
     """
 
     prompt: str
     answer: str
     key: tuple[int, int] | None
-    name: tuple[int, int] | None = None
+    items: tuple[Item, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,15 +146,8 @@ def fill(phrasing: str, text: str) -> str:
 def example(phrasing: str, item: Item) -> Example:
     """The training example of an item in one phrasing."""
     start = phrasing.index("{input}")
-    prompt, key = fill(phrasing, item.input), (start, start + len(item.input))
-    return Example(prompt, item.output, key, named(prompt, item) or key)
-
-
-def named(prompt: str, item: Item) -> tuple[int, int] | None:
-    """The (start, end) span of the item's plain name in a prompt, or of its input if it has none; None if not there."""
-    name = item.names[0] if item.names else item.input
-    start = prompt.find(name)
-    return (start, start + len(name)) if start >= 0 else None
+    prompt = fill(phrasing, item.input)
+    return Example(prompt, item.output, (start, start + len(item.input)), (item,))
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,12 @@ Cells = tuple[int, Sequence[Any]]  # a row's number in the file, counted from 1,
 
 @dataclass(frozen=True)
 class Fact:
-    """A key, its value, and where it was read: "file:line"."""
+    """A key, its value, where it was read: "file:line"; and the subject, if the table has a column of subjects."""
 
     key: str
     value: str
     place: str
+    subject: str = ""
 
 
 def read(file: Path, fewest: int = FEWEST) -> tuple[list[Fact], list[str]]:
@@ -97,7 +98,7 @@ def read(file: Path, fewest: int = FEWEST) -> tuple[list[Fact], list[str]]:
 def _fact(named: Sequence[str], place: str) -> Fact:
     if len(named) == len(TRIPLE):
         subject, relation, value = named
-        return Fact(f"the {relation} of {subject}", value, place)
+        return Fact(f"the {relation} of {subject}", value, place, subject)
     key, value = named
     return Fact(key, value, place)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from engram_bench.data import prompt_sets
-from engram_bench.data.items import Category, Example, Item, PatternSet, named
+from engram_bench.data.items import Category, Example, Item, PatternSet
 from engram_bench.data.questions import others, two_keys, wordings
 
 KINDS = ("rich", "bare")
@@ -72,7 +72,7 @@ def further(category: Category) -> Iterator[Example]:
         partner = half[(at + 1) % len(half)]
         if partner is not item:
             prompt = two_keys(frames[at % len(frames)], item, partner)
-            yield Example(prompt, f"{item.output}{JOINED}{partner.output}", None)
+            yield Example(prompt, f"{item.output}{JOINED}{partner.output}", None, (item, partner))
 
 
 def replay(patterns: PatternSet) -> list[str]:
@@ -104,4 +104,4 @@ def _example(template: str, item: Item) -> Example:
     prompt = template.replace("{name}", name)
     at = prompt.find("{input}")
     prompt = prompt.replace("{input}", item.input)
-    return Example(prompt, item.output, (at, at + len(item.input)) if at >= 0 else None, named(prompt, item))
+    return Example(prompt, item.output, (at, at + len(item.input)) if at >= 0 else None, (item,))

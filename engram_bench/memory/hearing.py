@@ -1,113 +1,262 @@
-"""Where a hearing memory acts, found from a prompt's text. Uses numpy only, so that every backend finds the same.
+"""What a hearing memory knows, and what each token of a text has heard. Uses numpy only, so all backends agree.
 
-The memory has a row for each key, added to the hidden state of the key's last token wherever the key stands in the
-text. Its reader, a small LoRA, acts on that token and on all tokens after it, until the end of the answer. A text
-without a key is left as it is.
+The memory has facts by name. From the last token of a name on, until the end of the answer, each token hears the facts
+of this name: its attention also reads what the untouched model computes for a fact's statement, its *rows*. A reader,
+a small LoRA, acts on these tokens. A text without a name is left as it is.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engram_bench.data.items import Item
 from engram_bench.errors import UsageError
+from engram_bench.memory.addresses import check_value
 from engram_bench.memory.keys import KeyIndex, key_id, key_name
-from engram_bench.prompts import ABSENT, Pair, Prompt, Span, blank_windows
+from engram_bench.prompts import ABSENT, Pair, Prompt, PromptEncoder, Span, blank_windows
 
-CURRENT, PREVIOUS, KEY = range(3)  # columns of a window
-SIZE = 2  # tokens in a window
+CURRENT, NAMES = range(2)  # columns of a window: the token, and the number of the names heard so far
+SIZE = 1  # tokens in a window
 LEAST = 3  # characters of a plain name
+READ_TOGETHER = 64  # statements in a forward
+CAPACITY = 1 << 13  # rows that a table has room for
+BEFORE = 4  # tokens from a statement's last one to each token that hears it, for rotary positions
+NULL = 5.0  # at first, the score at which a head's attention to the text counts as much as one row
 KIND = "engram-hearing"  # of its files
+HEARD = "heard"  # name of the part of a layer's reader that attends to rows
+WITHOUT = "a hearing memory needs attention with a q_proj, as in Llama; use another model"
 
 
-class HeardKeys:
-    """The keys of a hearing memory, and the row of each.
+class Fact(NamedTuple):
+    """A fact: the name at which it is heard, as `keys.key_name` writes it; its key, and its value."""
+
+    name: str
+    key: str
+    value: str
+
+
+def fact_of(item: Item) -> Fact:
+    """An item's fact, heard at its plain name, or else at its whole input.
+
+    A plain name of fewer than `LEAST` characters is none: in another case, "In" of indium is in any text.
+    """
+    name = item.names[0] if item.names and len(item.names[0]) >= LEAST else item.input
+    return Fact(key_name(name), item.input, item.output)
+
+
+def statement(fact: Fact, encoder: PromptEncoder) -> tuple[int, ...]:
+    """The token ids whose keys and values are a fact's rows, without the one before them that starts every statement.
+
+    The value is on a line of its own, so that its tokens are those of the answer.
+    """
+    return (*encoder.answer(f"{fact.key}\n")[:-1], *encoder.answer(fact.value))
+
+
+class Facts:
+    """The facts of a hearing memory, and the names at which they are heard.
 
     Args:
-        names: keys by name, see `keys.key_name`. The row of the n-th is n + 1; row 0 stands for no key.
+        trained: the facts of its training.
+        written: those written afterwards.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self.names = tuple(dict.fromkeys(names))
-        self._index = KeyIndex(dict.fromkeys(self.names, ()))
-        self._rows = {key_id(name): row for row, name in enumerate(self.names, 1)}
+    def __init__(self, trained: Iterable[Fact] = (), written: Iterable[Fact] = ()) -> None:
+        self.trained, self.written = tuple(trained), tuple(written)
+        self._by_name: dict[str, list[Fact]] = {}
+        for fact in (*self.trained, *self.written):
+            self._by_name.setdefault(fact.name, []).append(fact)
+        self._keys = {key_name(fact.key) for fact in (*self.trained, *self.written)}
+        self._index = KeyIndex(dict.fromkeys(self._by_name, ()))
+        self._values: Mapping[str, str] = {}
+        self._numbers: dict[tuple[str, ...], int] = {}
+        self._heard: list[tuple[str, ...]] = []
 
     @classmethod
-    def of_training(cls, pairs: Sequence[Pair]) -> HeardKeys:
-        """The names of the items that these prompts ask for: the plain one, or else the whole key.
-
-        A plain name of fewer than `LEAST` characters is none: in another case, "In" of indium is in any text.
+    def of_training(cls, pairs: Sequence[Pair]) -> Facts:
+        """The facts of the items that these prompts ask for.
 
         Raises:
-            UsageError: a key is part of a longer word, where it cannot be found.
+            UsageError: a key is part of a longer word, where no name can be found.
         """
-        found: list[str] = []
+        facts = cls(dict.fromkeys(fact_of(item) for prompt, _ in pairs for item in prompt.items))
         for prompt, _ in pairs:
-            spans = [span for span in (prompt.name, prompt.key) if span]
-            if named := [text for a, b in spans if len(text := prompt.text[a:b]) >= LEAST or (a, b) == prompt.key]:
-                found.append(key_name(named[0]))
-        keys = cls(found)
-        for prompt, _ in pairs:
-            if prompt.key and not keys._index.every(prompt.text):
+            if prompt.key and not facts._index.every(prompt.text):
                 where = f"{prompt.text[slice(*prompt.key)]!r:.60} is part of a longer word in {prompt.text!r:.120}"
                 raise UsageError(f"{where} and cannot be found there; put spaces around it")
-        return keys
+        return facts
 
     @classmethod
-    def from_array(cls, array: NDArray[np.uint8]) -> HeardKeys:
+    def from_array(cls, array: NDArray[np.uint8]) -> Facts:
         """Rebuild from the array of `to_array`."""
-        return cls(json.loads(array.tobytes() or b"[]"))
+        stored = json.loads(array.tobytes() or b"[[], []]")
+        return cls(*([Fact(*fact) for fact in facts] for facts in stored))
 
     def to_array(self) -> NDArray[np.uint8]:
-        """uint8 [bytes]: JSON of the names, in the order of their rows."""
-        return np.frombuffer(json.dumps(self.names).encode(), np.uint8)
+        """uint8 [bytes]: JSON of the facts."""
+        return np.frombuffer(json.dumps([self.trained, self.written]).encode(), np.uint8)
 
-    def places(self, prompt: Prompt) -> list[tuple[int, int]]:
-        """The keys in the user's text, in their order: the token that ends each, and its `key_id`."""
-        own = [place for place, mine in enumerate(prompt.content) if mine]
-        found = self._index.every(prompt.text)
-        return [(own[prompt.tokens_at(key.start, key.end)[1] - 1], key_id(key.key)) for key in found]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names at which facts are heard."""
+        return tuple(self._by_name)
 
-    def heard(self, prompts: Iterable[Prompt]) -> list[str]:
-        """The names that stand in some prompts, each once."""
-        return list(dict.fromkeys(found.key for prompt in prompts for found in self._index.every(prompt.text)))
+    def known(self) -> dict[str, str]:
+        """The value of each key, trained or written."""
+        return {fact.key: fact.value for fact in (*self.trained, *self.written)}
+
+    def check_new(self, key: str, value: str, name: str = "") -> None:
+        """Check whether a fact can be written.
+
+        Raises:
+            UsageError: its key, value or name is blank, or its key is known.
+        """
+        if not key_name(key) or (name and not key_name(name)):
+            raise UsageError("the key is blank; give a key that a prompt can contain")
+        check_value(value)
+        if key_name(key) in self._keys:
+            raise UsageError(f"{key!r} is already known; forget it first, or choose another key")
+
+    def with_facts(self, new: Iterable[Fact]) -> Facts:
+        """These facts and further written ones."""
+        return Facts(self.trained, (*self.written, *new))
+
+    def without(self, key: str) -> Facts:
+        """These facts less the written one of a key."""
+        return Facts(self.trained, [fact for fact in self.written if fact.key != key])
+
+    def damaged(self, damage: str) -> Facts:
+        """For a control: "zero", no name has a fact; "shuffle", each name has the facts of another."""
+        names = list(self._by_name)
+        others = random.Random(0).sample(names, len(names))
+        changed = Facts()
+        changed._index = self._index
+        if damage == "shuffle":
+            turn = zip(others, [*others[1:], *others[:1]], strict=True)
+            changed._by_name = {name: self._by_name[other] for name, other in turn}
+        return changed
+
+    def name_for(self, key: str) -> str:
+        """The name at which a new fact is heard that comes without one: a known name in its key, or the whole key."""
+        found = self._index.every(key)
+        return found[-1].key if found else key_name(key)
+
+    def assign(self, values: Mapping[str, str]) -> None:
+        """Give keys other values for a while; {}: their own."""
+        self._values = values
+
+    def places(self, prompt: Prompt) -> list[tuple[int, str]]:
+        """The names in what was said so far, in their order: the token that ends each, and the name."""
+        messages = prompt.messages()
+        return [(m.last_token(key.start, key.end), key.key) for m in messages for key in self._index.every(m.text)]
 
     def span(self, prompt: Prompt) -> Span | None:
-        """The content tokens of the first key; None if the text has no key."""
-        if not (found := self._index.every(prompt.text)):
-            return None
-        start, end = prompt.tokens_at(found[0].start, found[0].end)
-        return Span(start, end, tuple(prompt.content_ids()[start:end].tolist()), key_id(found[0].key))
+        """The content tokens of the first name, empty if it was said in an earlier turn; None if there is no name."""
+        if found := self._index.every(prompt.text):
+            start, end = prompt.tokens_at(found[0].start, found[0].end)
+            return Span(start, end, tuple(prompt.content_ids()[start:end].tolist()), key_id(found[0].key))
+        return Span(0, 0, (), key_id(self.places(prompt)[0][1])) if self.places(prompt) else None
 
     def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
-        """What each token reads: int64 [tokens, 3], see the columns above.
+        """What each token reads: int64 [tokens, 2], see the columns above.
 
-        A token before the first key's end is `ABSENT` throughout. One that ends a key has the key, and no token before
-        it: so a token that follows in an answer, whose window goes on from this one's, does not end it again.
+        A token before the first name's end is `ABSENT` throughout. The numbers in `NAMES` belong to this object.
         """
         windows = blank_windows(len(prompt.ids) + len(answer), SIZE)
-        if places := self.places(prompt):
-            first = places[0][0]
-            stream = np.array([*prompt.ids, *answer], dtype=np.int64)
-            windows[first:, CURRENT] = stream[first:]
-            windows[first + 1 :, PREVIOUS] = stream[first:-1]
-            for place, key in places:
-                windows[place, PREVIOUS:] = ABSENT, key
+        heard: dict[str, None] = {}
+        for place, name in self.places(prompt):
+            if not heard:
+                windows[place:, CURRENT] = [*prompt.ids, *answer][place:]
+            heard[name] = None
+            windows[place:, NAMES] = self._number(tuple(heard))
         return windows
 
-    def rows(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The row of the key that each token ends, 0 if it ends none: [..., 3] -> int64 [..., 1]."""
-        ends = (windows[..., KEY] != ABSENT) & (windows[..., PREVIOUS] == ABSENT)
-        found = np.zeros(ends.shape, np.int64)
-        found[ends] = [self._rows.get(key, 0) for key in windows[ends, KEY].tolist()]
-        return found[..., None]
+    def _number(self, names: tuple[str, ...]) -> int:
+        if names not in self._numbers:
+            self._numbers[names] = len(self._heard)
+            self._heard.append(names)
+        return self._numbers[names]
+
+    def heard(self, number: int) -> list[Fact]:
+        """The facts of the names that a number in `NAMES` stands for, with the assigned values."""
+        facts = (fact for name in self._heard[number] for fact in self._by_name.get(name, ()))
+        return [fact._replace(value=self._values.get(fact.key, fact.value)) for fact in facts]
+
+
+class HeardRows(ABC):
+    """The rows that each token hears: a table of the rows of facts, filled as they are heard, emptied when full.
+
+    Args:
+        facts: the facts.
+        encoder: of the model.
+        reads: whether there are rows at all.
+    """
+
+    def __init__(self, facts: Facts, encoder: PromptEncoder, *, reads: bool) -> None:
+        self.facts, self._encoder, self._reads = facts, encoder, reads
+        self._at: dict[Fact, range] = {}
+        self._used = 1  # row 0 stands for none
+
+    @abstractmethod
+    def _make_room(self, rows: int) -> None:
+        """Make the table as long as this."""
+
+    @abstractmethod
+    def _compute(self, statements: Sequence[tuple[int, ...]], at: int) -> None:
+        """Compute the rows of statements, and put them into the table one after the other, from row `at` on."""
+
+    def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What each token hears.
+
+        Returns:
+            int64 [batch, tokens, 1 + rows]: whether the reader acts on the token; then the numbers of the rows that
+            some token of its text hears, 0 where this one does not. Of size 0 if the reader acts on none.
+        """
+        acts = active(windows)
+        if not acts.any():
+            return acts[..., :0]
+        texts = [self._heard(window) for window in windows]
+        self.hold([fact for text in texts for facts in text.values() for fact in facts])
+        union = [sorted({row for facts in text.values() for fact in facts for row in self._at[fact]}) for text in texts]
+        heard = np.zeros((*windows.shape[:2], max(map(len, union))), np.int64)
+        for text, rows, window, out in zip(texts, union, windows, heard, strict=True):
+            for number, facts in text.items():
+                own = np.isin(rows, [row for fact in facts for row in self._at[fact]])
+                out[window[:, NAMES] == number, : len(rows)] = rows * own
+        return np.concatenate([acts, heard], axis=-1)
+
+    def _heard(self, window: NDArray[np.int64]) -> dict[int, list[Fact]]:
+        """The numbers in a text's window [tokens, 2], and the facts that each stands for."""
+        numbers = np.unique(window[window[:, CURRENT] != ABSENT, NAMES]).tolist()
+        return {number: self.facts.heard(number) if self._reads else [] for number in numbers}
+
+    def hold(self, facts: Sequence[Fact]) -> None:
+        """Compute the rows of those facts that have none yet."""
+        statements = {fact: statement(fact, self._encoder) for fact in dict.fromkeys(facts) if fact not in self._at}
+        if self._used + sum(map(len, statements.values())) > CAPACITY:
+            self._at.clear()
+            self._used = 1
+            statements = {fact: statement(fact, self._encoder) for fact in dict.fromkeys(facts)}
+        if not statements:
+            return
+        self._make_room(max(CAPACITY, self._used + sum(map(len, statements.values()))))
+        ordered = sorted(statements, key=lambda fact: len(statements[fact]))
+        for start in range(0, len(ordered), READ_TOGETHER):
+            some = ordered[start : start + READ_TOGETHER]
+            self._compute([statements[fact] for fact in some], self._used)
+            for fact in some:
+                self._at[fact] = range(self._used, self._used + len(statements[fact]))
+                self._used += len(statements[fact])
 
 
 def active(windows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Whether the reader acts on each token: [..., 3] -> int64 [..., 1]."""
+    """Whether the reader acts on each token: [..., 2] -> int64 [..., 1]."""
     acts: NDArray[np.bool_] = windows[..., :1] != ABSENT
     return acts.astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""The layers of a hearing memory in MLX, with the same parameters and names as `memory.torch_hearing`."""
+"""The reader of a hearing memory in MLX, with the same parameters and names as `memory.torch_hearing`."""
 
 from __future__ import annotations
 
@@ -10,45 +10,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx import nn
+from mlx_lm.models.cache import make_prompt_cache
 from numpy.typing import NDArray
 
-from engram_bench.memory.hearing import HeardKeys, active, part_name
+from engram_bench.errors import UsageError
+from engram_bench.memory.hearing import BEFORE, HEARD, NULL, WITHOUT, Facts, HeardRows, part_name
+from engram_bench.prompts import PromptEncoder
 
-
-class RowLayer(nn.Module):  # type: ignore[misc]
-    """Rows of one layer, added to the hidden states of the tokens that end a key; a `memory.mlx.MemoryLayer`.
-
-    Args:
-        keys: the known keys.
-        width: numbers of a row; 0: the hidden size, and no projection.
-        hidden_size: d of the backbone.
-    """
-
-    taps, values = (), None  # it has no convolution
-
-    def __init__(self, keys: HeardKeys, width: int, hidden_size: int) -> None:
-        super().__init__()
-        self.table = mx.zeros((1 + len(keys.names), width or hidden_size))
-        if width:
-            self.up = nn.Linear(width, hidden_size, bias=False)
-        self._width, self._heard = width, keys  # MLX does not treat names with a leading underscore as parameters
-        self._slots: mx.array | None = None
-
-    def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of the tokens, int64 [batch, tokens, 1]; of size 0 if no token ends a key."""
-        rows = self._heard.rows(windows)
-        return rows if rows.any() else rows[..., :0]
-
-    def set_slots(self, slots: NDArray[np.int64], earlier: mx.array | None = None) -> None:
-        """Set what the next forward reads: the result of `slots_for`."""
-        self._slots = mx.array(slots) if slots.size else None
-
-    def __call__(self, hidden: mx.array) -> mx.array:
-        """hidden [batch, tokens, d] -> the same, with the rows added."""
-        if self._slots is None:
-            return hidden
-        rows = self.table[self._slots[..., 0]] * (self._slots > 0)  # row 0 does not train
-        return (hidden + (self.up(rows) if self._width else rows)).astype(hidden.dtype)
+PARTS = ("q_proj", "k_proj", "n_heads", "n_kv_heads", "scale")  # of a layer's attention
 
 
 class LowRank(nn.Module):  # type: ignore[misc]
@@ -58,74 +27,156 @@ class LowRank(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.down = mx.random.uniform(-1, 1, (rank, inputs)) / math.sqrt(inputs)
         self.up = mx.zeros((outputs, rank))
-        self._scale = scale
+        self._scale = scale  # MLX does not treat names with a leading underscore as parameters
 
     def __call__(self, x: mx.array) -> mx.array:
         """[..., inputs] -> [..., outputs], computed in the input's data type."""
         return (x @ self.down.astype(x.dtype).T) @ self.up.astype(x.dtype).T * self._scale
 
 
-class Reader:
-    """A LoRA on all linear layers of some decoder layers that acts on some tokens; a `memory.mlx.MemoryLayer`.
+class Heard(nn.Module):  # type: ignore[misc]
+    """Attention to rows, merged with a layer's attention to the text; see `memory.torch_hearing.Heard`."""
 
-    Args:
-        model: the backbone.
-        layers: numbers of the decoder layers.
-        rank, alpha: of the LoRA.
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.null = mx.full((heads,), NULL)
+
+    def __call__(self, own: mx.array, query: mx.array, keys: mx.array, values: mx.array, hears: mx.array) -> mx.array:
+        """See `memory.torch_hearing.Heard.forward`."""
+        batch, tokens, heads, size = query.shape
+        groups, rows = keys.shape[2], keys.shape[1]
+        stacked = query.reshape(batch, tokens, groups, -1, size).transpose(0, 2, 3, 1, 4)
+        stacked = stacked.reshape(batch, groups, -1, size)
+        scores = (stacked @ keys.transpose(0, 2, 3, 1)).astype(mx.float32).reshape(batch, groups, -1, tokens, rows)
+        scores = mx.where(hears[:, None, None], scores, -mx.inf)
+        null = mx.broadcast_to(self.null.reshape(1, groups, -1, 1, 1), (*scores.shape[:-1], 1))
+        weights = mx.softmax(mx.concatenate([scores, null], axis=-1), axis=-1).astype(own.dtype)
+        found = weights[..., :-1].reshape(batch, groups, -1, rows) @ values.transpose(0, 2, 1, 3)
+        found = found.reshape(batch, heads, tokens, size).transpose(0, 2, 1, 3)
+        kept = weights[..., -1:].reshape(batch, heads, tokens, 1).transpose(0, 2, 1, 3)
+        return (found + kept * own.reshape(batch, tokens, heads, size)).reshape(batch, tokens, -1)
+
+
+class Reader(HeardRows):
+    """Attention to rows, and a LoRA on all linear layers of some decoder layers; a `memory.mlx.MemoryLayer`.
+
+    Args: see `memory.torch_hearing.Reader`.
     """
 
-    taps, values = (), None
+    taps, values = (), None  # it has no convolution
 
-    def __init__(self, model: nn.Module, layers: Sequence[int], rank: int, alpha: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[int],
+        rank: int,
+        alpha: float,
+        facts: Facts,
+        encoder: PromptEncoder,
+        *,
+        reads: bool,
+    ) -> None:
+        super().__init__(facts, encoder, reads=reads)
+        self._model, self.layers = model, list(layers)
         self.parts = nn.Module()
-        self.layers = list(layers)
-        for layer in layers:
+        for layer in self.layers:
             for name, product in _products(model.layers[layer]):
                 outputs, inputs = product.weight.shape
                 if isinstance(product, nn.QuantizedLinear):  # whose weights are packed
                     inputs = inputs * 32 // product.bits
                 self.parts[part_name(layer, name)] = LowRank(inputs, outputs, rank, alpha / rank)
-        self._acts: mx.array | None = None
-
-    def slots_for(self, ids: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Whether it acts on each token, int64 [batch, tokens, 1]; of size 0 if it acts on none."""
-        acts = active(windows)
-        return acts if acts.any() else acts[..., :0]
+            if reads:
+                self.parts[part_name(layer, HEARD)] = Heard(_attention(model.layers[layer]).n_heads)
+        self._table: mx.array | None = None  # keys and values of each row, [rows, layers, 2, key heads, size]
+        self._slots: mx.array | None = None
+        self._queries: dict[int, mx.array] = {}
 
     def set_slots(self, slots: NDArray[np.int64], earlier: mx.array | None = None) -> None:
         """Set what the next forward reads: the result of `slots_for`."""
-        self._acts = mx.array(slots) if slots.size else None
+        self._slots = mx.array(slots) if slots.size else None
 
     def __call__(self, hidden: mx.array) -> mx.array:
-        raise AssertionError("a reader acts on the products within the layers; see `on`")
+        raise AssertionError("a reader acts within the layers; see `on`")
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
         """Act on the model's products inside the context. Only the classes of these objects change."""
-        products = {
-            part_name(layer, name): product for layer in self.layers for name, product in _products(model.layers[layer])
-        }
-        classes = {name: type(product) for name, product in products.items()}
-        for name, product in products.items():
-            product.__class__ = self._with_part(classes[name], self.parts[name])
+        products = [(layer, name, product) for layer in self.layers for name, product in _products(model.layers[layer])]
+        classes = [type(product) for *_, product in products]
+        for (layer, name, product), cls in zip(products, classes, strict=True):
+            product.__class__ = self._adapted(cls, layer, name)
         try:
             yield
         finally:
-            for name, product in products.items():
-                product.__class__ = classes[name]
+            for (*_, product), cls in zip(products, classes, strict=True):
+                product.__class__ = cls
 
-    def _with_part(self, cls: Any, part: LowRank) -> type:
-        reader = self
+    def _adapted(self, cls: Any, layer: int, name: str) -> type:
+        reader, part, last = self, self.parts[part_name(layer, name)], name.rpartition(".")[2]
 
-        class WithPart(cls):  # type: ignore[misc]
+        class Adapted(cls):  # type: ignore[misc]
             def __call__(self, x: mx.array) -> mx.array:
-                output, acts = super().__call__(x), reader._acts
-                return output if acts is None else output + acts.astype(output.dtype) * part(x)
+                slots = reader._slots
+                if slots is None:
+                    return super().__call__(x)
+                if last in ("o_proj", "dense") and slots.shape[-1] > 1:
+                    x = reader._merged(layer, x, slots[..., 1:])
+                output = super().__call__(x)
+                output = output + slots[..., :1].astype(output.dtype) * part(x)
+                if last == "q_proj":
+                    reader._queries[layer] = output
+                return output
 
-        return WithPart
+        return Adapted
+
+    def _merged(self, layer: int, own: mx.array, slots: mx.array) -> mx.array:
+        attention = _attention(self._model.layers[layer])
+        query = self._queries.pop(layer)
+        query = query.reshape(*query.shape[:2], attention.n_heads, -1)
+        if (norm := getattr(attention, "q_norm", None)) is not None:
+            query = norm(query)
+        assert self._table is not None, "slots_for comes first"
+        rows = self._table[slots.max(axis=1), self.layers.index(layer)].astype(own.dtype)
+        part = self.parts[part_name(layer, HEARD)]
+        return part(own, query * attention.scale, rows[:, :, 0], rows[:, :, 1], slots > 0)
+
+    def _make_room(self, rows: int) -> None:
+        if self._table is None or len(self._table) < rows:
+            attention = _attention(self._model.layers[self.layers[0]])
+            size = attention.k_proj.weight.shape[0] // attention.n_kv_heads
+            old = self._table
+            self._table = mx.zeros((rows, len(self.layers), 2, attention.n_kv_heads, size))
+            if old is not None:
+                self._table[: len(old)] = old
+
+    def _compute(self, statements: Sequence[tuple[int, ...]], at: int) -> None:
+        """See `HeardRows`. A statement stands just before the text: its keys are turned to negative positions."""
+        assert self._table is not None, "there is no room"
+        self.set_slots(np.empty(0, np.int64))
+        for tokens in statements:
+            cache = make_prompt_cache(self._model)
+            self._model(mx.array([[self._encoder.eos_id, *tokens]]), cache=cache)
+            read = []
+            for layer in self.layers:
+                keys, values = (kept[0, :, 1 : 1 + len(tokens)] for kept in (cache[layer].keys, cache[layer].values))
+                if (rope := getattr(_attention(self._model.layers[layer]), "rope", None)) is not None:
+                    turned = rope(keys.reshape(-1, 1, 1, keys.shape[-1]), offset=-len(tokens) - BEFORE)
+                    keys = turned.reshape(keys.shape)
+                read.append(mx.stack([keys, values]))
+            self._table[at : at + len(tokens)] = mx.stack(read).transpose(3, 0, 1, 2, 4)
+            at += len(tokens)
+        mx.eval(self._table)
 
 
 def _products(layer: nn.Module) -> list[tuple[str, Any]]:
     return [
         (name, module) for name, module in layer.named_modules() if isinstance(module, nn.Linear | nn.QuantizedLinear)
     ]
+
+
+def _attention(layer: nn.Module) -> Any:
+    """The attention of a decoder layer."""
+    for module in layer.modules():
+        if all(part in module or hasattr(module, part) for part in PARTS):
+            return module
+    raise UsageError(WITHOUT)

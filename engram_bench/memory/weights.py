@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -16,7 +16,9 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as serialize
 
 from engram_bench.errors import UsageError
-from engram_bench.variants.configs import EngramConfig
+from engram_bench.variants.configs import Config, EngramConfig, HearingConfig
+
+C = TypeVar("C", bound=Config)
 
 # Older formats: 3 lacked the vocabulary hash and the flags for cut keys; 2 lacked row 0; 1 acted within keys, too
 FORMAT = 4
@@ -54,20 +56,37 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def kind_of(folder: Path) -> str:
+    """The kind of the memory saved in a folder; empty if its config file cannot be read."""
+    try:
+        return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["kind"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def engram_config(folder: Path) -> EngramConfig:
     """Read the shape of the n-gram memory saved in a folder.
 
     Raises:
         UsageError: the folder has no such memory, or its config file is damaged or in another format.
     """
+    return _config(folder, "engram", EngramConfig)
+
+
+def hearing_config(folder: Path) -> HearingConfig:
+    """Read the shape of the hearing memory saved in a folder; see `engram_config`."""
+    return _config(folder, "engram-hearing", HearingConfig)
+
+
+def _config(folder: Path, kind: str, fields: type[C]) -> C:
     try:
         stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if (stored.pop("format"), stored.pop("kind")) != (FORMAT, "engram"):
-            raise ValueError(f"not an n-gram memory of format {FORMAT}")
-        return EngramConfig(**stored)
+        if (stored.pop("format"), stored.pop("kind")) != (FORMAT, kind):
+            raise ValueError(f"not an {kind} memory of format {FORMAT}")
+        return fields(**stored)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{folder}: no n-gram memory here ({error}); make one with engram-bench train --out"
+            f"{folder}: no memory to change here ({error}); make one with engram-bench train --out"
         ) from error
 
 

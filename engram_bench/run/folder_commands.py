@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +17,7 @@ from engram_bench.backends.base import Adapter, Backend, Writable
 from engram_bench.data import tables
 from engram_bench.errors import UsageError
 from engram_bench.memory import addresses, weights
-from engram_bench.memory.hearing import KIND, HeardKeys
+from engram_bench.memory.hearing import KIND, Facts
 from engram_bench.memory.keys import KeyIndex
 from engram_bench.options import integer
 from engram_bench.run import asking
@@ -56,32 +56,33 @@ def list_facts(args: argparse.Namespace) -> None:
         for key, value in facts.items():
             print(f"{key} -> {value}")
     if isinstance(variant.config, HearingConfig):
-        names = HeardKeys.from_array(weights.load(args.adapter, KIND, asdict(variant.config))["keys"]).names
-        print(f"{len(names)} names")
+        heard = _heard(args.adapter)
+        print(f"{len(heard.known())} facts at {len(heard.names)} names, {len(heard.written)} of them written")
+        for fact in heard.written:
+            print(f"{fact.key} -> {fact.value}  (heard at: {fact.name})")
 
 
 def write(args: argparse.Namespace) -> int:
     new = _facts_to_write(args)
     _check_own(args.adapter)
-    config, keys, facts = _known(args.adapter)
+    known = _written(args.adapter)
     if args.table is not None:
-        for key in [key for key, value in new.items() if facts.get(key) == value]:  # by an earlier run on this table
+        for key in [
+            key for key, fact in new.items() if known.get(key) == fact.value
+        ]:  # by an earlier run on this table
             print(f"{key} is known already")
             del new[key]
-    for key, value in new.items():
-        addresses.check_new(key, config, keys, facts)
-        addresses.check_value(value)
-    addresses.check_apart(new)
+    _check_new(args.adapter, new, named=args.name is not None)
     unlearned = 0
     with _changing(args) as (model, memory):
-        for key, value in new.items():
-            written = memory.write(key, value)
+        for key, fact in new.items():
+            written = memory.write(key, fact.value, fact.subject)
             with model.attached(memory.adapter):
-                longest = len(model.encoder.answer(value))
+                longest = len(model.encoder.answer(fact.value))
                 answer = model.encoder.decode(model.generate([model.encoder.prompt(key)], longest)[0])
             memory.save(args.adapter)
             print(f"{key} -> {answer}  ({written.seconds:.2f} s, {written.rows} rows, {len(memory.facts)} facts)")
-            unlearned += not metrics.exact(answer, value)
+            unlearned += not metrics.exact(answer, fact.value)
     if not unlearned:
         return 0
     which = "" if len(new) == 1 else f"{unlearned} of {len(new)} facts: "
@@ -92,23 +93,37 @@ def write(args: argparse.Namespace) -> int:
 
 def forget(args: argparse.Namespace) -> None:
     _check_own(args.adapter)
-    _, _, facts = _known(args.adapter)
-    addresses.check_written(args.key, facts)
+    addresses.check_written(args.key, _written(args.adapter))
     with _changing(args) as (_, memory):
         memory.forget(args.key)
         memory.save(args.adapter)
     print(f"{args.key} is forgotten; {len(memory.facts)} facts are left")
 
 
-def _facts_to_write(args: argparse.Namespace) -> dict[str, str]:
+def _facts_to_write(args: argparse.Namespace) -> dict[str, tables.Fact]:
     if args.table is not None and args.key is None:
         facts, notes = tables.read(args.table, fewest=1)
         for note in notes:
             print(f"{args.table}: {note}", file=sys.stderr)
-        return {fact.key: fact.value for fact in facts}
+        return {fact.key: fact for fact in facts}
     if args.table is not None or args.value is None:
         raise UsageError("give either a key and a value, or --from FILE")
-    return {args.key: args.value}
+    return {args.key: tables.Fact(args.key, args.value, "", args.name or "")}
+
+
+def _check_new(folder: Path, new: Mapping[str, tables.Fact], *, named: bool) -> None:
+    """Check facts before the model is loaded. Raises UsageError if the memory cannot take one of them."""
+    hearing = weights.kind_of(folder) == KIND
+    heard, known = (_heard(folder), None) if hearing else (None, _known(folder))
+    if named and not hearing:
+        raise UsageError("--name: only a hearing memory hears names; leave it out")
+    for key, fact in new.items():
+        if heard:
+            heard.check_new(key, fact.value, fact.subject)
+        elif known:
+            addresses.check_new(key, *known)
+            addresses.check_value(fact.value)
+    addresses.check_apart(new)
 
 
 def _check_own(folder: Path) -> None:
@@ -123,11 +138,23 @@ def _known(folder: Path) -> tuple[EngramConfig, KeyIndex, dict[str, str]]:
     return config, *addresses.known(weights.load(folder, "engram", asdict(config)))
 
 
+def _heard(folder: Path) -> Facts:
+    """What a hearing memory knows, read without a model."""
+    return Facts.from_array(weights.load(folder, KIND, asdict(weights.hearing_config(folder)))["facts"])
+
+
+def _written(folder: Path) -> dict[str, str]:
+    """The facts written into a memory, by key."""
+    if weights.kind_of(folder) == KIND:
+        return {fact.key: fact.value for fact in _heard(folder).written}
+    return _known(folder)[2]
+
+
 @contextmanager
 def _changing(args: argparse.Namespace) -> Iterator[tuple[Backend, Writable]]:
     """The model and the memory to change. No other command changes this memory meanwhile."""
     target = backends.find(args.backend)
-    if target.framework != "torch":
+    if target.framework != "torch" and weights.kind_of(args.adapter) != KIND:
         raise UsageError("--backend: only torch writes facts (cpu, cuda, mps); MLX can then read the memory")
     model = target.load(models.resolve(args.model).folder)
     with weights.locked(args.adapter):

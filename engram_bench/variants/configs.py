@@ -221,44 +221,23 @@ class EngramLoraConfig(EngramConfig):
 
 
 @dataclass(frozen=True)
-class HearingConfig(Config):
-    """Rows at the last token of each known key, and a LoRA from there on that reads them; beyond the paper."""
+class HearingConfig(UpperLayersConfig):
+    """Facts by name, and a reader of them in the layers from `first_layer` on; beyond the paper."""
 
-    layers: Sequence[int | float]  # with rows: numbers of layers, or places as shares of the depth; []: no rows
-    reader: int | float  # the first layer of the reader, a LoRA on all linear layers from there on
-    rank: int
+    rank: int  # of the reader's LoRA, on all linear layers
     alpha: float
-    width: int = 0  # numbers of a row, which a matrix of the layer makes a hidden state of; 0: the row is the state
+    rows: bool = True  # whether the reader attends to what a fact's statement says; false: a LoRA from each name on
+    redraw: float = 0.5  # share of the training steps in which facts exchange their values
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _at_least_one(self, "rank")
-        _place(self.reader, "reader")
-        for layer in self.layers:
-            _place(layer, "layers")
+        if not 0 <= self.redraw <= 1:
+            raise ValueError(f"redraw is {self.redraw}; it is a share of the steps, from 0 to 1")
 
     @property
     def keyed(self) -> bool:
         return True
-
-    def row_layers(self, depth: int) -> list[int]:
-        """Numbers of the layers with rows in a model of `depth` layers, ascending, each once.
-
-        Raises:
-            ValueError: the model has no such layer.
-        """
-        return sorted({_layer(layer, depth) for layer in self.layers})
-
-    def reader_layers(self, depth: int) -> range:
-        """Numbers of the reader's layers in a model of `depth` layers.
-
-        Raises:
-            ValueError: the model has no such layer.
-        """
-        return range(_layer(self.reader, depth), depth)
-
-    def check(self, depth: int) -> None:
-        self.row_layers(depth)
-        self.reader_layers(depth)
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,11 @@ from engram_bench.backends.base import (
     adapter_class,
     trained_on,
 )
+from engram_bench.backends.hearing import WritableHearing
 from engram_bench.backends.mlx import training
 from engram_bench.backends.mlx.adapters import MlxAdapter
 from engram_bench.backends.mlx.decoding import Caches, Decoding
+from engram_bench.backends.mlx.hearing import HearingAdapter
 from engram_bench.backends.mlx.network import Network, log_softmax
 from engram_bench.backends.mlx.network import pick_device as pick_device
 from engram_bench.backends.mlx.network import pick_dtype as pick_dtype
@@ -39,6 +41,8 @@ from engram_bench.backends.routed import loaded
 from engram_bench.backends.training import with_validation
 from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
+from engram_bench.memory import weights
+from engram_bench.memory.hearing import KIND
 from engram_bench.prompts import Pair, Prompt, shared_prefix
 from engram_bench.variants import Variant
 
@@ -133,6 +137,9 @@ class MlxModel(Network):
         return loaded(self, self.model, variant, folder)
 
     def load_writable(self, folder: Path) -> Writable:
+        if weights.kind_of(folder) == KIND:
+            adapter = HearingAdapter.load(self.model, weights.hearing_config(folder), self.encoder, folder)
+            return WritableHearing(self.encoder, self.stop_ids, adapter)
         raise UsageError("--backend: MLX cannot write facts; use cpu, cuda or mps (MLX can load the result)")
 
     # --- decoding -------------------------------------------------------------------------------------------------

@@ -2,63 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from engram_bench.backends.hearing import Hearing
+from engram_bench.backends.hearing import Hearing, alike
 from engram_bench.backends.mlx.adapters import arrays_of, fill, is_table, numbers_in, together
 from engram_bench.memory import weights
-from engram_bench.memory.addresses import damaged
-from engram_bench.memory.hearing import KIND, HeardKeys
-from engram_bench.memory.mlx import MemoryLayer, injected
-from engram_bench.memory.mlx_hearing import Reader, RowLayer
+from engram_bench.memory.hearing import KIND, Facts
+from engram_bench.memory.mlx import MemoryLayer
+from engram_bench.memory.mlx_hearing import Reader
 from engram_bench.prompts import Pair, PromptEncoder
 from engram_bench.variants.configs import HearingConfig
 
 
 class HearingAdapter(Hearing):
-    """`RowLayer`s on the inputs of the configured layers, and a `Reader`."""
+    """Facts, and the `Reader` that hears them."""
 
-    def __init__(self, model: nn.Module, config: HearingConfig, keys: HeardKeys) -> None:
-        depth, size = len(model.layers), model.args.hidden_size
-        self.config, self.keys = config, keys
-        self.rows = {layer: RowLayer(keys, config.width, size) for layer in config.row_layers(depth)}
-        self.reader = Reader(model, config.reader_layers(depth), config.rank, config.alpha)
-        self.trained = together(
-            {**{str(layer): memory for layer, memory in self.rows.items()}, "reader": self.reader.parts}
-        )
+    reader: Reader
+
+    def __init__(self, model: nn.Module, config: HearingConfig, encoder: PromptEncoder, facts: Facts) -> None:
+        self.config, self.encoder = config, encoder
+        layers = config.layers(len(model.layers))
+        self.reader = Reader(model, layers, config.rank, config.alpha, facts, encoder, reads=config.rows)
+        self.trained = together({"reader": self.reader.parts})
 
     @classmethod
     def create(
         cls, model: nn.Module, config: HearingConfig, encoder: PromptEncoder, pairs: Sequence[Pair]
     ) -> HearingAdapter:
-        return cls(model, config, HeardKeys.of_training(pairs))
+        adapter = cls(model, config, encoder, Facts.of_training(pairs))
+        adapter.alike = alike(pairs)
+        return adapter
 
     @classmethod
     def load(
         cls, model: nn.Module, config: HearingConfig, encoder: PromptEncoder, folder: Path, damage: str | None = None
     ) -> HearingAdapter:
-        """Load a memory; `damage` changes its rows for a control, see `addresses.damaged`."""
+        """Load a memory; `damage` changes what it hears for a control, see `Facts.damaged`."""
         arrays = weights.load(folder, KIND, asdict(config))
-        adapter = cls(model, config, HeardKeys.from_array(arrays.pop("keys", np.empty(0, np.uint8))))
+        facts = Facts.from_array(arrays.pop("facts", np.empty(0, np.uint8)))
+        adapter = cls(model, config, encoder, facts.damaged(damage) if damage else facts)
         fill(folder, adapter.trained, arrays)
-        for memory in adapter.rows.values() if damage else ():
-            memory.table = mx.array(damaged(np.array(memory.table), damage or ""))
         return adapter
 
-    @contextmanager
-    def on(self, model: nn.Module) -> Iterator[None]:
-        with self.reader.on(model), injected(model, self.rows):
-            yield
+    def on(self, model: nn.Module) -> AbstractContextManager[None]:
+        return self.reader.on(model)
 
     def memories(self) -> Sequence[MemoryLayer]:
-        return [*self.rows.values(), self.reader]
+        return [self.reader]
 
     def is_table(self, name: str) -> bool:
         return is_table(name)
@@ -67,4 +63,4 @@ class HearingAdapter(Hearing):
         return numbers_in(self.trained)
 
     def save(self, folder: Path) -> None:
-        weights.save(folder, KIND, asdict(self.config), {**arrays_of(self.trained), "keys": self.keys.to_array()})
+        weights.save(folder, KIND, asdict(self.config), {**arrays_of(self.trained), "facts": self.facts.to_array()})

@@ -10,6 +10,7 @@ from mlx import nn
 from mlx.optimizers import Adam, MultiOptimizer, clip_grad_norm
 
 from engram_bench.backends.base import Progress, Training
+from engram_bench.backends.hearing import redraw
 from engram_bench.backends.mlx.adapters import MlxAdapter
 from engram_bench.backends.mlx.network import Network, log_softmax
 from engram_bench.backends.replay import Targets, stacked
@@ -69,6 +70,6 @@ def train(
         return float(value.item()), np.array(hits), np.array(kl)
 
     adapter.train(True)
-    training = run(step, config, pairs, seed, progress, list(targets))
+    training = run(step, config, pairs, seed, progress, list(targets), redraw(adapter))
     adapter.train(False)
     return training

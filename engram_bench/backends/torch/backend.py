@@ -14,7 +14,18 @@ from typing import cast
 import torch
 
 from engram_bench.backends import decoding
-from engram_bench.backends.base import Adapter, Backend, Collateral, Progress, Text, Training, adapter_class, trained_on
+from engram_bench.backends.base import (
+    Adapter,
+    Backend,
+    Collateral,
+    Progress,
+    Text,
+    Training,
+    Writable,
+    adapter_class,
+    trained_on,
+)
+from engram_bench.backends.hearing import WritableHearing
 from engram_bench.backends.replay import Untouched, answered, read_by, touched
 from engram_bench.backends.routed import loaded
 from engram_bench.backends.torch import prefill, scoring, training, unsloth
@@ -23,6 +34,7 @@ from engram_bench.backends.torch.decoding import Decoding
 from engram_bench.backends.torch.device import matrix_rate, pick_batch_size
 from engram_bench.backends.torch.device import pick_device as pick_device
 from engram_bench.backends.torch.device import pick_dtype as pick_dtype
+from engram_bench.backends.torch.hearing import HearingAdapter
 from engram_bench.backends.torch.network import Network, Prefix
 from engram_bench.backends.torch.prefill import KnownPrompts
 from engram_bench.backends.torch.replay import distributions
@@ -32,6 +44,7 @@ from engram_bench.backends.training import with_validation
 from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
+from engram_bench.memory.hearing import KIND
 from engram_bench.prompts import Pair, Prompt
 from engram_bench.variants import Variant
 
@@ -117,7 +130,10 @@ class TorchModel(Network):
     def load_adapter(self, variant: Variant, folder: Path) -> Adapter:
         return loaded(self, self.model, variant, folder)
 
-    def load_writable(self, folder: Path) -> WritableMemory:
+    def load_writable(self, folder: Path) -> Writable:
+        if weights.kind_of(folder) == KIND:
+            adapter = HearingAdapter.load(self.model, weights.hearing_config(folder), self.encoder, folder)
+            return WritableHearing(self.encoder, self.stop_ids, adapter)
         if weights.beside_lora(folder):
             raise UsageError(
                 f"{folder}: a memory trained together with a LoRA takes no facts; train one without a LoRA"

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from engram_bench.backends.base import Progress, Training
+from engram_bench.backends.hearing import redraw
 from engram_bench.backends.replay import Targets
 from engram_bench.backends.torch.adapters import TorchAdapter
 from engram_bench.backends.torch.frozen import FrozenParts
@@ -58,7 +59,8 @@ def train(
     prefix = 0 if at_once and adapter.acts_on_template else model.shared_by(texts)
     frozen: FrozenParts | None = None
     if adapter.first_layer or not adapter.acts_on_template:
-        frozen = FrozenParts(model, adapter, adapter.first_layer, prefix, texts)
+        known = list(targets) if redraw(adapter) else texts  # whose examples change from step to step
+        frozen = FrozenParts(model, adapter, adapter.first_layer, prefix, known or texts[:1])
 
     def passes(batch: Sequence[Pair], replay: Sequence[Pair]) -> Iterator[tuple[Sequence[Pair], Sequence[Pair]]]:
         """Examples and replay texts of each forward pass."""
@@ -93,7 +95,7 @@ def train(
         return total, np.concatenate(hits), np.concatenate(kl)
 
     adapter.train(True)
-    training = run(step, config, pairs, seed, progress, list(targets))
+    training = run(step, config, pairs, seed, progress, list(targets), redraw(adapter))
     adapter.train(False)
     return replace(training, seconds=time.perf_counter() - started)  # includes the time for `FrozenParts`
 

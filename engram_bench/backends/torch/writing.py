@@ -48,8 +48,8 @@ class WritableMemory:
     def facts(self) -> Mapping[str, str]:
         return self.adapter.addresses.facts
 
-    def write(self, key: str, value: str) -> Written:
-        """Store `value` under `key`; see `Addresses.with_fact` for the errors it raises.
+    def write(self, key: str, value: str, name: str = "") -> Written:
+        """Store `value` under `key`, whatever it is called; see `Addresses.with_fact` for the errors it raises.
 
         It also raises UsageError for a value that contains what ends an answer or a turn of the model.
 
