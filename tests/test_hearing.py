@@ -5,9 +5,11 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 
 from engram_bench import cli, variants
 from engram_bench.backends.hearing import WritableHearing, alike
+from engram_bench.backends.torch.hearing import HearingAdapter
 from engram_bench.data import training
 from engram_bench.data.items import Category, Example, Item, PatternSet, Wordings, item_id
 from engram_bench.errors import UsageError
@@ -16,7 +18,7 @@ from engram_bench.memory.hearing import CURRENT, NAMES, Fact, Facts, active, fac
 from engram_bench.memory.keys import KeyIndex, key_name
 from engram_bench.prompts import ABSENT, extend_windows
 from engram_bench.store import adapters
-from tests.conftest import in_float32
+from tests.conftest import in_float32, make_checkpoint
 
 HEARING = """\
 name: tiny-hearing
@@ -188,7 +190,7 @@ def test_examples_with_exchanged_values_agree_with_what_is_heard(model):
     two = Example("Zorna and Quorl", "green, black", None, (ITEMS["Zorna"], ITEMS["Quorl"]))
     pairs.append(model.encoder.pair(two))
     variant = variants.parse(HEARING.replace("redraw: 0", "redraw: 1"), "test")
-    adapter = type(load_class(model)).create(model.model, variant.config, model.encoder, pairs)
+    adapter = HearingAdapter.create(model.model, variant.config, model.encoder, pairs)
     drawn = adapter.redrawn(pairs, random.Random(1))
     values = {fact.name: fact.value for name in adapter.facts.names for fact in heard_at(adapter.facts, name)}
     assert sorted(values.values()) == sorted(FACTS.values())
@@ -290,19 +292,12 @@ def test_the_built_in_controls_are_the_same_memory():
 # --- what is heard ----------------------------------------------------------------------------------------------------
 
 
-def load_class(model):
-    from engram_bench.backends.torch.hearing import HearingAdapter
-
-    return HearingAdapter.__new__(HearingAdapter)
-
-
 def heard_at(facts, name):
     return facts.heard(facts._number((name,)))
 
 
 def test_rows_are_the_keys_and_values_of_the_statement(model, folder):
     """Computed by the untouched model, at the places just before the text."""
-    import torch
 
     adapter, fact = load(model, folder), fact_of(ITEMS["Zorna"])
     tokens = [model.encoder.eos_id, *statement(fact, model.encoder)]
@@ -426,3 +421,47 @@ def test_a_name_for_a_memory_that_hears_none_is_refused(tmp_path, capsys):
 
 
 KEYED = variants.select("engram-keyed")[1].config
+
+
+# --- other models -----------------------------------------------------------------------------------------------------
+
+
+def with_any_reader(model, variant, examples):
+    """A memory whose reader has random numbers."""
+    pairs = [model.encoder.pair(example) for example in examples]
+    torch.manual_seed(0)
+    adapter = HearingAdapter.create(model.model, variant.config, model.encoder, pairs)
+    for parameter in adapter.reader.parts.parameters():
+        torch.nn.init.normal_(parameter.data, std=0.05)
+    return adapter
+
+
+@pytest.mark.parametrize("family", ["Qwen2", "Qwen3", "Gemma", "Gemma2", "Mistral", "SmolLM3"])
+def test_other_models_compute_the_same_in_torch_and_mlx(family, tmp_path):
+    pytest.importorskip("mlx.core", reason="MLX is not installed")
+    from engram_bench.backends.mlx.backend import MlxModel
+
+    folder = make_checkpoint(tmp_path / "model", family)
+    ours, theirs, variant = in_float32(folder), MlxModel(folder, "cpu"), variants.parse(HEARING, "test")
+    (tmp_path / "memory").mkdir()
+    with_any_reader(ours, variant, EXAMPLES).save(tmp_path / "memory")
+    texts = [*PROMPTS, "Zorna and Quorl", ELSEWHERE]
+    found = [scores(m, m.load_adapter(variant, tmp_path / "memory"), texts) for m in (ours, theirs)]
+    untouched = scores(ours, None, texts)
+    assert np.allclose(*found, atol=1e-3)
+    assert not np.allclose(found[0][:-1], untouched[:-1], atol=1e-2)
+    assert (found[0][-1] == untouched[-1]).all()
+
+
+def test_a_model_without_query_products_is_refused(tmp_path):
+    model = in_float32(make_checkpoint(tmp_path, "GPT2"))
+    with pytest.raises(UsageError, match="needs attention with a q_proj"):
+        with_any_reader(model, variants.parse(HEARING, "test"), EXAMPLES)
+
+
+def test_a_name_is_heard_in_a_long_text(model):
+    facts = told(Zorna="green")
+    text = "It rained all day in the old town. " * 40 + "Then **zornas** came. " + "And it rained on. " * 10
+    (place, name), *others = facts.places(model.encoder.prompt(text))
+    assert (name, others) == ("zorna", [])
+    assert "zorna" in model.encoder.tokenizer.decode(model.encoder.prompt(text).ids[: place + 1])
