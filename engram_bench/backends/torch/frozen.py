@@ -110,8 +110,9 @@ class FrozenParts:
             return
         texts = [_input_ids(pair)[self._prefix :] for pair in pairs]
         windows = [self._model.windows(prompt, answer[:-1])[self._prefix :] for prompt, answer in pairs]
+        nothing = [np.full_like(window, ABSENT) for window in windows]  # so the memory rests: no kept state needs it
         with self._recorded_inputs() as inputs:
-            for piece in read(self._model, texts, windows, self._fixed, self._prefix):
+            for piece in read(self._model, texts, nothing, self._fixed, self._prefix):
                 above = piece.cache.layers[self._first : len(self._layers)]
                 upper = [torch.stack([layer.keys, layer.values]) for layer in above]
                 states, hidden = torch.stack(upper), inputs.pop()
