@@ -184,7 +184,7 @@ def test_threads_that_share_a_model_get_their_own_answers(parts):
 
 def test_what_cannot_be_is_refused(parts, tmp_path):
     model, tokenizer, memory, *_ = parts
-    with pytest.raises(UsageError, match="no n-gram memory here"):
+    with pytest.raises(UsageError, match="no memory here"):
         EngramMemory.from_pretrained(tmp_path, model, tokenizer)
     memory.save_pretrained(tmp_path)
     wider = type(model)(type(model.config)(**{**model.config.to_dict(), "hidden_size": 64, "head_dim": 16}))

@@ -86,7 +86,7 @@ def _config(folder: Path, kind: str, fields: type[C]) -> C:
         return fields(**stored)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{folder}: no memory to change here ({error}); make one with engram-bench train --out"
+            f"{folder}: no memory here ({error}); make one with engram-bench train --out"
         ) from error
 
 
