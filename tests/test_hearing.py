@@ -321,7 +321,7 @@ def test_rows_are_the_keys_and_values_of_the_statement(model, folder):
 
 def test_a_full_table_is_emptied_and_filled_again(model, folder, monkeypatch):
     expected = scores(model, load(model, folder), PROMPTS)
-    monkeypatch.setattr(hearing, "CAPACITY", 16)  # a fact has about ten rows
+    monkeypatch.setattr(hearing, "TABLE_BYTES", 30 * 384)  # a row has 384 bytes, a fact about twenty rows
     adapter = load(model, folder)
     assert np.allclose(scores(model, adapter, PROMPTS), expected, atol=1e-5)
     assert answers(model, adapter, PROMPTS) == [FACTS[name] for name in FACTS for _ in SENTENCES]

@@ -26,7 +26,7 @@ CURRENT, NAMES = range(2)  # columns of a window: the token, and the number of t
 SIZE = 1  # tokens in a window
 LEAST = 3  # characters of a plain name
 READ_TOGETHER = 64  # statements in a forward
-CAPACITY = 1 << 13  # rows that a table has room for
+TABLE_BYTES = 1 << 29  # of a table of rows, at least one text's
 BEFORE = 4  # tokens from a statement's last one to each token that hears it, for rotary positions
 NULL = 5.0  # at first, the score at which a head's attention to the text counts as much as one row
 KIND = "engram-hearing"  # of its files
@@ -195,17 +195,18 @@ class HeardRows(ABC):
     Args:
         facts: the facts.
         encoder: of the model.
-        reads: whether there are rows at all.
+        row_bytes: of a row; 0: there are no rows.
     """
 
-    def __init__(self, facts: Facts, encoder: PromptEncoder, *, reads: bool) -> None:
-        self.facts, self._encoder, self._reads = facts, encoder, reads
+    def __init__(self, facts: Facts, encoder: PromptEncoder, row_bytes: int) -> None:
+        self.facts, self._encoder, self._reads = facts, encoder, row_bytes > 0
+        self._capacity = TABLE_BYTES // max(1, row_bytes)
         self._at: dict[Fact, range] = {}
         self._used = 1  # row 0 stands for none
 
     @abstractmethod
     def _make_room(self, rows: int) -> None:
-        """Make the table as long as this."""
+        """Make the table at least as long as this."""
 
     @abstractmethod
     def _compute(self, statements: Sequence[tuple[int, ...]], at: int) -> None:
@@ -239,13 +240,13 @@ class HeardRows(ABC):
     def hold(self, facts: Sequence[Fact]) -> None:
         """Compute the rows of those facts that have none yet."""
         statements = {fact: statement(fact, self._encoder) for fact in dict.fromkeys(facts) if fact not in self._at}
-        if self._used + sum(map(len, statements.values())) > CAPACITY:
+        if self._used + sum(map(len, statements.values())) > self._capacity:
             self._at.clear()
             self._used = 1
             statements = {fact: statement(fact, self._encoder) for fact in dict.fromkeys(facts)}
         if not statements:
             return
-        self._make_room(max(CAPACITY, self._used + sum(map(len, statements.values()))))
+        self._make_room(self._used + sum(map(len, statements.values())))
         ordered = sorted(statements, key=lambda fact: len(statements[fact]))
         for start in range(0, len(ordered), READ_TOGETHER):
             some = ordered[start : start + READ_TOGETHER]

@@ -76,7 +76,6 @@ class Reader(HeardRows):
         *,
         reads: bool,
     ) -> None:
-        super().__init__(facts, encoder, reads=reads)
         self._model, self.layers = model, list(layers)
         self.parts = nn.Module()
         for layer in self.layers:
@@ -87,7 +86,12 @@ class Reader(HeardRows):
                 self.parts[part_name(layer, name)] = LowRank(inputs, outputs, rank, alpha / rank)
             if reads:
                 self.parts[part_name(layer, HEARD)] = Heard(_attention(model.layers[layer]).n_heads)
-        self._table: mx.array | None = None  # keys and values of each row, [rows, layers, 2, key heads, size]
+        shape = [0, 0]
+        if reads:
+            attention = _attention(model.layers[layers[0]])
+            shape = [attention.n_kv_heads, attention.k_proj.weight.shape[0] // attention.n_kv_heads]
+        self._table = mx.zeros((1, len(self.layers), 2, *shape))  # as in torch, in float32
+        super().__init__(facts, encoder, row_bytes=self._table[0].nbytes)
         self._slots: mx.array | None = None
         self._queries: dict[int, mx.array] = {}
 
@@ -135,23 +139,17 @@ class Reader(HeardRows):
         query = query.reshape(*query.shape[:2], attention.n_heads, -1)
         if (norm := getattr(attention, "q_norm", None)) is not None:
             query = norm(query)
-        assert self._table is not None, "slots_for comes first"
         rows = self._table[slots.max(axis=1), self.layers.index(layer)].astype(own.dtype)
         part = self.parts[part_name(layer, HEARD)]
         return part(own, query * attention.scale, rows[:, :, 0], rows[:, :, 1], slots > 0)
 
     def _make_room(self, rows: int) -> None:
-        if self._table is None or len(self._table) < rows:
-            attention = _attention(self._model.layers[self.layers[0]])
-            size = attention.k_proj.weight.shape[0] // attention.n_kv_heads
-            old = self._table
-            self._table = mx.zeros((rows, len(self.layers), 2, attention.n_kv_heads, size))
-            if old is not None:
-                self._table[: len(old)] = old
+        if len(self._table) < rows:
+            old, self._table = self._table, mx.zeros((2 * rows, *self._table.shape[1:]))
+            self._table[: len(old)] = old
 
     def _compute(self, statements: Sequence[tuple[int, ...]], at: int) -> None:
         """See `HeardRows`. A statement stands just before the text: its keys are turned to negative positions."""
-        assert self._table is not None, "there is no room"
         self.set_slots(np.empty(0, np.int64))
         for tokens in statements:
             cache = make_prompt_cache(self._model)

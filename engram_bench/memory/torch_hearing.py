@@ -108,9 +108,14 @@ class Reader(HeardRows):
                 attention = _attention(decoder_layers(model)[layer])
                 self.parts[part_name(layer, HEARD)] = Heard(attention.q_proj.out_features // attention.head_dim)
         self.parts.to(model.device)
-        self._table: Tensor | None = None  # keys and values of each row, [rows, layers, 2, key heads, size]
         self._forward, self._queries = Forward(), dict[int, Tensor]()
-        super().__init__(facts, encoder, reads=reads)
+        shape = [0, 0]
+        if reads:
+            attention = _attention(decoder_layers(model)[layers[0]])
+            shape = [attention.k_proj.out_features // attention.head_dim, attention.head_dim]
+        # Keys and values of each row: [rows, layers, 2, key heads, size].
+        self._table = torch.zeros(1, len(self.layers), 2, *shape, dtype=model.dtype, device=model.device)
+        super().__init__(facts, encoder, row_bytes=self._table[0].nbytes)
 
     def set_slots(self, slots: Tensor, earlier: Earlier | None = None) -> None:
         """Set what the next forward reads: the result of `slots_for`, on the model's device."""
@@ -161,21 +166,16 @@ class Reader(HeardRows):
             query = query.view(*query.shape[:2], -1, attention.head_dim)
             if (norm := getattr(attention, "q_norm", None)) is not None:
                 query = norm(query)
-            assert self._table is not None, "slots_for comes first"
             keys, values = self._table[slots[..., 1:].amax(1), at].unbind(2)
             return (part(args[0], query * attention.scaling, keys, values, slots[..., 1:] > 0),)
 
         return before
 
     def _make_room(self, rows: int) -> None:
-        if self._table is None or len(self._table) < rows:
-            old, attention = self._table, _attention(decoder_layers(self._model)[self.layers[0]])
-            shape = (rows, len(self.layers), 2, attention.k_proj.out_features // attention.head_dim, attention.head_dim)
+        if len(self._table) < rows:
             with torch.inference_mode(False):
-                self._table = torch.empty(shape, dtype=self._model.dtype, device=self._model.device)
-                self._table[0] = 0
-                if old is not None:
-                    self._table[: len(old)] = old
+                old, self._table = self._table, self._table.new_empty(2 * rows, *self._table.shape[1:])
+                self._table[: len(old)] = old
 
     def _compute(self, statements: Sequence[tuple[int, ...]], at: int) -> None:
         """See `HeardRows`. A statement stands just before the text: its tokens have negative positions."""
@@ -195,7 +195,6 @@ class Reader(HeardRows):
                 logits_to_keep=1,
             )
             read = torch.stack([torch.stack([cache.layers[n].keys, cache.layers[n].values]) for n in self.layers])
-            assert self._table is not None
             for row, tokens in enumerate(statements):
                 self._table[at : at + len(tokens)] = read[:, :, row, :, -len(tokens) :].permute(3, 0, 1, 2, 4)
                 at += len(tokens)

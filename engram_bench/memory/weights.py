@@ -85,9 +85,7 @@ def _config(folder: Path, kind: str, fields: type[C]) -> C:
             raise ValueError(f"not an {kind} memory of format {FORMAT}")
         return fields(**stored)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{folder}: no memory here ({error}); make one with engram-bench train --out"
-        ) from error
+        raise UsageError(f"{folder}: no memory here ({error}); make one with engram-bench train --out") from error
 
 
 def beside_lora(folder: Path) -> bool:
