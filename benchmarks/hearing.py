@@ -153,7 +153,7 @@ def trial(model: TorchModel, file: str, train: Category, later: Category, args: 
     known = of_relations(train, unseen, held_out=False)
     data = training.training_set(PatternSet({train.name: known}), args.training)
     with tempfile.TemporaryDirectory() as folder:
-        done = model.train(variant, data.examples, args.seed, Path(folder), lambda *_: None, replay=data.replay)
+        done = model.train(variant, data.examples, args.seed, Path(folder), _shown, replay=data.replay)
         adapter = model.load_adapter(variant, Path(folder))
     ask, unrelated = Asker(model, adapter, args.most), development.control()
     row: Record = {
@@ -173,6 +173,11 @@ def trial(model: TorchModel, file: str, train: Category, later: Category, args: 
             others["other relations"] = of_relations(later, unseen, held_out=True)
         row["written"] = {name: _written(ask, adapter, facts) for name, facts in others.items()}
     return row
+
+
+def _shown(text: str, done: int, steps: int) -> None:
+    if done % 25 == 0:
+        print(f"{time.strftime('%X')} {done}/{steps} {text}", file=sys.stderr, flush=True)
 
 
 def held_out(world: Category, each: int) -> set[str]:
