@@ -81,7 +81,7 @@ def model(checkpoint):
 
 def told(**values):
     """Facts about the colours of names."""
-    return Facts(Fact(key_name(name), f"the colour of {name}", value) for name, value in values.items())
+    return Facts(Fact((key_name(name),), f"the colour of {name}", value) for name, value in values.items())
 
 
 def test_a_token_hears_the_names_that_stand_before_it_and_its_own(model):
@@ -93,7 +93,7 @@ def test_a_token_hears_the_names_that_stand_before_it_and_its_own(model):
     first, second = (
         own[prompt.tokens_at(text.index(name), text.index(name) + len(name))[1] - 1] for name in ("Tom Hale", "Zorna")
     )
-    heard = [[f.name for f in facts.heard(n)] if w != ABSENT else [] for w, n in windows.tolist()]
+    heard = [[f.names[0] for f in facts.heard(n)] if w != ABSENT else [] for w, n in windows.tolist()]
     assert heard[:first] == [[]] * first
     assert heard[first:second] == [["tom hale"]] * (second - first)
     assert heard[second:] == [["tom hale", "zorna"]] * (len(windows) - second)
@@ -179,7 +179,7 @@ def test_a_shuffled_memory_tells_each_name_the_facts_of_another():
     shuffled = facts.damaged("shuffle")
     for name in facts.names:
         number = shuffled._number((name,))
-        assert [fact.name for fact in shuffled.heard(number)] != [name]
+        assert [fact.names[0] for fact in shuffled.heard(number)] != [name]
     assert [shuffled.heard(shuffled._number((name,)))[0].value for name in facts.names] != list(FACTS.values())
     zeroed = facts.damaged("zero")
     assert zeroed.heard(zeroed._number(facts.names)) == []
@@ -192,7 +192,7 @@ def test_examples_with_exchanged_values_agree_with_what_is_heard(model):
     variant = variants.parse(HEARING.replace("redraw: 0", "redraw: 1"), "test")
     adapter = HearingAdapter.create(model.model, variant.config, model.encoder, pairs)
     drawn = adapter.redrawn(pairs, random.Random(1))
-    values = {fact.name: fact.value for name in adapter.facts.names for fact in heard_at(adapter.facts, name)}
+    values = {fact.names[0]: fact.value for name in adapter.facts.names for fact in heard_at(adapter.facts, name)}
     assert sorted(values.values()) == sorted(FACTS.values())
     assert values != {key_name(name): value for name, value in FACTS.items()}
     for (prompt, answer), (before, _) in zip(drawn, pairs, strict=True):
@@ -308,7 +308,7 @@ def test_rows_are_the_keys_and_values_of_the_statement(model, folder):
         seen["positions"] = kwargs["position_ids"]
 
     handle = model.model.model.layers[0].self_attn.register_forward_hook(spy, with_kwargs=True)
-    adapter.reader.hold([Fact("x", fact.key, fact.value)])
+    adapter.reader.hold([Fact(("x",), fact.key, fact.value)])
     handle.remove()
     assert seen["positions"][0].tolist() == list(range(-len(tokens) + 1 - hearing.BEFORE, 1 - hearing.BEFORE))
     positions = torch.tensor([list(range(len(tokens)))]) - len(tokens) + 1 - hearing.BEFORE
@@ -345,9 +345,9 @@ def test_a_written_fact_is_heard_and_nothing_else_changes(model, folder):
     without = scores(model, memory.adapter, asked)
     written = memory.write("the colour of Mirwyn", "red", "Mirwyn")
     memory.write("the size of Zorna", "tall")
-    assert written.rows == len(statement(Fact("mirwyn", "the colour of Mirwyn", "red"), model.encoder))
+    assert written.rows == len(statement(Fact(("mirwyn",), "the colour of Mirwyn", "red"), model.encoder))
     assert memory.facts == NEW
-    assert [fact.name for fact in memory.adapter.facts.written] == ["mirwyn", "zorna"]
+    assert [fact.names[0] for fact in memory.adapter.facts.written] == ["mirwyn", "zorna"]
     assert (scores(model, memory.adapter, others) == before).all()
     assert (scores(model, memory.adapter, asked) != without).any(axis=1).all()
 
@@ -465,3 +465,12 @@ def test_a_name_is_heard_in_a_long_text(model):
     (place, name), *others = facts.places(model.encoder.prompt(text))
     assert (name, others) == ("zorna", [])
     assert "zorna" in model.encoder.tokenizer.decode(model.encoder.prompt(text).ids[: place + 1])
+
+
+def test_an_item_whose_key_lacks_its_name_is_heard_at_both(model):
+    item = Item("x", "own", "CONVERT:1 hour to min", "60", ("minutes in an hour",))
+    facts = Facts.of_training([model.encoder.pair(Example("CONVERT:1 hour to min", "60", (0, 21), (item,)))])
+    both = "minutes in an hour, or CONVERT:1 hour to min?"
+    for text in (item.input, "How many minutes in an hour?", both):
+        heard = facts.windows(model.encoder.prompt(text), ())[-1, NAMES]
+        assert facts.heard(heard) == [fact_of(item)]

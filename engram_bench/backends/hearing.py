@@ -90,7 +90,7 @@ class WritableHearing:
         facts.check_new(key, value, name)
         if (ending := self._encoder.ending(value, self._stop_ids)) is not None:
             raise UsageError(f"{value!r} contains {ending!r}, which ends this model's answer or turn; change the value")
-        fact = Fact(key_name(name) or facts.name_for(key), key, value)
+        fact = Fact((key_name(name) or facts.name_for(key),), key, value)
         self._adapter.reader.facts = facts.with_facts([fact])
         self._adapter.reader.hold([fact])
         return Written(time.perf_counter() - started, 0, math.inf, len(statement(fact, self._encoder)))

@@ -35,20 +35,23 @@ WITHOUT = "a hearing memory needs attention with a q_proj, as in Llama; use anot
 
 
 class Fact(NamedTuple):
-    """A fact: the name at which it is heard, as `keys.key_name` writes it; its key, and its value."""
+    """A fact: the names at which it is heard, as `keys.key_name` writes them; its key, and its value."""
 
-    name: str
+    names: tuple[str, ...]
     key: str
     value: str
 
 
 def fact_of(item: Item) -> Fact:
-    """An item's fact, heard at its plain name, or else at its whole input.
+    """An item's fact, heard at its plain name, and at its whole input if that does not hold the name.
 
     A plain name of fewer than `LEAST` characters is none: in another case, "In" of indium is in any text.
     """
-    name = item.names[0] if item.names and len(item.names[0]) >= LEAST else item.input
-    return Fact(key_name(name), item.input, item.output)
+    plain = [key_name(name) for name in item.names[:1] if len(name) >= LEAST]
+    whole = key_name(item.input)
+    if plain and KeyIndex({plain[0]: ()}).every(item.input):
+        return Fact((plain[0],), item.input, item.output)
+    return Fact((*plain, whole), item.input, item.output)
 
 
 def statement(fact: Fact, encoder: PromptEncoder) -> tuple[int, ...]:
@@ -71,7 +74,8 @@ class Facts:
         self.trained, self.written = tuple(trained), tuple(written)
         self._by_name: dict[str, list[Fact]] = {}
         for fact in (*self.trained, *self.written):
-            self._by_name.setdefault(fact.name, []).append(fact)
+            for name in fact.names:
+                self._by_name.setdefault(name, []).append(fact)
         self._keys = {key_name(fact.key) for fact in (*self.trained, *self.written)}
         self._index = KeyIndex(dict.fromkeys(self._by_name, ()))
         self._values: Mapping[str, str] = {}
@@ -96,7 +100,7 @@ class Facts:
     def from_array(cls, array: NDArray[np.uint8]) -> Facts:
         """Rebuild from the array of `to_array`."""
         stored = json.loads(array.tobytes() or b"[[], []]")
-        return cls(*([Fact(*fact) for fact in facts] for facts in stored))
+        return cls(*([Fact(tuple(names), key, value) for names, key, value in facts] for facts in stored))
 
     def to_array(self) -> NDArray[np.uint8]:
         """uint8 [bytes]: JSON of the facts."""
@@ -143,7 +147,7 @@ class Facts:
         return changed
 
     def name_for(self, key: str) -> str:
-        """The name at which a new fact is heard that comes without one: a known name in its key, or the whole key."""
+        """The name at which a new fact is heard that comes without one: the last known name in its key, or the key."""
         found = self._index.every(key)
         return found[-1].key if found else key_name(key)
 
@@ -184,8 +188,8 @@ class Facts:
         return self._numbers[names]
 
     def heard(self, number: int) -> list[Fact]:
-        """The facts of the names that a number in `NAMES` stands for, with the assigned values."""
-        facts = (fact for name in self._heard[number] for fact in self._by_name.get(name, ()))
+        """The facts of the names that a number in `NAMES` stands for, each once, with the assigned values."""
+        facts = dict.fromkeys(fact for name in self._heard[number] for fact in self._by_name.get(name, ()))
         return [fact._replace(value=self._values.get(fact.key, fact.value)) for fact in facts]
 
 

@@ -59,7 +59,7 @@ def list_facts(args: argparse.Namespace) -> None:
         heard = _heard(args.adapter)
         print(f"{len(heard.known())} facts at {len(heard.names)} names, {len(heard.written)} of them written")
         for fact in heard.written:
-            print(f"{fact.key} -> {fact.value}  (heard at: {fact.name})")
+            print(f"{fact.key} -> {fact.value}  (heard at: {', '.join(fact.names)})")
 
 
 def write(args: argparse.Namespace) -> int:
