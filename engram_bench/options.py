@@ -53,7 +53,7 @@ PROFILES = {
         0,
         None,
         "baseline,lora,engram-keyed,engram-routed,engram-keyed-shuffled",
-        epochs={"lora": 1, "engram": 4},
+        epochs={"lora": 1, "engram": 4, "engram-hearing": 1},
         asked_items=1,
         max_new_tokens=8,
         control_prompts=1,
@@ -66,7 +66,7 @@ PROFILES = {
         DEFAULT_SIZES,
         3,
         8,
-        "baseline,prompted,retrieval,lora,lora-bare,engram,engram-keyed,engram-keyed-bare,engram-keyed-shuffled",
+        "baseline,prompted,retrieval,lora,lora-bare,engram,engram-hearing,engram-keyed,engram-keyed-bare,engram-keyed-shuffled",
         asked_items=8,
         asked_whole=("applied",),  # the way of the primary contrast
         control_prompts=8,
