@@ -319,19 +319,51 @@ def test_rows_are_the_keys_and_values_of_the_statement(model, folder):
     assert torch.allclose(adapter.reader._table[rows, 0, 1].transpose(0, 1), values, atol=1e-5)
 
 
-def test_a_full_table_is_emptied_and_filled_again(model, folder, monkeypatch):
-    expected = scores(model, load(model, folder), PROMPTS)
+def with_any_reader(model, variant, examples):
+    """A memory whose reader has random numbers, so that all that is heard counts."""
+    pairs = [model.encoder.pair(example) for example in examples]
+    torch.manual_seed(0)
+    adapter = HearingAdapter.create(model.model, variant.config, model.encoder, pairs)
+    for parameter in adapter.reader.parts.parameters():
+        torch.nn.init.normal_(parameter.data, std=0.05)
+    return adapter
+
+
+@pytest.fixture
+def any_reader(model):
+    return with_any_reader(model, variants.parse(HEARING, "test"), EXAMPLES)
+
+
+SEVERAL = ["Zorna and Quorl", "the colour of Brellix", ELSEWHERE, "Quorl, then Zorna and Tom Hale", *PROMPTS]
+
+
+def test_a_full_table_is_emptied_and_filled_again(model, any_reader, monkeypatch):
+    expected = scores(model, any_reader, SEVERAL)
     monkeypatch.setattr(hearing, "TABLE_BYTES", 30 * 384)  # a row has 384 bytes, a fact about twenty rows
-    adapter = load(model, folder)
-    assert np.allclose(scores(model, adapter, PROMPTS), expected, atol=1e-5)
-    assert answers(model, adapter, PROMPTS) == [FACTS[name] for name in FACTS for _ in SENTENCES]
+    small = with_any_reader(model, variants.parse(HEARING, "test"), EXAMPLES)
+    assert np.allclose(scores(model, small, SEVERAL), expected, atol=1e-5)
+    assert small.reader._used < any_reader.reader._used
 
 
-def test_two_names_are_heard_together(model, folder):
-    """Also in a batch with others, in which each text hears its own."""
-    texts = ["Zorna and Quorl", "the colour of Brellix", ELSEWHERE, "Quorl, then Zorna and Tom Hale"]
-    alone = [answers(model, load(model, folder), [text])[0] for text in texts]
-    assert answers(model, load(model, folder), texts) == alone
+def test_each_text_of_a_batch_hears_its_own_names(model, any_reader):
+    pairs = [(model.encoder.prompt(text), model.encoder.answer("green")) for text in SEVERAL]
+    alone = scores(model, any_reader, SEVERAL)
+    with model.attached(any_reader):
+        together = np.array(model.log_probabilities(pairs))
+    assert np.allclose(together, alone, atol=1e-4)
+
+
+def test_a_token_hears_the_rows_of_the_names_before_it_alone(model, any_reader):
+    windows = any_reader.windows(model.encoder.prompt("Quorl, then Zorna"), ())
+    acts, *heard = any_reader.reader.slots_for(np.zeros((1, len(windows)), np.int64), windows[None])[0].T
+    facts = {fact.names[0]: fact for fact in any_reader.facts.trained}
+    quorl, zorna = (set(any_reader.reader._at[facts[name]]) for name in ("quorl", "zorna"))
+    by_token = [set(rows.tolist()) - {0} for rows in np.array(heard).T]
+    first, second = np.flatnonzero(acts)[0], next(n for n, rows in enumerate(by_token) if zorna <= rows)
+    assert by_token[:first] == [set()] * first
+    assert by_token[first:second] == [quorl] * (second - first)
+    assert by_token[second:] == [quorl | zorna] * (len(windows) - second)
+    assert second > first
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -424,16 +456,6 @@ KEYED = variants.select("engram-keyed")[1].config
 
 
 # --- other models -----------------------------------------------------------------------------------------------------
-
-
-def with_any_reader(model, variant, examples):
-    """A memory whose reader has random numbers."""
-    pairs = [model.encoder.pair(example) for example in examples]
-    torch.manual_seed(0)
-    adapter = HearingAdapter.create(model.model, variant.config, model.encoder, pairs)
-    for parameter in adapter.reader.parts.parameters():
-        torch.nn.init.normal_(parameter.data, std=0.05)
-    return adapter
 
 
 @pytest.mark.parametrize("family", ["Qwen2", "Qwen3", "Gemma", "Gemma2", "Mistral", "SmolLM3"])
