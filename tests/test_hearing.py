@@ -1,12 +1,15 @@
 """The hearing memory: where it acts, what it hears, what is written into it; in torch and in MLX."""
 
+import json
 import random
+import re
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import hearing_table
 from engram_bench import cli, variants
 from engram_bench.backends.hearing import WritableHearing, alike
 from engram_bench.backends.torch.hearing import HearingAdapter
@@ -19,6 +22,7 @@ from engram_bench.memory.keys import KeyIndex, key_name
 from engram_bench.prompts import ABSENT, extend_windows
 from engram_bench.store import adapters
 from tests.conftest import in_float32, make_checkpoint
+from tests.running import ROOT
 
 HEARING = """\
 name: tiny-hearing
@@ -496,3 +500,12 @@ def test_an_item_whose_key_lacks_its_name_is_heard_at_both(model):
     for text in (item.input, "How many minutes in an hour?", both):
         heard = facts.windows(model.encoder.prompt(text), ())[-1, NAMES]
         assert facts.heard(heard) == [fact_of(item)]
+
+
+def test_the_page_shows_the_table_of_the_committed_figures():
+    found = json.loads(hearing_table.RESULTS.read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    assert hearing_table.text(found) in page
+    for way in ("paraphrased", "combined", "applied"):
+        pair = found["paired"][way]
+        assert re.search(rf"{way} {pair['gained']}( won)? and\s+{pair['lost']}( lost)? of {pair['n']}", page)
