@@ -18,7 +18,7 @@ from tests.conftest import ENGRAM, LORA, PATTERNS
 
 
 @pytest.fixture(scope="module")
-def stage(checkpoint, tmp_path_factory):
+def stage(all_in_float32, checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     given = {"engram_model": str(checkpoint), "engram_backend": "cpu", "engram_patterns": str(folder / "patterns")}
     (folder / "patterns").mkdir()

@@ -14,7 +14,7 @@ from engram_bench.data.training import TrainingSet
 from engram_bench.errors import UsageError
 from engram_bench.memory.routing import FILE, Router, confidence
 from engram_bench.store import adapters, models
-from tests.conftest import ENGRAM, PATTERNS
+from tests.conftest import ENGRAM, PATTERNS, in_float32
 from tests.running import ROOT
 
 
@@ -75,9 +75,7 @@ TEXTS = ("KEY:abc", "What is KEY:abc?", "A much longer text, in which KEY:abc is
 
 @pytest.fixture
 def backend(checkpoint):
-    from engram_bench.backends.torch.backend import TorchModel
-
-    return TorchModel(checkpoint, "cpu")
+    return in_float32(checkpoint)
 
 
 def test_hidden_states_are_what_the_layer_gets_whatever_is_attached_there(backend):

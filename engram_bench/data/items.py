@@ -79,7 +79,7 @@ class Example:
     prompt: str
     answer: str
     key: tuple[int, int] | None
-    items: tuple[Item, ...] = ()
+    items: tuple[Item, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
