@@ -20,7 +20,7 @@ from engram_bench.memory import hearing, weights
 from engram_bench.memory.hearing import CURRENT, NAMES, Fact, Facts, active, fact_of, statement
 from engram_bench.memory.keys import KeyIndex, key_name
 from engram_bench.prompts import ABSENT, extend_windows
-from engram_bench.store import adapters
+from engram_bench.store import adapters, models
 from tests.conftest import in_float32, make_checkpoint
 from tests.running import ROOT
 
@@ -509,3 +509,16 @@ def test_the_page_shows_the_table_of_the_committed_figures():
     for way in ("paraphrased", "combined", "applied"):
         pair = found["paired"][way]
         assert re.search(rf"{way} {pair['gained']}( won)? and\s+{pair['lost']}( lost)? of {pair['n']}", page)
+
+
+def test_an_adapter_is_known_again_wherever_its_facts_were_read_and_however_else_they_are_asked(model, checkpoint):
+    def folder(**changes):
+        items = {name: replace(item, **changes) for name, item in ITEMS.items()}
+        examples = [replace(e, items=tuple(items[item.names[0]] for item in e.items)) for e in EXAMPLES]
+        of = models.resolve(str(checkpoint))
+        variant = variants.parse(HEARING, "test")
+        return adapters.folder_of(model, of, variant, training.TrainingSet("rich", tuple(examples)), 0)
+
+    assert folder() == folder(place="elsewhere.yaml:3") == folder(paraphrased=("Which colour?",))
+    assert folder() != folder(relation="age")
+    assert folder() != folder(output="grey")

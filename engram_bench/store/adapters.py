@@ -6,9 +6,11 @@ import hashlib
 import inspect
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -16,6 +18,7 @@ from engram_bench import variants
 from engram_bench.backends import routed
 from engram_bench.backends.base import Backend, Progress, Training, adapter_class
 from engram_bench.data import prompt_sets
+from engram_bench.data.items import Example
 from engram_bench.data.training import TrainingSet
 from engram_bench.errors import UsageError
 from engram_bench.store.cache import build_once, cache_dir
@@ -148,7 +151,7 @@ def folder_of(
     """The adapter's folder in the cache; its name hashes everything that affects the adapter or its training record."""
     key = {
         "model": model.sha256,
-        "data": asdict(data),
+        "data": [data.kind, *map(_trained, (data.examples, data.validation)), data.replay],
         "variant": [variant.kind, *(asdict(part) for part in (variant.config, variant.training) if part)],
         "seed": seed,
         "engine": backend.lora_engine if variant.kind == "lora" else None,
@@ -164,6 +167,14 @@ def folder_of(
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     name = variant.name if _has_own_router(variant) else variant.adapter_of or variant.name
     return cache_dir() / "adapters" / f"{name}-{digest[:16]}"
+
+
+def _trained(examples: Sequence[Example]) -> list[list[Any]]:
+    """What a training sees of examples: of their items, not how else they are asked, nor where they were read."""
+    return [
+        [e.prompt, e.answer, e.key, [[i.category, i.relation, i.input, i.output, i.names[:1]] for i in e.items]]
+        for e in examples
+    ]
 
 
 def _has_own_router(variant: Variant) -> bool:
