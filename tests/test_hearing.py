@@ -20,6 +20,7 @@ from engram_bench.memory import hearing, weights
 from engram_bench.memory.hearing import CURRENT, NAMES, Fact, Facts, active, fact_of, statement
 from engram_bench.memory.keys import KeyIndex, key_name
 from engram_bench.prompts import ABSENT, extend_windows
+from engram_bench.report import scorecard
 from engram_bench.store import adapters, models
 from tests.conftest import in_float32, make_checkpoint
 from tests.running import ROOT
@@ -406,7 +407,7 @@ def test_forgetting_restores_every_bit(model, folder):
         ("the colour of Zorna", "red", "", "already known"),
         ("THE COLOUR of  Zorna", "red", "", "already known"),
         (" ", "red", "", "the key is blank"),
-        ("the age of Bo", "red", " ", "the key is blank"),
+        ("the age of Bo", "red", " ", "or its name"),
         ("the age of Bo", " ", "", "the value is blank"),
     ],
 )
@@ -522,3 +523,11 @@ def test_an_adapter_is_known_again_wherever_its_facts_were_read_and_however_else
     assert folder() == folder(place="elsewhere.yaml:3") == folder(paraphrased=("Which colour?",))
     assert folder() != folder(relation="age")
     assert folder() != folder(output="grey")
+
+
+def test_an_unmeasured_divergence_is_no_zero():
+    """A damaged memory still acts where a name stands, so only a measured zero is one by construction."""
+    variant = {"name": "x", "config": {"kind": "engram-hearing"}}
+    assert scorecard._kl(variant, None) is None
+    assert scorecard._kl(variant, 0.0) == {"mean": 0.0, "by_construction": True}
+    assert scorecard._kl(variant, 0.001) == {"mean": 0.001, "by_construction": False}

@@ -122,7 +122,7 @@ class Facts:
             UsageError: its key, value or name is blank, or its key is known.
         """
         if not key_name(key) or (name and not key_name(name)):
-            raise UsageError("the key is blank; give a key that a prompt can contain")
+            raise UsageError("the key is blank, or its name; give what a prompt can contain")
         check_value(value)
         if key_name(key) in self._keys:
             raise UsageError(f"{key!r} is already known; forget it first, or choose another key")
@@ -165,7 +165,8 @@ class Facts:
         if found := self._index.every(prompt.text):
             start, end = prompt.tokens_at(found[0].start, found[0].end)
             return Span(start, end, tuple(prompt.content_ids()[start:end].tolist()), key_id(found[0].key))
-        return Span(0, 0, (), key_id(self.places(prompt)[0][1])) if self.places(prompt) else None
+        earlier = self.places(prompt)
+        return Span(0, 0, (), key_id(earlier[0][1])) if earlier else None
 
     def windows(self, prompt: Prompt, answer: Sequence[int]) -> NDArray[np.int64]:
         """What each token reads: int64 [tokens, 2], see the columns above.

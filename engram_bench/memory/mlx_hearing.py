@@ -86,9 +86,10 @@ class Reader(HeardRows):
                 self.parts[part_name(layer, name)] = LowRank(inputs, outputs, rank, alpha / rank)
             if reads:
                 self.parts[part_name(layer, HEARD)] = Heard(_attention(model.layers[layer]).n_heads)
+        self._attentions = {layer: _attention(model.layers[layer]) for layer in self.layers} if reads else {}
         shape = [0, 0]
         if reads:
-            attention = _attention(model.layers[layers[0]])
+            attention = self._attentions[layers[0]]
             shape = [attention.n_kv_heads, attention.k_proj.weight.shape[0] // attention.n_kv_heads]
         self._table = mx.zeros((1, len(self.layers), 2, *shape))  # as in torch, in float32
         super().__init__(facts, encoder, row_bytes=self._table[0].nbytes)
@@ -134,7 +135,7 @@ class Reader(HeardRows):
         return Adapted
 
     def _merged(self, layer: int, own: mx.array, slots: mx.array) -> mx.array:
-        attention = _attention(self._model.layers[layer])
+        attention = self._attentions[layer]
         query = self._queries.pop(layer)
         query = query.reshape(*query.shape[:2], attention.n_heads, -1)
         if (norm := getattr(attention, "q_norm", None)) is not None:
@@ -157,7 +158,7 @@ class Reader(HeardRows):
             read = []
             for layer in self.layers:
                 keys, values = (kept[0, :, 1 : 1 + len(tokens)] for kept in (cache[layer].keys, cache[layer].values))
-                if (rope := getattr(_attention(self._model.layers[layer]), "rope", None)) is not None:
+                if (rope := getattr(self._attentions[layer], "rope", None)) is not None:
                     turned = rope(keys.reshape(-1, 1, 1, keys.shape[-1]), offset=-len(tokens) - BEFORE)
                     keys = turned.reshape(keys.shape)
                 read.append(mx.stack([keys, values]))

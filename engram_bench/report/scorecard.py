@@ -81,8 +81,8 @@ def _score(report: Report, variant: str, group: str) -> Record | None:
 
 
 def _kl(variant: Report, measured: float | None) -> Record | None:
-    """KL from the baseline on unrelated text; 0 by construction for a memory that is consulted only for its keys."""
-    if variant["name"] == BASELINE or (looks_for_keys(variant) and not measured):
+    """KL from the baseline on unrelated text; 0 by construction for a memory that looks for keys and found none."""
+    if variant["name"] == BASELINE or (looks_for_keys(variant) and measured == 0):
         return {"mean": 0.0, "by_construction": True}
     return None if measured is None else {"mean": measured, "by_construction": False}
 
