@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import tempfile
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ NOTES = {
     "loss_of_last_epoch": "   loss {ours:.3f} and {theirs:.3f}",
     "to_their_loss": ", reaches their loss {ratio:.1f} times as fast, in {epochs} epochs",
 }
+LLAMA_CPP = "llama_cpp_python"  # reads a GGUF file, which only the bundled model comes as
 SIDES = ("ours", "lm_eval_hf", "one_at_a_time", "trl_sft", "engram_peft_trainer")
 
 
@@ -47,6 +49,10 @@ def main() -> None:
     with ExitStack() as stack:
         sides = {name: stack.enter_context(started(name, model.folder, target.dtype)) for name in SIDES}
         raw, added = measure(work, *sides.values())
+        if options.model == "bundled":
+            gguf = models.fetch_gguf(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            sides[LLAMA_CPP] = stack.enter_context(started(LLAMA_CPP, gguf, target.dtype))
+            raw |= measures.four_bit_weights(work, sides["ours"], sides[LLAMA_CPP])
         versions = {name: side.versions for name, side in sides.items()}
     with started("ours", model.folder, "float32") as ours, started("lm_eval_hf", model.folder, "float32") as lm_eval:
         raw["evaluation_vs_lm_eval"]["same_text_in_float32"] = measures.same_in_float32(work, ours, lm_eval)

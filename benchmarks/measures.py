@@ -16,6 +16,7 @@ from engram_bench.variants import select
 NEW_TOKENS = 32
 SAMPLES, TEMPERATURE = 5, 0.8
 EPOCHS, MOST_EPOCHS = 2, 8
+FOUR_BIT_PROMPTS = 64
 LOOP_PROMPTS = 16  # fewer than for the others, because each takes seconds
 SAMPLED_PROMPTS = 64
 BATCH_SIZES = (32, 64, 128, 256)  # tried for lm-eval, each on as many prompts as the largest size
@@ -95,6 +96,27 @@ def evaluation(work: Work, ours: Side, lm_eval: Side, loop: Side) -> Record:
         "evaluation_vs_loop": versus(greedy, "ours", "loop") | {"same_text": _same(texts, few, greedy["loop"][0])},
         "evaluation_k5_vs_lm_eval": versus(sampled, "ours", "lm-eval") | size,
         "limit": _limit(work, ours, greedy["ours"]),
+    }
+
+
+def four_bit_weights(work: Work, ours: Side, llama_cpp: Side) -> Record:
+    """Answers per second against llama.cpp, one prompt at a time: with all prompts at once here, and one at a time."""
+    few = generation(work, spread(work.prompts, FOUR_BIT_PROMPTS))
+    ours.do(few)  # warm-up
+    llama_cpp.do(generation(work, work.prompts[:1]))
+    found = take_turns(
+        {
+            "at once": lambda: ours.do(few),
+            "alone": lambda: ours.do(few | {"alone": True}),
+            "llama.cpp": lambda: llama_cpp.do(few),
+        },
+        work.repeats,
+    )
+    texts = dict(zip(few["prompts"], found["at once"][0]["texts"], strict=True))
+    same = {"same_text": _same(texts, few, found["llama.cpp"][0])}
+    return {
+        "evaluation_vs_llama_cpp": versus(found, "at once", "llama.cpp") | same,
+        "one_at_a_time_vs_llama_cpp": versus(found, "alone", "llama.cpp") | same,
     }
 
 

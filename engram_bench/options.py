@@ -61,7 +61,16 @@ PROFILES = {
         borrows=True,
     ),
     "quick": Profile(5, 3, None, "baseline,lora,engram-keyed,engram-keyed-shuffled", asked_items=4, control_prompts=8),
-    "development": Profile(5, 0, None, "baseline,lora,engram-keyed", asked_items=4, asserted=False, development=True),
+    # Mostly the world's items, which alone have development sentences in plain words, so that a trial can tell recipes
+    # apart there.
+    "development": Profile(
+        {"core": 2, "lookups": 1, "synthetic": 2, "world": 40},
+        0,
+        None,
+        "baseline,lora,engram-keyed",
+        asserted=False,
+        development=True,
+    ),
     "default": Profile(
         DEFAULT_SIZES,
         3,

@@ -59,14 +59,12 @@ def test_the_same_items_are_asked_in_other_sentences():
         assert asked & ours == set()
 
 
-def test_the_profile_asks_them_of_the_quick_profiles_items():
-    quick, chosen = (settle({"engram_profile": name}, lambda _: "") for name in ("quick", "development"))
-    assert [item.id for c in chosen.patterns.categories.values() for item in c.items] == [
-        item.id for c in quick.patterns.categories.values() for item in c.items
-    ]
-    assert chosen.patterns == development(quick.patterns)
+def test_the_profile_asks_them_of_items_of_its_own_draw():
+    chosen, plan = settle({"engram_profile": "development"}, lambda _: ""), PROFILES["development"]
+    assert chosen.patterns == development(SHIPPED.without_extra().sample(plan.sizes, plan.draw))
     assert not chosen.shipped_patterns
-    assert PROFILES["development"].sizes == PROFILES["quick"].sizes
+    asked = {way: len(list(questions(chosen.patterns.categories["world"], way))) for way in ("paraphrased", "combined")}
+    assert asked == {"paraphrased": 30, "combined": 15}  # enough to tell recipes apart
     assert len(control()) == 10
 
 

@@ -36,14 +36,20 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def generate(job: Job) -> Result:
-    """Text in, text out. `prompt_tokens` and `decoded_tokens` count the tokens that the model must compute."""
+    """Text in, text out: all prompts at once, or one after the other if the job says `alone`.
+
+    `prompt_tokens` and `decoded_tokens` count the tokens that the model must compute for all at once.
+    """
     count, limit = job["samples"], job["max_new_tokens"]
     seeds = [seed for _ in job["prompts"] for seed in range(count)] if count else None
 
     def answers() -> tuple[list[Prompt], list[list[int]], list[str]]:
         prompts = [model.encoder.prompt(text) for text in job["prompts"]]
         asked = [prompt for prompt in prompts for _ in range(count or 1)]
-        tokens = model.generate(asked, limit, seeds=seeds, temperature=job["temperature"])
+        if job.get("alone"):
+            tokens = [model.generate([prompt], limit)[0] for prompt in asked]
+        else:
+            tokens = model.generate(asked, limit, seeds=seeds, temperature=job["temperature"])
         return prompts, tokens, [model.encoder.decode(ids) for ids in tokens]
 
     seconds, (prompts, tokens, texts) = timed(answers)

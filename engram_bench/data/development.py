@@ -1,7 +1,7 @@
 """Questions for choosing recipes, so that no recipe is chosen by the questions that judge it.
 
-They are asked of the same items as the quick profile asks, in sentences that no other profile asks and no run trains
-(``patterns/prompts/development.yaml``). Training is the same.
+They are asked in sentences that no other profile asks and no run trains (``patterns/prompts/development.yaml``). The
+profile draws its own items. Training is the same.
 """
 
 from __future__ import annotations

