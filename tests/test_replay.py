@@ -60,6 +60,19 @@ def test_what_is_kept_of_a_model_is_the_model_up_to_rounding(model):
         assert -1e-6 < kl.min() <= kl.max() < 1e-5
 
 
+def test_the_divergence_and_its_gradient_are_those_of_torch():
+    torch.manual_seed(0)
+    pair, logits = (None, (1, 2, 3)), torch.randn(3, 50, requires_grad=True)
+    targets = {pair: torch.randn(3, 50).log_softmax(-1).half().numpy()}
+    untouched = torch.from_numpy(targets[pair]).float().log_softmax(-1)
+    kl = torch.nn.functional.kl_div(logits.log_softmax(-1), untouched, reduction="none", log_target=True).sum(-1)
+    ours = divergences(logits, targets, [pair])
+    assert torch.allclose(ours, kl, atol=1e-6)
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    gradients = (torch.autograd.grad(found @ weights, logits)[0] for found in (ours, kl))
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
 def test_texts_that_do_not_fit_in_memory_are_left_out_and_not_computed(model, monkeypatch):
     pairs = replay.answered(model, TEXTS)
     size = 2 * len(pairs[0][1]) * model.model.config.vocab_size

@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,8 @@ from engram_bench.backends.torch import frozen as torch_frozen
 from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.frozen import FrozenParts
 from engram_bench.backends.torch.hearing import HearingAdapter
+from engram_bench.backends.torch.layout import packed
+from engram_bench.backends.torch.peft_methods import LoraAdapter
 from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
 
 READER = "rank: 2\nalpha: 4\ntraining: {epochs: 1, batch_size: 8, lr: 1.0e-2}"
@@ -75,6 +78,40 @@ def test_logits_and_gradients_are_those_of_the_whole_model(model, examples, span
             for one, other in zip(gradients(adapter, *whole), gradients(adapter, *parts), strict=True):
                 assert one.abs().max() > (0 if span == "names" else 1e-4)
                 assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_packed_rows_of_a_lora_give_the_logits_and_gradients_of_the_whole_model(model, examples, first, monkeypatch):
+    pairs = pairs_of(model, examples)
+    monkeypatch.setattr(torch_frozen, "PACKED_TOKENS", 3 * max(len(prompt.ids) for prompt, _ in pairs))
+    text = f"name: lora\nkind: lora\nabout: for tests\nfirst_layer: {first}\n{READER}"
+    adapter = LoraAdapter.create(model.model, variants.parse(text, "test").config, model.encoder, pairs)
+    prefix = model.shared_by(pairs)
+    with model.attached(adapter):
+        trained = adapter.parameter_groups()[0]["params"]
+        for parameter in trained:
+            torch.nn.init.normal_(parameter.data, std=0.1)
+        frozen = FrozenParts(model, adapter, first, prefix, pairs)
+        assert frozen.packs == model.takes_any_layout(max(len(prompt.ids) + len(answer) for prompt, answer in pairs))
+        for batch in (pairs[:7], pairs[3:4], [*pairs[-5:], (pairs[0][0], pairs[0][1][:1])]):
+            state = model.prefix_state(pairs[0][0], prefix)
+            whole, parts = model.answer_logits(batch, state, prefix), frozen.answer_logits(batch)
+            assert torch.equal(whole[1], parts[1])
+            assert torch.allclose(whole[0], parts[0], atol=1e-4)
+            own, other = (torch.autograd.grad(torch.nn.functional.cross_entropy(*found), trained)
+                          for found in (whole, parts))  # fmt: skip
+            assert all(torch.allclose(*both, atol=1e-5) for both in zip(own, other, strict=True))
+            assert max(one.abs().max() for one in own) > 1e-4
+
+
+def test_packed_texts_keep_their_order_see_themselves_and_the_prefix_and_leave_little_empty():
+    rows = packed([(4, 2), (3, 1), (6, 1), (2, 2)], prefix=2, most=9)
+    assert rows.positions.tolist() == [[2, 3, 4, 5, 2, 3, 4, 0], [2, 3, 4, 5, 6, 7, 2, 3]]
+    assert rows.at.tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15]
+    assert np.flatnonzero(rows.places).tolist() == [2, 3, 6, 13, 14, 15]
+    assert rows.sees[0, 5].tolist() == [1, 1, 0, 0, 0, 0, 1, 1, 0, 0]
+    assert rows.sees[1, 7].tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 1, 1]
+    assert packed([(12, 1), (3, 1)], prefix=0, most=9).positions.shape == (2, 12)
 
 
 def test_an_example_is_read_once_where_there_is_room_to_keep_it(checkpoint, examples, tmp_path, monkeypatch):

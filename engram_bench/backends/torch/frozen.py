@@ -4,13 +4,16 @@ Below the first memory layer, hidden states are the same in every epoch. In the 
 tokens before the first one that the memory acts on, because a causal model's tokens do not see later ones. So each
 example is read once, and a training step runs only the upper layers on the remaining tokens. If the memory acts on the
 tokens that all examples share, a step runs the upper layers on these once, too.
+
+A LoRA acts on all tokens above its first layer. Its texts stand one after the other in a row, so that few positions are
+padding, and examples and replay texts are one pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engram_bench.backends.torch.adapters import TorchAdapter
-from engram_bench.backends.torch.layout import answer_places, ends, padded
+from engram_bench.backends.torch.layout import answer_places, ends, packed, padded
 from engram_bench.backends.torch.network import Network, Prefix
 from engram_bench.backends.torch.prefill import read
 from engram_bench.memory.torch import decoder_layers
 from engram_bench.prompts import ABSENT, Pair
 
+PACKED_TOKENS = 192  # in a row of several texts; the cost of attention is quadratic, mostly for masked pairs
 MOST_BYTES = 2 << 30  # of cached states in total; examples beyond this are read again in every step
 
 
@@ -53,6 +57,9 @@ class FrozenParts:
         first: the lowest layer that trains, or that depends on trained parameters.
         prefix: number of tokens that all examples share.
         pairs: the training examples, and the replay texts.
+
+    Attributes:
+        packs: whether rows hold several texts, so that one pass may take texts of any lengths.
     """
 
     def __init__(self, model: Network, adapter: TorchAdapter, first: int, prefix: int, pairs: Sequence[Pair]) -> None:
@@ -60,6 +67,8 @@ class FrozenParts:
         longest = max(len(_input_ids(pair)) for pair in pairs)
         convolves = any(memory.taps for memory in adapter.memories())  # and reads the values of earlier tokens
         self._whole = adapter.acts_on_template or convolves or not model.takes_any_layout(longest)
+        self.packs = model.device == "cpu" and adapter.acts_on_template and not adapter.memories()
+        self.packs = self.packs and model.takes_any_layout(longest)
         self._layers = list(decoder_layers(model.model))
         with torch.no_grad(), self._recorded_inputs() as inputs:
             self._fixed = model.prefix_state(self._any, prefix)
@@ -75,6 +84,8 @@ class FrozenParts:
     def answer_logits(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         """See `Network.answer_logits`."""
         kept = self._kept(pairs)
+        if self.packs:
+            return self._packed_logits(pairs, kept)
         before, after = [one.states.shape[-2] for one in kept], [len(one.hidden) for one in kept]
         cache = self._model.cache(self._state(), len(pairs))
         if any(before):
@@ -88,15 +99,29 @@ class FrozenParts:
         if any(before):  # padding in the middle of rows: needs a mask per token
             mask = mask[:, None] * np.tri(max(after), mask.shape[1], mask.shape[1] - max(after), dtype=np.int64)
         places, tokens = answer_places(pairs)
-        with self._skipped_lower_layers(_stacked([one.hidden for one in kept])):
+        with self._skipped(self._layers[: self._first], _stacked([one.hidden for one in kept])):
             logits = self._model.step(rows.ids, mask, positions, rows.windows, cache, places.shape[1], places)
         return logits, torch.from_numpy(tokens).to(logits.device)
+
+    def _packed_logits(self, pairs: Sequence[Pair], kept: Sequence[Kept]) -> tuple[Tensor, Tensor]:
+        texts = [(len(one.hidden), len(answer)) for one, (_, answer) in zip(kept, pairs, strict=True)]
+        rows = packed(texts, self._prefix, PACKED_TOKENS)
+        shape = rows.positions.shape
+        own = torch.cat([one.hidden for one in kept])
+        hidden = own.new_zeros(rows.positions.size, own.shape[-1])
+        hidden[torch.from_numpy(rows.at)] = own
+        ids = np.zeros(shape, np.int64)  # the lower layers, which would read them, do not run
+        unseen = np.full((*shape, kept[0].windows.shape[-1]), ABSENT, dtype=np.int64)
+        cache = self._model.cache(self._state(), len(ids))
+        with self._skipped(self._layers[: self._first], hidden.view(*shape, -1)):
+            logits = self._model.step(ids, rows.sees, rows.positions, unseen, cache, shape[1], rows.places)
+        return logits, torch.tensor([token for _, answer in pairs for token in answer])
 
     def _state(self) -> Prefix:
         """Keys and values of the tokens that all examples share."""
         if self._shared is None:
             return self._fixed
-        with self._skipped_lower_layers(self._shared):
+        with self._skipped(self._layers[: self._first], self._shared):
             return [*self._fixed[: self._first], *self._model.prefix_state(self._any, self._prefix)[self._first :]]
 
     def _kept(self, pairs: Sequence[Pair]) -> list[Kept]:
@@ -111,11 +136,14 @@ class FrozenParts:
         texts = [_input_ids(pair)[self._prefix :] for pair in pairs]
         windows = [self._model.windows(prompt, answer[:-1])[self._prefix :] for prompt, answer in pairs]
         nothing = [np.full_like(window, ABSENT) for window in windows]  # so the memory rests: no kept state needs it
-        with self._recorded_inputs() as inputs:
+        upper = self._skipped(self._layers[self._first :]) if self._whole else nullcontext()
+        with self._recorded_inputs() as inputs, upper:
             for piece in read(self._model, texts, nothing, self._fixed, self._prefix):
-                above = piece.cache.layers[self._first : len(self._layers)]
-                upper = [torch.stack([layer.keys, layer.values]) for layer in above]
-                states, hidden = torch.stack(upper), inputs.pop()
+                hidden = inputs.pop()
+                states = hidden.new_empty(0, 2, len(hidden), 0, *hidden.shape[1:])
+                if not self._whole:
+                    above = piece.cache.layers[self._first : len(self._layers)]
+                    states = torch.stack([torch.stack([layer.keys, layer.values]) for layer in above])
                 inside = states.shape[-2] - hidden.shape[-2]
                 for i, row, path in zip(piece.which, piece.rows, piece.paths, strict=True):
                     still = 0 if self._whole else _still(windows[i], len(pairs[i][1]))
@@ -138,15 +166,20 @@ class FrozenParts:
             handle.remove()
 
     @contextmanager
-    def _skipped_lower_layers(self, hidden: Tensor) -> Iterator[None]:
-        """Inside the context, the lower layers only return `hidden`; their caches stay unchanged."""
-        below = self._layers[: self._first]
-        for layer in below:
-            layer.forward = lambda *_, **__: hidden
+    def _skipped(self, layers: Sequence[Any], output: Tensor | None = None) -> Iterator[None]:
+        """Inside the context, these layers only return `output`, or their input; their caches stay unchanged."""
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if output is not None:
+                return output
+            return args[0] if args else kwargs["hidden_states"]
+
+        for layer in layers:
+            layer.forward = forward
         try:
             yield
         finally:
-            for layer in below:
+            for layer in layers:
                 del layer.forward  # restores the class's method
 
 

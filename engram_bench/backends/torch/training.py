@@ -64,7 +64,7 @@ def train(
 
     def passes(batch: Sequence[Pair], replay: Sequence[Pair]) -> Iterator[tuple[Sequence[Pair], Sequence[Pair]]]:
         """Examples and replay texts of each forward pass."""
-        if at_once and frozen:
+        if frozen and (at_once or frozen.packs):
             yield batch, replay
         else:
             yield from ((part, ()) for part in ([batch] if frozen else _parts(batch, prefix)))
