@@ -8,12 +8,12 @@ import torch
 
 from engram_bench import variants
 from engram_bench.backends.torch import frozen as torch_frozen
-from engram_bench.backends.torch.adapters import EngramAdapter
+from engram_bench.backends.torch.adapters import EngramAdapter, EngramLoraAdapter, UnigramAdapter
 from engram_bench.backends.torch.frozen import FrozenParts
 from engram_bench.backends.torch.hearing import HearingAdapter
 from engram_bench.backends.torch.layout import packed
 from engram_bench.backends.torch.peft_methods import LoraAdapter
-from tests.conftest import ENGRAM, in_float32, make_checkpoint, quiet
+from tests.conftest import ENGRAM, ENGRAM_LORA, LORA, PAPER, UNIGRAM, in_float32, make_checkpoint, quiet
 
 READER = "rank: 2\nalpha: 4\ntraining: {epochs: 1, batch_size: 8, lr: 1.0e-2}"
 MODELS = ["Llama", "Qwen2", "Phi", "Gemma", "Mistral", "as on an accelerator"]
@@ -80,19 +80,29 @@ def test_logits_and_gradients_are_those_of_the_whole_model(model, examples, span
                 assert torch.allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("first", [1, 2])
-def test_packed_rows_of_a_lora_give_the_logits_and_gradients_of_the_whole_model(model, examples, first, monkeypatch):
+KINDS = {
+    "LoRA from layer 1": (LoraAdapter, LORA + "first_layer: 1\n"),
+    "LoRA": (LoraAdapter, LORA),
+    "paper": (EngramAdapter, PAPER),
+    "both": (EngramLoraAdapter, ENGRAM_LORA),
+    "single-token": (UnigramAdapter, UNIGRAM),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_rows_give_the_logits_and_gradients_of_the_whole_model(model, examples, kind, monkeypatch):
     pairs = pairs_of(model, examples)
     monkeypatch.setattr(torch_frozen, "PACKED_TOKENS", 3 * max(len(prompt.ids) for prompt, _ in pairs))
-    text = f"name: lora\nkind: lora\nabout: for tests\nfirst_layer: {first}\n{READER}"
-    adapter = LoraAdapter.create(model.model, variants.parse(text, "test").config, model.encoder, pairs)
+    created, text = KINDS[kind]
+    torch.manual_seed(0)
+    adapter = created.create(model.model, variants.parse(text, "test").config, model.encoder, pairs)
     prefix = model.shared_by(pairs)
     with model.attached(adapter):
-        trained = adapter.parameter_groups()[0]["params"]
+        trained = [p for group in adapter.parameter_groups() for p in group["params"]]
         for parameter in trained:
             torch.nn.init.normal_(parameter.data, std=0.1)
-        frozen = FrozenParts(model, adapter, first, prefix, pairs)
-        assert frozen.packs == model.takes_any_layout(max(len(prompt.ids) + len(answer) for prompt, answer in pairs))
+        frozen = FrozenParts(model, adapter, adapter.first_layer, prefix, pairs)
+        assert frozen.packs == torch_frozen.packs(model, pairs) == model.takes_any_layout(0) * (model._window > 4)
         for batch in (pairs[:7], pairs[3:4], [*pairs[-5:], (pairs[0][0], pairs[0][1][:1])]):
             state = model.prefix_state(pairs[0][0], prefix)
             whole, parts = model.answer_logits(batch, state, prefix), frozen.answer_logits(batch)

@@ -1,6 +1,6 @@
 """One prompt at a time through llama.cpp, with the model as its GGUF file comes: four-bit weights, whatever the dtype.
 
-The beginning that a prompt shares with the one before it stays in llama.cpp's cache, as llama-cpp-python does on its own.
+The beginning that a prompt shares with the one before it stays in the cache, as llama-cpp-python does on its own.
 """
 
 import os

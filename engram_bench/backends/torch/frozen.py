@@ -5,8 +5,8 @@ tokens before the first one that the memory acts on, because a causal model's to
 example is read once, and a training step runs only the upper layers on the remaining tokens. If the memory acts on the
 tokens that all examples share, a step runs the upper layers on these once, too.
 
-A LoRA acts on all tokens above its first layer. Its texts stand one after the other in a row, so that few positions are
-padding, and examples and replay texts are one pass.
+An adapter that acts on the template, such as a LoRA, acts on all tokens. Its texts stand one after the other in a row,
+so that few positions are padding, and examples and replay texts are one pass.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ class Kept(NamedTuple):
     windows: NDArray[np.int64]
 
 
+def packs(model: Network, pairs: Sequence[Pair]) -> bool:
+    """Whether a row may hold several of these texts. On an accelerator this has not been measured."""
+    return model.device == "cpu" and model.takes_any_layout(max(len(_input_ids(pair)) for pair in pairs))
+
+
 class FrozenParts:
     """Computes the answer logits of training examples from their cached states, with a memory attached.
 
@@ -67,8 +72,7 @@ class FrozenParts:
         longest = max(len(_input_ids(pair)) for pair in pairs)
         convolves = any(memory.taps for memory in adapter.memories())  # and reads the values of earlier tokens
         self._whole = adapter.acts_on_template or convolves or not model.takes_any_layout(longest)
-        self.packs = model.device == "cpu" and adapter.acts_on_template and not adapter.memories()
-        self.packs = self.packs and model.takes_any_layout(longest)
+        self.packs = adapter.acts_on_template and packs(model, pairs)
         self._layers = list(decoder_layers(model.model))
         with torch.no_grad(), self._recorded_inputs() as inputs:
             self._fixed = model.prefix_state(self._any, prefix)
@@ -110,11 +114,14 @@ class FrozenParts:
         own = torch.cat([one.hidden for one in kept])
         hidden = own.new_zeros(rows.positions.size, own.shape[-1])
         hidden[torch.from_numpy(rows.at)] = own
-        ids = np.zeros(shape, np.int64)  # the lower layers, which would read them, do not run
-        unseen = np.full((*shape, kept[0].windows.shape[-1]), ABSENT, dtype=np.int64)
+        ids = np.full(rows.positions.size, self._model.encoder.eos_id, dtype=np.int64)
+        windows = np.full((ids.size, kept[0].windows.shape[-1]), ABSENT, dtype=np.int64)
+        ids[rows.at] = [token for pair in pairs for token in _input_ids(pair)[self._prefix :]]
+        windows[rows.at] = np.concatenate([one.windows for one in kept])
+        ids, windows = ids.reshape(shape), windows.reshape(*shape, -1)
         cache = self._model.cache(self._state(), len(ids))
         with self._skipped(self._layers[: self._first], hidden.view(*shape, -1)):
-            logits = self._model.step(ids, rows.sees, rows.positions, unseen, cache, shape[1], rows.places)
+            logits = self._model.step(ids, rows.sees, rows.positions, windows, cache, shape[1], rows.places)
         return logits, torch.tensor([token for _, answer in pairs for token in answer])
 
     def _state(self) -> Prefix:

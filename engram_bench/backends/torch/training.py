@@ -21,7 +21,7 @@ from engram_bench.backends.base import Progress, Training
 from engram_bench.backends.hearing import redraw
 from engram_bench.backends.replay import Targets
 from engram_bench.backends.torch.adapters import TorchAdapter
-from engram_bench.backends.torch.frozen import FrozenParts
+from engram_bench.backends.torch.frozen import FrozenParts, packs
 from engram_bench.backends.torch.network import Network
 from engram_bench.backends.torch.replay import divergences
 from engram_bench.backends.training import Divergences, Hits, run
@@ -58,17 +58,19 @@ def train(
     at_once = model.device != "cpu"  # starting operations takes most of a GPU's time here, so a step has few large ones
     prefix = 0 if at_once and adapter.acts_on_template else model.shared_by(texts)
     frozen: FrozenParts | None = None
-    if adapter.first_layer or not adapter.acts_on_template:
+    if adapter.first_layer or not adapter.acts_on_template or packs(model, texts):
         known = list(targets) if redraw(adapter) else texts  # whose examples change from step to step
         frozen = FrozenParts(model, adapter, adapter.first_layer, prefix, known or texts[:1])
 
     def passes(batch: Sequence[Pair], replay: Sequence[Pair]) -> Iterator[tuple[Sequence[Pair], Sequence[Pair]]]:
         """Examples and replay texts of each forward pass."""
-        if frozen and (at_once or frozen.packs):
+        few = sum(len(prompt.ids) + len(answer) - prefix for prompt, answer in [*batch, *replay]) <= MOST_TOKENS
+        if frozen and (at_once or frozen.packs and few):
             yield batch, replay
         else:
-            yield from ((part, ()) for part in ([batch] if frozen else _parts(batch, prefix)))
-            yield from (((), part) for part in ([replay] if frozen else _parts(replay, prefix)) if part)
+            whole = frozen and not frozen.packs
+            yield from ((part, ()) for part in ([batch] if whole else _parts(batch, prefix)))
+            yield from (((), part) for part in ([replay] if whole else _parts(replay, prefix)) if part)
 
     def answer_logits(part: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         if frozen:
