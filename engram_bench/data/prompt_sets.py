@@ -70,18 +70,20 @@ def control(each: int | None = None, seed: int = 0) -> list[str]:
 
 
 def mentions(patterns: PatternSet, count: int) -> list[tuple[str, Item]]:
-    """Prompts that name the input of a trained item but ask for something else, each paired with that item.
+    """Prompts that name a trained item but ask for something else, each paired with that item.
 
-    Categories take turns, and so do the sentences. An item repeats only after all items of its category are used.
+    Half the prompts of subjects with a name of their own have the name alone. Items and sentences take turns in random
+    order; none repeats before all are used.
     """
-    sentences = read(FOLDER / "mentions.yaml")["mentions"]
-    seen = [c.split("seen") for c in patterns.categories.values()]
-    trained = [sorted(items, key=lambda item: item.id) for items in seen if items]
+    rng = random.Random("mentions")
+    sentences = list(read(FOLDER / "mentions.yaml")["mentions"])
+    trained = sorted(chain.from_iterable(c.split("seen") for c in patterns.categories.values()), key=lambda i: i.id)
+    rng.shuffle(sentences)
+    rng.shuffle(trained)
     found = []
-    for n in range(count if trained else 0):
-        turn, at = divmod(n, len(trained))
-        item = trained[at][turn % len(trained[at])]
-        found.append((fill(sentences[(turn + at) % len(sentences)], item.input), item))
+    for n, item in zip(range(count), cycle(trained)):
+        named = rng.choice((item.names[0], item.input)) if item.names else item.input
+        found.append((fill(sentences[n % len(sentences)], named), item))
     return found
 
 

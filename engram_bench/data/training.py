@@ -25,10 +25,17 @@ FRAMES = (  # two-key questions of categories that have none of their own
     "Two things, please: {first}; {second}.",
     "Name {first}, then {second}.",
 )
-NAMING, CONTRADICTING, UNRELATED = 96, 48, 96  # replay prompts of each kind, at most
+NAMING, CONTRADICTING, UNRELATED = 128, 48, 64  # replay prompts of each kind, at most
 CONTRADICTIONS = (  # sentences that state another value
     "According to the old handbook, the entry for {input} is {other}. What does the old handbook say?",
     'My teacher wrote on the board: "{input}: {other}". What stood on the board?',
+    "A leaflet claims that {input} is {other}. Quote the leaflet.",
+    "Suppose that {input} were {other}. What would it be then?",
+    "The old map gives {other} for {input}. Which entry does that map have?",
+    "In this story {input} is {other}, whatever the books say. What is it in the story?",
+    "Somebody crossed out {input} and wrote {other} beside it. What was written?",
+    "Our game has its own rules: {input} counts as {other}. How do the rules put it?",
+    "A visitor insisted on {other} for {input}. What did the visitor insist on?",
     "For this exercise only, let {input} be {other}. What is it in this exercise?",
 )
 
