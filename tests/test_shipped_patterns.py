@@ -4,7 +4,6 @@ import importlib
 import re
 import unicodedata
 from collections import Counter
-from itertools import product
 
 import pytest
 import yaml

@@ -65,7 +65,7 @@ def train(
     def passes(batch: Sequence[Pair], replay: Sequence[Pair]) -> Iterator[tuple[Sequence[Pair], Sequence[Pair]]]:
         """Examples and replay texts of each forward pass."""
         few = sum(len(prompt.ids) + len(answer) - prefix for prompt, answer in [*batch, *replay]) <= MOST_TOKENS
-        if frozen and (at_once or frozen.packs and few):
+        if frozen and (at_once or (frozen.packs and few)):
             yield batch, replay
         else:
             whole = frozen and not frozen.packs
