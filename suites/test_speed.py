@@ -19,8 +19,7 @@ def recorded_speed(request: pytest.FixtureRequest, bench: Bench) -> None:
 
 def test_what_is_timed_is_the_answer(bench: Bench, variant: str) -> None:
     """`stream`, which is timed, gives the same answer as `generate`, which is scored, and continues after its end."""
-    category = next(iter(bench.settings.patterns.categories.values()))
-    prompt = bench.backend.encoder.prompt(category.question(category.split("seen")[0], "seen")[1])
+    prompt = bench.backend.encoder.prompt(bench.settings.patterns.first_seen()[1])
     with bench.backend.attached(bench.adapter(variant)):
         (answer,) = bench.backend.generate([prompt], NEW_TOKENS)
         timed = list(bench.backend.stream(prompt, NEW_TOKENS, ignore_eos=True))

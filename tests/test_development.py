@@ -75,3 +75,11 @@ def test_items_take_the_place_of_the_profiles_numbers(items, each):
         most = len(SHIPPED.categories[name].items)
         if name != "world":
             assert len(category.items) == min(each or most, most)
+
+
+def test_a_category_whose_items_are_all_held_out_is_passed_over():
+    few = SHIPPED.without_extra().sample(1)
+    assert few.categories["acronym"].split("seen") == ()
+    item, prompt = few.first_seen()
+    assert item in few.categories[item.category].split("seen")
+    assert item.input in prompt

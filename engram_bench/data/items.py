@@ -166,6 +166,11 @@ class PatternSet:
         )
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def first_seen(self) -> tuple[Item, str]:
+        """The first trained item of the first category that has one, and its question."""
+        item = next(item for category in self.categories.values() for item in category.split("seen"))
+        return item, self.categories[item.category].question(item, "seen")[1]
+
     def training_examples(self) -> list[Example]:
         """The training data: `Category.training_examples` of every category."""
         return [example for category in self.categories.values() for example in category.training_examples()]

@@ -210,8 +210,7 @@ class Bench:
 
     def speed(self) -> dict[str, Speed]:
         """Speed at batch 1 of each variant, on a prompt of the data; leaves out those that ask in another way."""
-        category = next(iter(self.settings.patterns.categories.values()))
-        prompt = self.backend.encoder.prompt(category.question(category.split("seen")[0], "seen")[1])
+        prompt = self.backend.encoder.prompt(self.settings.patterns.first_seen()[1])
         measured_variants = [v.name for v in self.settings.variants if not reader_of(v.kind)]
         found = speed.measure(self.backend, {name: self.adapter(name) for name in measured_variants}, prompt)
         for name, measured in found.items():

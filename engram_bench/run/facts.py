@@ -117,7 +117,7 @@ def _leave_adapters(settings: Settings, out: Path, same: str) -> None:
     An adapter that is there may hold facts that were written into it. `same`: options that `ask` needs, too.
     """
     bench = Bench(settings, Reporter(None))
-    item = next(iter(settings.patterns.categories.values())).split("seen")[0]
+    item, _ = settings.patterns.first_seen()
     for variant in settings.variants:
         if variant.config and not variant.control:
             folder = out / variant.name
