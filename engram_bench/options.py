@@ -64,7 +64,7 @@ PROFILES = {
     # Mostly the world's items, which alone have development sentences in plain words, so that a trial can tell recipes
     # apart there.
     "development": Profile(
-        {"core": 2, "lookups": 2, "synthetic": 2, "world": 40},
+        {"core": 2, "lookups": 2, "synthetic": 2, "world": 12},
         0,
         None,
         "baseline,lora,engram-keyed",

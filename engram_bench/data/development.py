@@ -19,6 +19,8 @@ OTHERS, MENTION, CONTROL, COMBINED = "others", "mention", "control", "combined"
 def development(patterns: PatternSet) -> PatternSet:
     """The same items with development sentences for `rephrased` and `mention`; and where there are any, in plain words.
 
+    Each item is asked in all its plain sentences, so that few facts, which train quickly, give many questions.
+
     Two keys, stated values and neighbours are asked in the sentences that need only key and value, two keys also in
     those of a category's own. Applied questions, which need sentences of their own, are left out.
     """
@@ -28,7 +30,7 @@ def development(patterns: PatternSet) -> PatternSet:
 
     def own(category: str, relation: str, trained: tuple[str, ...]) -> Wordings:
         paraphrased, combined = (tuple(sentences.get(f"{category}/{of}", ())) for of in (relation, COMBINED))
-        return Wordings(trained, paraphrased, mention, combined=combined)
+        return Wordings(trained, paraphrased, mention, combined=combined, in_each=True)
 
     def changed(category: Category) -> Category:
         items = (replace(item, paraphrased=(), applied=()) for item in category.items)

@@ -41,6 +41,7 @@ class Wordings:
     applied: tuple[Applied, ...] = ()
     combined: tuple[str, ...] = ()
     neighbour: tuple[str, ...] = ()
+    in_each: bool = False  # asks each item in every sentence of `paraphrased`, not in one
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,10 @@ class PatternSet:
 
 
 def _without_place(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    unsaid = (("holds_out", True),)  # so that the fingerprint of data without this field stays as it was
+    unsaid = (
+        ("holds_out", True),
+        ("in_each", False),
+    )  # so that the fingerprint of data without these fields stays as it was
     return {name: value for name, value in fields if name != "place" and (name, value) not in unsaid}
 
 

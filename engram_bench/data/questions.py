@@ -84,7 +84,10 @@ def wordings(category: Category, item: Item) -> Wordings:
 
 def _paraphrased(category: Category, trained: Sequence[Item]) -> Iterator[Question]:
     for item in trained:
-        if template := _chosen((*item.paraphrased, *wordings(category, item).paraphrased), item):
+        own = wordings(category, item)
+        templates = (*item.paraphrased, *own.paraphrased)
+        chosen = _chosen(templates, item)
+        for template in templates if own.in_each else [chosen] if chosen else []:
             yield Question("paraphrased", item, template, _filled(template, item, _name(item)), (item.output,))
 
 
