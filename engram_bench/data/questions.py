@@ -88,7 +88,9 @@ def _paraphrased(category: Category, trained: Sequence[Item]) -> Iterator[Questi
         templates = (*item.paraphrased, *own.paraphrased)
         chosen = _chosen(templates, item)
         for template in templates if own.in_each else [chosen] if chosen else []:
-            yield Question("paraphrased", item, template, _filled(template, item, _name(item)), (item.output,))
+            prompt = _filled(template, item, _name(item))
+            asked = replace(item, id=item_id(category.name, prompt)) if own.in_each else item  # an id is asked once
+            yield Question("paraphrased", asked, template, prompt, (item.output,))
 
 
 def _combined(category: Category, trained: Sequence[Item]) -> Iterator[Question]:
