@@ -2,6 +2,7 @@
 
 import json
 
+from benchmarks import tuning_table
 from tests.running import ROOT
 
 REPORT = ROOT / "benchmarks" / "results" / "h200" / "default" / "20261127T173918Z-cuda" / "report.json"
@@ -34,3 +35,19 @@ def test_the_readmes_scorecard_is_that_of_the_committed_report():
         if (c["variant"], c["split"]) == ("lora", "seen") and "all " not in c["category"]
     )
     assert f"{trained} trained facts" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_searched_recipes_are_those_of_the_committed_trials():
+    assert tuning_table.text() in (ROOT / "docs" / "method.md").read_text("utf-8")
+    found = tuning_table.trials()
+    assert {name: sum(t["variant"] == name for t in found) for name in ("lora", "engram-keyed")} == {
+        "lora": 20,
+        "engram-keyed": 20,
+    }
+    kept = tuning_table.front([t for t in found if t["variant"] == "lora"])
+    assert 1 < len(kept) < 20
+    for trial in found:
+        if trial["variant"] == "lora":
+            assert any(
+                all(a <= b for a, b in zip(tuning_table.costs(k), tuning_table.costs(trial), strict=True)) for k in kept
+            )

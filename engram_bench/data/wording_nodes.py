@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
@@ -32,7 +33,9 @@ class Sentences:
 
 def wordings(nodes: Nodes, lists: Mapping[str, yaml.Node], sentences: Sentences) -> Wordings:
     """The sentences of some ways, by the name of the way; problems are reported to `nodes`."""
-    found = {way: _texts(nodes, way, node, sentences) for way, node in lists.items() if way != "applied"}
+    found: dict[str, Any] = {
+        way: _texts(nodes, way, node, sentences) for way, node in lists.items() if way != "applied"
+    }
     applied = _applied(nodes, lists["applied"], sentences) if "applied" in lists else ()
     return Wordings(**found, applied=applied)
 

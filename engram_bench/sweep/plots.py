@@ -13,7 +13,7 @@ from engram_bench.sweep.results import LESS, MEASURES, SHARES, Recipe
 
 ALT = "Each recipe of the sweep; the dashed line joins those that no other beats in both"
 STILL = 1e-3  # nats per token up to which the scale of KL is linear
-MOST_LABELS = 40
+MOST_LABELS = 12  # of more points, only those on the front are labelled
 TITLES = {"kl": "KL on unrelated text, nats per token (white: 0 by construction)", "train_seconds": "training, s"}
 
 
@@ -70,13 +70,11 @@ def draw(recipes: Sequence[Recipe], x: str, y: str) -> Figure | None:
             if x == "kl" and recipe.still:  # 0 by construction
                 style = {"color": COLOURS[n % len(COLOURS)], "marker": MARKERS[n % len(MARKERS)]}
                 axis.plot([over], [up], markerfacecolor="white", linestyle="none", zorder=3, **style)
-        for recipe, over, up in own if over_measure and len(points) <= MOST_LABELS else ():
-            label = recipe.label.removeprefix(f"{name} ")
-            axis.annotate(label, (over, up), xytext=(5, 4), textcoords="offset points", fontsize=6)
     if over_measure:
         where = [(over, up) for _, over, up in points]
-        better = [(over if x in LESS else -over, -up if y in LESS else up) for over, up in where]
-        axis.plot(*zip(*(where[i] for i in front(better)), strict=True), "--", color="grey", label="not beaten in both")
+        ahead = front([(over if x in LESS else -over, -up if y in LESS else up) for over, up in where])
+        axis.plot(*zip(*(where[i] for i in ahead), strict=True), "--", color="grey", label="not beaten in both")
+        _label(axis, [points[i] for i in (range(len(points)) if len(points) <= MOST_LABELS else ahead)])
     if x == "kl":
         axis.set_xscale("symlog", linthresh=STILL)
     elif not over_measure and None in numbers:
@@ -85,9 +83,19 @@ def draw(recipes: Sequence[Recipe], x: str, y: str) -> Figure | None:
         axis.set_xscale("log")
     axis.set(xlabel=_title(x, x in SHARES), ylabel=_title(y, y in SHARES))
     axis.grid(alpha=0.3)
-    for text in (*axis.legend(frameon=False).get_texts(), *axis.get_xticklabels(), *axis.texts):
+    named = axis.get_xticklabels() if None in numbers else ()
+    for text in (*axis.legend(frameon=False).get_texts(), *named, *axis.texts):
         text.set_parse_math(False)  # a $ in a name is a $
     return figure
+
+
+def _label(axis: Any, points: Sequence[tuple[Recipe, float, float]]) -> None:
+    """Name points by what their recipes change, on their left side, where there is room, but for the first."""
+    first = min(over for _, over, _ in points)
+    for recipe, over, up in points:
+        label = recipe.label.removeprefix(f"{recipe.variant} ").replace("training.", "")
+        side = {"xytext": (-6, 3), "ha": "right"} if over > first else {"xytext": (6, 3), "ha": "left"}
+        axis.annotate(label, (over, up), textcoords="offset points", fontsize=6, **side)
 
 
 def _scaled(value: float | None, share: bool) -> float | None:

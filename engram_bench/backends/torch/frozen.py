@@ -118,10 +118,17 @@ class FrozenParts:
         windows = np.full((ids.size, kept[0].windows.shape[-1]), ABSENT, dtype=np.int64)
         ids[rows.at] = [token for pair in pairs for token in _input_ids(pair)[self._prefix :]]
         windows[rows.at] = np.concatenate([one.windows for one in kept])
-        ids, windows = ids.reshape(shape), windows.reshape(*shape, -1)
-        cache = self._model.cache(self._state(), len(ids))
+        cache = self._model.cache(self._state(), len(rows.positions))
         with self._skipped(self._layers[: self._first], hidden.view(*shape, -1)):
-            logits = self._model.step(ids, rows.sees, rows.positions, windows, cache, shape[1], rows.places)
+            logits = self._model.step(
+                ids.reshape(shape),
+                rows.sees,
+                rows.positions,
+                windows.reshape(*shape, -1),
+                cache,
+                shape[1],
+                rows.places,
+            )
         return logits, torch.tensor([token for _, answer in pairs for token in answer])
 
     def _state(self) -> Prefix:
