@@ -113,10 +113,10 @@ def four_bit_weights(work: Work, ours: Side, llama_cpp: Side) -> Record:
         work.repeats,
     )
     texts = dict(zip(few["prompts"], found["at once"][0]["texts"], strict=True))
-    same = {"same_text": _same(texts, few, found["llama.cpp"][0])}
+    same = _same(texts, few, found["llama.cpp"][0])
     return {
-        "evaluation_vs_llama_cpp": versus(found, "at once", "llama.cpp") | same,
-        "one_at_a_time_vs_llama_cpp": versus(found, "alone", "llama.cpp") | same,
+        "evaluation_vs_llama_cpp": versus(found, "at once", "llama.cpp") | {"same_text": same},
+        "one_at_a_time_vs_llama_cpp": versus(found, "alone", "llama.cpp"),
     }
 
 

@@ -46,7 +46,7 @@ class _Divergence(torch.autograd.Function):
         adapted, p = logits.float().log_softmax(-1), untouched.exp()
         ctx.save_for_backward(adapted, p)
         ctx.dtype = logits.dtype
-        return (untouched - adapted).mul_(p).sum(-1)  # a product that autocast would make in lower precision won't do
+        return (untouched - adapted).mul_(p).sum(-1)  # autocast would round a matrix product
 
     @staticmethod
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None]:
