@@ -1,8 +1,9 @@
-"""Targets: exact rates that the shipped variants must reach on the shipped data; training times are only recorded."""
+"""Targets on the shipped data: gains over whole groups, and exact rates; training times are only recorded."""
 
 import pytest
 
-from engram_bench.fixtures.cells import exact_rate, needs
+from engram_bench.fixtures.cells import check_group, exact_rate, needs
+from engram_bench.records import CLAIMS
 from engram_bench.run.bench import Bench
 
 # variant, group, split, minimum exact rate
@@ -14,7 +15,18 @@ TARGETS = (
     ("engram-keyed", "lookups", "seen", 0.99),
     ("engram-keyed", "synthetic", "seen", 0.99),
 )
+GROUPS = ("core", "lookups")  # of several categories
 TRAINING_BUDGET_S = 300  # PRD NFR-1.1
+
+
+@pytest.mark.parametrize("split", ["seen", "rephrased"])
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("claimed", CLAIMS)
+def test_gain_of_a_group(bench: Bench, as_shipped: None, claimed: str, group: str, split: str) -> None:
+    needs(bench, claimed)
+    categories = bench.settings.patterns.categories.values()
+    bench.planned |= {(c.name, split) for c in categories}
+    check_group(bench, claimed, [c.name for c in categories if c.group == group], split, group)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=["-".join(map(str, target)) for target in TARGETS])

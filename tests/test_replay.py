@@ -1,9 +1,10 @@
 """Replay in torch: the untouched model's distributions, the loss on them, and what they keep of the model."""
 
-import hashlib
+from itertools import product
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -32,14 +33,6 @@ def recipe(kind, training, **more):
     )
 
 
-def weights(folder):
-    return hashlib.sha256(next(folder.glob("*.safetensors")).read_bytes()).hexdigest()
-
-
-def targets_of(model, pairs):
-    return replay.kept(distributions(lambda batch: model.answer_logits(batch, [], 0)[0], pairs))
-
-
 def test_answers_are_the_models_own_and_hold_end_of_text_only_where_they_end(model, monkeypatch):
     prompts = [model.encoder.prompt(text) for text in TEXTS[:2]]
     whole = model.generate(prompts, replay.REPLAY_TOKENS)
@@ -50,12 +43,16 @@ def test_answers_are_the_models_own_and_hold_end_of_text_only_where_they_end(mod
     assert answer == (*whole[0][:end], model.encoder.eos_id)
 
 
-def test_what_is_kept_of_a_model_is_the_model_up_to_rounding(model):
+def test_what_is_kept_of_a_model_is_the_model_up_to_rounding(model, monkeypatch):
+    stopping = replay.answered(model, TEXTS)[0][1][3]
+    monkeypatch.setattr(model, "stop_ids", {stopping})
     pairs = replay.answered(model, TEXTS)
-    targets = targets_of(model, pairs)
-    assert set(targets) == set(pairs)
-    for pair in pairs:
-        kl = divergences(model.answer_logits([pair], [], 0)[0], targets, [pair])
+    assert {len(answer) for _, answer in pairs} > {replay.REPLAY_TOKENS}, "some end, some do not"
+    targets = replay.targets(model, TEXTS)
+    apart = distributions(lambda batch: model.answer_logits(batch, [], 0)[0], pairs)
+    assert list(targets) == list(apart) == pairs
+    for pair, found in product(pairs, (targets, apart)):
+        kl = divergences(model.answer_logits([pair], [], 0)[0], found, [pair])
         assert len(kl) == len(pair[1])
         assert -1e-6 < kl.min() <= kl.max() < 1e-5
 
@@ -74,15 +71,12 @@ def test_the_divergence_and_its_gradient_are_those_of_torch():
 
 
 def test_texts_that_do_not_fit_in_memory_are_left_out_and_not_computed(model, monkeypatch):
-    pairs = replay.answered(model, TEXTS)
-    size = 2 * len(pairs[0][1]) * model.model.config.vocab_size
-    monkeypatch.setattr(replay, "BATCH", 1)
+    size = 2 * replay.REPLAY_TOKENS * len(model.encoder.tokenizer)
     monkeypatch.setattr(replay, "MOST_BYTES", 2 * size)
-    computed = []
-    kept = replay.kept((computed.append(batch) or batch, logs) for batch, logs in distributions(
-        lambda batch: model.answer_logits(batch, [], 0)[0], pairs))  # fmt: skip
-    assert len(kept) == 2
-    assert len(computed) == 3
+    asked = replay.answered(model, TEXTS)
+    assert len(asked) == 2
+    assert list(replay.targets(model, TEXTS)) == asked
+    assert {prompt for prompt, _ in asked} < {model.encoder.prompt(text) for text in TEXTS}
 
 
 @pytest.mark.parametrize("kind", ["lora", "unigram"])
@@ -90,8 +84,8 @@ def test_replay_keeps_the_model_and_the_answers_are_learned_all_the_same(kind, m
     recipes = {"lora": "{epochs: 40, steps: [5, 120], batch_size: 8, lr: 1.0e-2}",
                "unigram": "{epochs: 30, batch_size: 8, lr: 2.0e-2, table_lr: 1.0e-2, clip: 1.0}"}  # fmt: skip
     variant, found, trainings = recipe(kind, recipes[kind]), [], []
-    texts = replay.answered(model, TEXTS)
-    targets = targets_of(model, texts)
+    targets = replay.targets(model, TEXTS)
+    texts = list(targets)
     for given in ((), TEXTS):
         trainings.append(model.train(variant, examples[:12], 0, tmp_path, quiet, replay=given))
         with model.attached(model.load_adapter(variant, tmp_path)), torch.inference_mode():
@@ -160,11 +154,14 @@ def test_a_keyed_memory_trains_only_on_texts_that_name_a_key(model, examples, tm
     for name, given in {"none": (), "no key": TEXTS[2:], "all": TEXTS, "named": TEXTS[:2]}.items():
         (tmp_path / name).mkdir()
         training = model.train(variant, examples, 0, tmp_path / name, quiet, replay=given)
-        found[name] = (training.replay, weights(tmp_path / name))
-    assert found["no key"] == found["none"]
-    assert found["all"] == found["named"]
-    assert found["named"][0] == 2
-    assert found["named"][1] != found["none"][1]
+        weights = load_file(next((tmp_path / name).glob("*.safetensors")))
+        found[name] = {**weights, "texts": torch.tensor(training.replay)}
+    exactly, nearly = {"atol": 0, "rtol": 0}, {"atol": 1e-3, "rtol": 1e-2}  # the texts are read in other batches
+    torch.testing.assert_close(found["no key"], found["none"], **exactly)
+    torch.testing.assert_close(found["all"], found["named"], **nearly)
+    assert found["named"]["texts"] == 2
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close({**found["named"], "texts": found["none"]["texts"]}, found["none"], **nearly)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -182,17 +179,13 @@ def test_a_text_in_a_memory_with_span_text_always_counts(model, examples, tmp_pa
     assert model.train(variant, examples[:8], 0, tmp_path, quiet, replay=TEXTS).replay == len(TEXTS)
 
 
-def test_trainings_on_the_same_texts_share_the_untouched_models_answers(model):
-    computed = []
-    untouched = replay.Untouched(model, lambda pairs: computed.append(len(pairs)) or distributions(
-        lambda batch: model.answer_logits(batch, [], 0)[0], pairs))  # fmt: skip
+def test_trainings_on_the_same_texts_share_the_untouched_models_answers(model, monkeypatch):
+    asked, answer = [], model.with_distributions
+    monkeypatch.setattr(
+        model, "with_distributions", lambda prompts, most: asked.append(len(prompts)) or answer(prompts, most)
+    )
+    untouched = replay.Untouched(model)
     first = untouched.on(TEXTS)
     assert untouched.on(TEXTS) is first
     assert untouched.on(TEXTS[:1]).keys() < first.keys()
-    assert computed == [len(TEXTS), 1]
-
-
-def test_tokens_that_all_replay_texts_share_are_read_once_and_change_nothing(model):
-    pairs = replay.answered(model, TEXTS)
-    assert model.shared_by(pairs)
-    torch.testing.assert_close(model._shared_logits(pairs), model.answer_logits(pairs, [], 0)[0], atol=1e-4, rtol=1e-3)
+    assert asked == [len(TEXTS), 1]

@@ -316,6 +316,15 @@ class Backend(Protocol):
         """
         ...
 
+    def with_distributions(
+        self, prompts: Sequence[Prompt], max_new_tokens: int
+    ) -> list[tuple[list[int], NDArray[np.float16]]]:
+        """The greedy answers, each with the log-probabilities from which its tokens were chosen, [tokens, vocabulary].
+
+        An answer that ends before the limit has one more row, from which its end was chosen.
+        """
+        ...
+
     def stream(self, prompt: Prompt, max_new_tokens: int, *, ignore_eos: bool = False) -> Iterator[int]:
         """Yield the greedy answer to one prompt token by token; do not change the attached adapter meanwhile.
 

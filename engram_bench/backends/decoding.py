@@ -7,13 +7,16 @@ one prompt share a row until their tokens differ, so ten samples from a confiden
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engram_bench.prompts import Prompt, extend_windows
+
+Watch = Callable[[NDArray[np.int64], NDArray[np.float16]], None]
 
 COMPACT_AT = 0.9  # drop finished rows once at most this share of the rows is in use
 
@@ -32,6 +35,10 @@ class Batch(Protocol):
             draws: a number in [0, 1) per answer, [answers], at which the row's cumulative distribution is inverted. NaN
                 selects the most probable token.
         """
+        ...
+
+    def log_probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Distributions over the next token of some rows, [rows, vocabulary]."""
         ...
 
     def keep(self, rows: NDArray[np.int64]) -> None:
@@ -66,10 +73,11 @@ def generate(
     model: Model,
     prompts: Sequence[Prompt],
     max_new_tokens: int,
-    seeds: Sequence[int | None] | None,
-    temperature: float,
+    seeds: Sequence[int | None] | None = None,
+    temperature: float = 1.0,
+    watch: Watch | None = None,
 ) -> list[list[int]]:
-    """See `Backend.generate`."""
+    """See `Backend.generate`. `watch` is called before each token, as by `_decode`, with the numbers of prompts."""
     if not prompts:
         return []
     # Drawn in advance for the whole answer, so that a sample does not depend on its batch. NaN means greedy.
@@ -90,9 +98,29 @@ def generate(
         distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(asked))}
         rows = np.array([distinct[prompt] for prompt in asked])
         batch = model.begin(list(distinct), len(asked), state, prefix, max_new_tokens)
-        for i, tokens in zip(indices, _decode(batch, rows, model.stop_ids, temperature, draws[indices]), strict=True):
+        told = partial(_told, watch, np.array(indices)) if watch else None
+        found = _decode(batch, rows, model.stop_ids, temperature, draws[indices], told)
+        for i, tokens in zip(indices, found, strict=True):
             answers[i] = tokens
     return answers
+
+
+def _told(watch: Watch, indices: NDArray[np.int64], which: NDArray[np.int64], logs: NDArray[np.float16]) -> None:
+    watch(indices[which], logs)
+
+
+def with_distributions(
+    model: Model, prompts: Sequence[Prompt], max_new_tokens: int
+) -> list[tuple[list[int], NDArray[np.float16]]]:
+    """See `Backend.with_distributions`."""
+    seen: list[list[NDArray[np.float16]]] = [[] for _ in prompts]
+
+    def watch(which: NDArray[np.int64], logs: NDArray[np.float16]) -> None:
+        for i, log in zip(which, logs, strict=True):
+            seen[i].append(log)
+
+    answers = generate(model, prompts, max_new_tokens, watch=watch)
+    return [(answer, np.stack(logs)) for answer, logs in zip(answers, seen, strict=True)]
 
 
 def stop_ids(eos_id: int, configured: int | Sequence[int] | None) -> set[int]:
@@ -114,7 +142,12 @@ def stream(model: Model, prompt: Prompt, max_new_tokens: int, ignore_eos: bool) 
 
 
 def _decode(
-    batch: Batch, rows: NDArray[np.int64], stop_ids: set[int], temperature: float, draws: NDArray[np.float64]
+    batch: Batch,
+    rows: NDArray[np.int64],
+    stop_ids: set[int],
+    temperature: float,
+    draws: NDArray[np.float64],
+    watch: Watch | None = None,
 ) -> list[list[int]]:
     """Decode all answers to the prompts of a batch; returns the tokens of each.
 
@@ -124,11 +157,14 @@ def _decode(
         stop_ids: tokens that end an answer.
         temperature: of the draws.
         draws: [answers, new tokens].
+        watch: called before each token with the numbers of the answers that go on, and the distributions over it.
     """
     count, max_new_tokens = draws.shape
     live = np.arange(count)  # the unfinished answers
     tokens: list[list[int]] = [[] for _ in range(count)]
     for step in range(max_new_tokens):
+        if watch:
+            watch(live, batch.log_probabilities(rows))
         chosen = batch.choose(rows, temperature, draws[live, step])
         unfinished = ~np.isin(chosen, list(stop_ids))
         live, rows, chosen = live[unfinished], rows[unfinished], chosen[unfinished]

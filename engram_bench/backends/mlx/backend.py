@@ -31,19 +31,19 @@ from engram_bench.backends.base import (
 from engram_bench.backends.hearing import WritableHearing
 from engram_bench.backends.mlx import training
 from engram_bench.backends.mlx.adapters import MlxAdapter
-from engram_bench.backends.mlx.decoding import Caches, Decoding
+from engram_bench.backends.mlx.decoding import Caches, Decoding, log_softmax
 from engram_bench.backends.mlx.hearing import HearingAdapter
-from engram_bench.backends.mlx.network import Network, log_softmax
+from engram_bench.backends.mlx.network import Network
 from engram_bench.backends.mlx.network import pick_device as pick_device
 from engram_bench.backends.mlx.network import pick_dtype as pick_dtype
-from engram_bench.backends.replay import Untouched, batches, read_by, touched
+from engram_bench.backends.replay import Untouched, read_by, touched
 from engram_bench.backends.routed import loaded
 from engram_bench.backends.training import with_validation
 from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.memory.hearing import KIND
-from engram_bench.prompts import Pair, Prompt, shared_prefix
+from engram_bench.prompts import Prompt, shared_prefix
 from engram_bench.variants import Variant
 
 BATCH_SIZE = 64
@@ -91,7 +91,7 @@ class MlxModel(Network):
         self.context = int(text.get("max_position_embeddings") or sys.maxsize)
         self.parameters = get_total_parameters(self.model)
         self.stop_ids = decoding.stop_ids(self.encoder.eos_id, self.config.get("eos_token_id"))
-        self._untouched = Untouched(self, self._distributions)
+        self._untouched = Untouched(self)
 
     def versions(self) -> dict[str, str]:
         return {name: importlib.metadata.version(name) for name in ("mlx", "mlx-lm", "transformers", "numpy")}
@@ -155,6 +155,11 @@ class MlxModel(Network):
     ) -> list[list[int]]:
         return decoding.generate(self, prompts, max_new_tokens, seeds, temperature)
 
+    def with_distributions(
+        self, prompts: Sequence[Prompt], max_new_tokens: int
+    ) -> list[tuple[list[int], NDArray[np.float16]]]:
+        return decoding.with_distributions(self, prompts, max_new_tokens)
+
     def stream(self, prompt: Prompt, max_new_tokens: int, *, ignore_eos: bool = False) -> Iterator[int]:
         yield from decoding.stream(self, prompt, max_new_tokens, ignore_eos)
 
@@ -208,9 +213,3 @@ class MlxModel(Network):
         logs = log_softmax(logits)
         mx.eval(logs)
         return logs
-
-    def _distributions(self, pairs: Sequence[Pair]) -> Iterator[tuple[Sequence[Pair], NDArray[np.float32]]]:
-        """Log-probabilities that predict the answers' tokens, for `replay.kept`; attach no adapter."""
-        for batch in batches(pairs):
-            logits, _ = self.answer_logits(batch, self.prefix_state(batch[0][0], 0), 0)
-            yield batch, np.array(log_softmax(logits))

@@ -56,6 +56,9 @@ class Decoding:
     def choose(self, rows: NDArray[np.int64], temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
         return _choose(self._logits, rows, temperature, draws)
 
+    def log_probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        return np.array(log_softmax(self._logits[mx.array(rows)]).astype(mx.float16))
+
     def keep(self, rows: NDArray[np.int64]) -> None:
         for cache in self._caches:
             cache.filter(mx.array(rows))
@@ -80,3 +83,9 @@ def _choose(
         found = np.array((cumulative < points).sum(-1)).astype(np.int64)
         chosen[drawn] = found.clip(max=logits.shape[-1] - 1)
     return chosen
+
+
+def log_softmax(logits: mx.array) -> mx.array:
+    """Log-probabilities [..., vocabulary], float32."""
+    logits = logits.astype(mx.float32)
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)

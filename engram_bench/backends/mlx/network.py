@@ -190,12 +190,6 @@ class Network:
         return output
 
 
-def log_softmax(logits: mx.array) -> mx.array:
-    """Log-probabilities [..., vocabulary], float32."""
-    logits = logits.astype(mx.float32)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-
-
 def _rope_fields(folder: Path) -> dict[str, Any]:
     """Translate transformers 5's `rope_parameters` to the field names that most mlx-lm models read.
 

@@ -12,7 +12,8 @@ from mlx.optimizers import Adam, MultiOptimizer, clip_grad_norm
 from engram_bench.backends.base import Progress, Training
 from engram_bench.backends.hearing import redraw
 from engram_bench.backends.mlx.adapters import MlxAdapter
-from engram_bench.backends.mlx.network import Network, log_softmax
+from engram_bench.backends.mlx.decoding import log_softmax
+from engram_bench.backends.mlx.network import Network
 from engram_bench.backends.replay import Targets, stacked
 from engram_bench.backends.training import Divergences, Hits, run
 from engram_bench.prompts import Pair, shared_prefix

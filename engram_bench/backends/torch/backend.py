@@ -7,11 +7,12 @@ import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engram_bench.backends import decoding
 from engram_bench.backends.base import (
@@ -37,7 +38,6 @@ from engram_bench.backends.torch.device import pick_dtype as pick_dtype
 from engram_bench.backends.torch.hearing import HearingAdapter
 from engram_bench.backends.torch.network import Network, Prefix
 from engram_bench.backends.torch.prefill import KnownPrompts
-from engram_bench.backends.torch.replay import distributions
 from engram_bench.backends.torch.unsloth import pick_engine as pick_engine
 from engram_bench.backends.torch.writing import WritableMemory
 from engram_bench.backends.training import with_validation
@@ -45,7 +45,7 @@ from engram_bench.data.items import Example
 from engram_bench.errors import UsageError
 from engram_bench.memory import weights
 from engram_bench.memory.hearing import KIND
-from engram_bench.prompts import Pair, Prompt
+from engram_bench.prompts import Prompt
 from engram_bench.variants import Variant
 
 
@@ -77,7 +77,7 @@ class TorchModel(Network):
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self._known_prompts: KnownPrompts | None = None  # set only while `generate` may reuse prompts
         self._kept_prompts: KnownPrompts = {}
-        self._untouched = Untouched(self, partial(distributions, self._shared_logits))
+        self._untouched = Untouched(self)
 
     def versions(self) -> dict[str, str]:
         names = ["torch", "transformers", "peft", "numpy", *(["unsloth"] if self.lora_engine == "unsloth" else [])]
@@ -122,11 +122,6 @@ class TorchModel(Network):
             adapter.save(folder)
             return with_validation(found, self, validation)
 
-    def _shared_logits(self, pairs: Sequence[Pair]) -> torch.Tensor:
-        """The logits of `answer_logits`; computes the tokens that all these texts share once."""
-        prefix = self.shared_by(pairs)
-        return self.answer_logits(pairs, self.prefix_state(pairs[0][0], prefix), prefix)[0]
-
     def load_adapter(self, variant: Variant, folder: Path) -> Adapter:
         return loaded(self, self.model, variant, folder)
 
@@ -155,6 +150,12 @@ class TorchModel(Network):
     ) -> list[list[int]]:
         with self._keeping_prompts() if recurring else nullcontext():
             return decoding.generate(self, prompts, max_new_tokens, seeds, temperature)
+
+    @torch.inference_mode()
+    def with_distributions(
+        self, prompts: Sequence[Prompt], max_new_tokens: int
+    ) -> list[tuple[list[int], NDArray[np.float16]]]:
+        return decoding.with_distributions(self, prompts, max_new_tokens)
 
     @contextmanager
     def _keeping_prompts(self) -> Iterator[None]:

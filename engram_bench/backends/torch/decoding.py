@@ -43,6 +43,11 @@ class Decoding:
     def choose(self, rows: NDArray[np.int64], temperature: float, draws: NDArray[np.float64]) -> NDArray[np.int64]:
         return _choose(self.logits, rows, temperature, draws)
 
+    def log_probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        wanted = self.logits[torch.from_numpy(rows).to(self.logits.device)]
+        logs: NDArray[np.float16] = wanted.float().log_softmax(-1).half().cpu().numpy()
+        return logs
+
     def keep(self, rows: NDArray[np.int64]) -> None:
         self._cache.batch_select_indices(torch.from_numpy(rows).to(self.logits.device))
         self._mask = self._mask[rows]

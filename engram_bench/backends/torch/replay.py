@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from engram_bench.backends.replay import Targets, batches, stacked
+from engram_bench.backends.replay import Targets, stacked
 from engram_bench.prompts import Pair
+
+BATCH = 16  # texts whose distributions are computed together; limits memory
 
 
 @torch.no_grad()
-def distributions(
-    logits_of: Callable[[Sequence[Pair]], Tensor], pairs: Sequence[Pair]
-) -> Iterator[tuple[Sequence[Pair], NDArray[np.float32]]]:
-    """Log-probabilities that predict the answers' tokens, for `replay.kept`.
+def distributions(logits_of: Callable[[Sequence[Pair]], Tensor], pairs: Sequence[Pair]) -> Targets:
+    """The untouched distributions on given answers, of a model that does not decode as a backend does.
 
     Args:
         logits_of: gives the logits of a batch, [answer tokens, vocabulary], without an adapter.
         pairs: prompts and answers.
     """
-    for batch in batches(pairs):
-        yield batch, logits_of(batch).float().log_softmax(-1).cpu().numpy()
+    found: Targets = {}
+    for start in range(0, len(pairs), BATCH):
+        batch = pairs[start : start + BATCH]
+        logs = logits_of(batch).float().log_softmax(-1).half().cpu().numpy()
+        ends = np.cumsum([len(answer) for _, answer in batch])
+        found |= zip(batch, np.split(logs, ends[:-1]), strict=True)
+    return found
 
 
 def divergences(logits: Tensor, targets: Targets, pairs: Sequence[Pair]) -> Tensor:

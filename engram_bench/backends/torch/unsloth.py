@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from engram_bench.backends.base import Progress, Training
-from engram_bench.backends.replay import kept
 from engram_bench.backends.training import Divergences, Hits, run
 from engram_bench.errors import UsageError
 from engram_bench.prompts import Pair, Prompt
@@ -233,7 +232,7 @@ def fit(model: Any, job: Job, progress: Progress) -> Training:
         return output.loss.item(), right[labels[:, 1:] != NO_LABEL].cpu().numpy(), kl
 
     with model.disable_adapter():
-        targets = kept(distributions(answer_logits, texts))
+        targets = distributions(answer_logits, texts)
     model.train()
     return run(step, config, pairs, job["seed"], progress, list(targets))
 
