@@ -3,6 +3,7 @@
 import pytest
 
 from engram_bench.data.prompt_sets import Passage
+from engram_bench.run import soundness
 from engram_bench.run.bench import Bench
 from engram_bench.variants.configs import EngramConfig
 
@@ -37,27 +38,13 @@ def test_running_text_with_keys(bench: Bench, variant: str, passages: list[Passa
 
 def test_detached_model_is_the_baseline(bench: Bench, variant: str, control_prompts: list[str]) -> None:
     """Greedy answers before and after an adapter was attached are equal, token for token."""
-    prompts = [bench.backend.encoder.prompt(prompt) for prompt in control_prompts[:8]]
-    before = bench.backend.generate(prompts, 8)
-    with bench.backend.attached(bench.adapter(variant)):
-        bench.backend.generate(prompts, 1)
-    assert bench.backend.generate(prompts, 8) == before
-
-
-@pytest.fixture(scope="module")
-def together(bench: Bench, control_prompts: list[str]) -> list[list[int]]:
-    """The baseline's answers, generated in one batch."""
-    return bench.backend.generate([bench.backend.encoder.prompt(prompt) for prompt in control_prompts[:14]], 8)
+    assert soundness.detached(bench, variant, control_prompts[:8])
 
 
 @pytest.mark.parametrize("size", [1, 7])
-def test_batch_size_leaves_answers_alone(
-    bench: Bench, control_prompts: list[str], together: list[list[int]], size: int
-) -> None:
+def test_batch_size_leaves_answers_alone(bench: Bench, control_prompts: list[str], size: int) -> None:
     """In float32 the text is the same. In bfloat16 another batch shape may round a near tie the other way."""
-    prompts = [bench.backend.encoder.prompt(prompt) for prompt in control_prompts[: len(together)]]
-    apart = [a for i in range(0, len(prompts), size) for a in bench.backend.generate(prompts[i : i + size], 8)]
-    share = sum(a == b for a, b in zip(together, apart, strict=True)) / len(prompts)
+    share = soundness.same_in_batches_of(bench, size, control_prompts[:14])
     least = 1.0 if bench.backend.dtype == "float32" else 0.75
     requirement = f"in {bench.backend.dtype}, {least:.0%} of answers are the same in batches of {size} as in one"
     bench.threshold(f"batch-size/{size}", requirement, share, share, share >= least)

@@ -3,6 +3,7 @@
 import pytest
 
 from engram_bench.fixtures.cells import needs
+from engram_bench.run import soundness
 from engram_bench.run.bench import Bench
 from engram_bench.run.speed import NEW_TOKENS, TABLE_ROWS
 from engram_bench.variants.configs import EngramConfig
@@ -19,10 +20,7 @@ def recorded_speed(request: pytest.FixtureRequest, bench: Bench) -> None:
 
 def test_what_is_timed_is_the_answer(bench: Bench, variant: str) -> None:
     """`stream`, which is timed, gives the same answer as `generate`, which is scored, and continues after its end."""
-    prompt = bench.backend.encoder.prompt(bench.settings.patterns.first_seen()[1])
-    with bench.backend.attached(bench.adapter(variant)):
-        (answer,) = bench.backend.generate([prompt], NEW_TOKENS)
-        timed = list(bench.backend.stream(prompt, NEW_TOKENS, ignore_eos=True))
+    timed, answer = soundness.streamed(bench, variant)
     assert len(timed) == NEW_TOKENS
     assert timed[: len(answer)] == answer
 

@@ -32,7 +32,7 @@ about: for tests
 first_layer: 0
 rank: 8
 alpha: 16
-redraw: 0
+redraw: false
 training: {epochs: 80, batch_size: 8, lr: 1.0e-2}
 """
 FACTS = {"Brellix": "red", "Tom Hale": "blue", "Zorna": "green", "Quorl": "black"}
@@ -194,7 +194,7 @@ def test_examples_with_exchanged_values_agree_with_what_is_heard(model):
     pairs = [model.encoder.pair(example) for example in EXAMPLES]
     two = Example("Zorna and Quorl", "green, black", None, (ITEMS["Zorna"], ITEMS["Quorl"]))
     pairs.append(model.encoder.pair(two))
-    variant = variants.parse(HEARING.replace("redraw: 0", "redraw: 1"), "test")
+    variant = variants.parse(HEARING.replace("redraw: false", "redraw: true"), "test")
     adapter = HearingAdapter.create(model.model, variant.config, model.encoder, pairs)
     drawn = adapter.redrawn(pairs, random.Random(1))
     values = {fact.names[0]: fact.value for name in adapter.facts.names for fact in heard_at(adapter.facts, name)}
@@ -215,11 +215,11 @@ def test_values_change_places_within_a_relation(model):
     assert [set(known.values()) for known in alike(pairs)] == [set(FACTS.values()), {"9"}]
 
 
-@pytest.mark.parametrize("redraw", [0, 1])
+@pytest.mark.parametrize("redraw", ["false", "true"])
 def test_trained_to_read_it_answers_facts_that_it_was_not_trained_on(model, folder, tmp_path, redraw):
     """What differs from step to step must be read, so a fact that is heard for the first time can be answered."""
     variant = variants.parse(
-        HEARING.replace("redraw: 0", f"redraw: {redraw}").replace("epochs: 80", "epochs: 2"), "test"
+        HEARING.replace("redraw: false", f"redraw: {redraw}").replace("epochs: 80", "epochs: 2"), "test"
     )
     found = model.train(variant, EXAMPLES, 0, tmp_path, lambda *_: None, replay=["I met Zorna", "Hi"])
     assert found.steps == 4
@@ -240,14 +240,14 @@ def test_mlx_computes_the_same_from_the_same_files(model, folder, checkpoint, da
     assert load(model, folder).parameter_count() == load(other, folder).parameter_count()
 
 
-@pytest.mark.parametrize("redraw", [0, 1])
+@pytest.mark.parametrize("redraw", ["false", "true"])
 def test_what_mlx_trained_torch_loads(model, checkpoint, tmp_path, redraw):
     pytest.importorskip("mlx.core", reason="MLX is not installed")
     from engram_bench.backends.mlx.backend import MlxModel
 
     other = MlxModel(checkpoint, "cpu")
     variant = variants.parse(
-        HEARING.replace("epochs: 80", "epochs: 4").replace("redraw: 0", f"redraw: {redraw}"), "test"
+        HEARING.replace("epochs: 80", "epochs: 4").replace("redraw: false", f"redraw: {redraw}"), "test"
     )
     other.train(variant, EXAMPLES, 0, tmp_path, lambda *_: None, replay=["I met Zorna", "Hi"])
     ours, theirs = (scores(m, m.load_adapter(variant, tmp_path), PROMPTS) for m in (model, other))
@@ -284,12 +284,14 @@ def test_a_short_name_is_heard_with_its_whole_key_alone(model):
 
 
 def test_the_built_in_controls_are_the_same_memory():
-    hearing, shuffled, zeroed, reader = variants.select(
-        "engram-hearing,engram-hearing-shuffled,engram-hearing-zeroed,engram-hearing-reader"
-    )[1:]
+    names = "engram-hearing,engram-hearing-shuffled,engram-hearing-zeroed,engram-hearing-reader"
+    hearing, shuffled, zeroed, reader, wide, lora = variants.select(f"{names},engram-hearing-reader-wide,lora")[1:]
     assert (shuffled.config, zeroed.config) == (hearing.config, hearing.config)
     assert replace(reader.config, rows=True, redraw=hearing.config.redraw) == hearing.config
     assert reader.training == hearing.training
+    own = {name: getattr(lora.config, name) for name in ("rank", "alpha", "first_layer")}
+    assert wide.config == replace(reader.config, **own)
+    assert wide.training == lora.training
     for depth in range(2, 65):
         hearing.config.check(depth)
 

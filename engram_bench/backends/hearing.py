@@ -50,12 +50,8 @@ class Hearing(WithoutNgrams):
     def redrawn(self, pairs: Sequence[Pair], rng: random.Random) -> Sequence[Pair]:
         """Training examples in which items have exchanged their values, and so have the facts that are heard.
 
-        What holds for one step alone cannot be stored in the reader: it must be read. A share `1 - config.redraw` of
-        the steps keeps the values.
+        What holds for one step alone cannot be stored in the reader: it must be read.
         """
-        if rng.random() >= self.config.redraw:
-            self.facts.assign({})
-            return pairs
         values: dict[str, str] = {}
         for known in self.alike:
             values |= zip(known, rng.sample(list(known.values()), len(known)), strict=True)
@@ -115,4 +111,4 @@ def alike(pairs: Sequence[Pair]) -> list[dict[str, str]]:
 
 def redraw(adapter: Adapter) -> Redraw | None:
     """How an adapter wants the examples of each training step changed; None: not at all."""
-    return adapter.redrawn if isinstance(adapter, Hearing) else None
+    return adapter.redrawn if isinstance(adapter, Hearing) and adapter.config.redraw else None

@@ -84,7 +84,10 @@ def speed(report: Report, show: Show) -> Section:
         "Speed at batch 1",
         headers=("variant", "first token, ms", "prompt tokens/s", "new tokens/s", "time per token vs. baseline"),
         rows=rows,
-        note="Medians over rounds in which the variants take turns. Differences of a few percent are machine noise.",
+        note=(
+            "Medians over rounds in which the variants take turns. Of variants that differ in training or weights "
+            "alone, one is measured. Differences of a few percent are machine noise."
+        ),
     )
 
 

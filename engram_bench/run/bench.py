@@ -154,7 +154,7 @@ class Bench:
         def measure() -> Record:
             return asdict(self.backend.collateral(self.adapter(variant), self._control_texts(prompts)))
 
-        data = self._measured("collateral", variant, prompts, measure)
+        data = self.measured("collateral", variant, prompts, measure)
         return Collateral(**{f.name: data[f.name] for f in fields(Collateral)})
 
     def passages(self, variant: str, passages: Sequence[Passage]) -> list[Record]:
@@ -171,10 +171,10 @@ class Bench:
         for kind in dict.fromkeys(passage.kind for passage in fitting):
             some = [passage for passage in fitting if passage.kind == kind]
             measure = partial(self._continued, variant, some)
-            found.append(self._measured("passages", variant, [passage.text for passage in some], measure))
+            found.append(self.measured("passages", variant, [passage.text for passage in some], measure))
         return found
 
-    def _measured(self, kind: str, variant: str, texts: Sequence[str], measure: Callable[[], Record]) -> Record:
+    def measured(self, kind: str, variant: str, texts: Sequence[str], measure: Callable[[], Record]) -> Record:
         """The run's record, or that of an earlier run with the same adapter, or a new one."""
         kept = partial(self._kept.record, kind, self.variant(variant), self.settings.seeds[0], texts, measure)
         return self.recorder.once(kind, variant, texts, kept)
@@ -209,10 +209,16 @@ class Bench:
         return self.recorder.once("mention", variant, list(values), measure)
 
     def speed(self) -> dict[str, Speed]:
-        """Speed at batch 1 of each variant, on a prompt of the data; leaves out those that ask in another way."""
+        """Speed at batch 1, on a prompt of the data, of each variant that differs in more than its training or weights.
+
+        Leaves out those that ask in another way.
+        """
         prompt = self.backend.encoder.prompt(self.settings.patterns.first_seen()[1])
-        measured_variants = [v.name for v in self.settings.variants if not reader_of(v.kind)]
-        found = speed.measure(self.backend, {name: self.adapter(name) for name in measured_variants}, prompt)
+        alike = {
+            (v.kind, v.router, repr(v.config)): v.name for v in self.settings.variants[::-1] if not reader_of(v.kind)
+        }
+        names = [v.name for v in self.settings.variants if v.name in alike.values()]
+        found = speed.measure(self.backend, {name: self.adapter(name) for name in names}, prompt)
         for name, measured in found.items():
             self.recorder.add("speed", {"variant": name, **asdict(measured)})
         return found

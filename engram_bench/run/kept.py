@@ -40,7 +40,7 @@ class Kept:
             "backend": [backend.name, backend.device.split(":")[0], backend.dtype, backend.batch_size],
             "stop_ids": sorted(backend.stop_ids),
             "versions": backend.versions(),
-            "code": code_sha256((*CODE, "run/passages.py")),
+            "code": code_sha256((*CODE, "run/passages.py", "run/soundness.py")),
         }
 
     def asking(self, variant: Variant | None, seed: int) -> Asking:

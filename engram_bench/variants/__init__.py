@@ -42,6 +42,7 @@ BUILT_IN = (
     "engram-hearing-shuffled",
     "engram-hearing-zeroed",
     "engram-hearing-reader",
+    "engram-hearing-reader-wide",
     "engram-unigram",
     "engram-shuffled",
     "engram-zeroed",

@@ -227,13 +227,11 @@ class HearingConfig(UpperLayersConfig):
     rank: int  # of the reader's LoRA, on all linear layers
     alpha: float
     rows: bool = True  # whether the reader attends to what a fact's statement says; false: a LoRA from each name on
-    redraw: float = 0.5  # share of the training steps in which facts exchange their values
+    redraw: bool = True  # whether facts exchange their values in each training step
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least_one(self, "rank")
-        if not 0 <= self.redraw <= 1:
-            raise ValueError(f"redraw is {self.redraw}; it is a share of the steps, from 0 to 1")
 
     @property
     def keyed(self) -> bool:
