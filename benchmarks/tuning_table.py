@@ -38,7 +38,7 @@ def costs(trial: Trial) -> tuple[float, ...]:
 def recipe(trial: Trial) -> str:
     """What a trial changes, such as "lr 0.003, rank 8"."""
     own = {name.rpartition(".")[2]: value for name, value in trial.items() if "." in name and value}
-    return ", ".join(f"{name} {value}" for name, value in own.items()) or "as shipped"
+    return ", ".join(f"{name} {value}" for name, value in own.items()) or "as before"
 
 
 def row(trial: Trial) -> list[str]:
@@ -49,12 +49,12 @@ def row(trial: Trial) -> list[str]:
 
 
 def text() -> str:
-    """Each variant as shipped, and the front of its other trials, in Markdown."""
+    """Each variant as it was before, and the front of its other trials, in Markdown."""
     every = trials()
     lines: list[list[str]] = [list(HEADERS), ["---"] * len(HEADERS)]
     for name in dict.fromkeys(trial["variant"] for trial in every):
-        shipped, *others = [trial for trial in every if trial["variant"] == name]
-        lines += [row(trial) for trial in (shipped, *front(others))]
+        before, *others = [trial for trial in every if trial["variant"] == name]
+        lines += [row(trial) for trial in (before, *front(others))]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -285,13 +285,13 @@ def test_a_short_name_is_heard_with_its_whole_key_alone(model):
 
 def test_the_built_in_controls_are_the_same_memory():
     names = "engram-hearing,engram-hearing-shuffled,engram-hearing-zeroed,engram-hearing-reader"
-    hearing, shuffled, zeroed, reader, wide, lora = variants.select(f"{names},engram-hearing-reader-wide,lora")[1:]
+    hearing, shuffled, zeroed, reader, budget, lora = variants.select(f"{names},engram-hearing-reader-budget,lora")[1:]
     assert (shuffled.config, zeroed.config) == (hearing.config, hearing.config)
     assert replace(reader.config, rows=True, redraw=hearing.config.redraw) == hearing.config
     assert reader.training == hearing.training
     own = {name: getattr(lora.config, name) for name in ("rank", "alpha", "first_layer")}
-    assert wide.config == replace(reader.config, **own)
-    assert wide.training == lora.training
+    assert budget.config == replace(reader.config, **own)
+    assert budget.training == lora.training
     for depth in range(2, 65):
         hearing.config.check(depth)
 

@@ -42,7 +42,7 @@ BUILT_IN = (
     "engram-hearing-shuffled",
     "engram-hearing-zeroed",
     "engram-hearing-reader",
-    "engram-hearing-reader-wide",
+    "engram-hearing-reader-budget",
     "engram-unigram",
     "engram-shuffled",
     "engram-zeroed",
