@@ -167,7 +167,7 @@ def trial(model: TorchModel, file: str, train: Category, later: Category, args: 
         **ask.measures(_asked(known)),
         "kl_unrelated": ask.kl(unrelated, ask.answers(unrelated, None)),
     }
-    if isinstance(adapter, Hearing):
+    if isinstance(adapter, Hearing) and adapter.config.rows:
         others = {"other names": of_relations(later, unseen, held_out=False), "desk": desk()}
         if unseen:
             others["other relations"] = of_relations(later, unseen, held_out=True)

@@ -1,15 +1,12 @@
 """The hearing memory: where it acts, what it hears, what is written into it; in torch and in MLX."""
 
-import json
 import random
-import re
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import hearing_table
 from engram_bench import cli, variants
 from engram_bench.backends.hearing import WritableHearing, alike
 from engram_bench.backends.torch.hearing import HearingAdapter
@@ -23,7 +20,6 @@ from engram_bench.prompts import ABSENT, extend_windows
 from engram_bench.report import scorecard
 from engram_bench.store import adapters, models
 from tests.conftest import in_float32, make_checkpoint
-from tests.running import ROOT
 
 HEARING = """\
 name: tiny-hearing
@@ -261,6 +257,8 @@ def test_a_reader_alone_is_a_variant(model, tmp_path):
     adapter = model.load_adapter(variant, tmp_path)
     assert not np.allclose(scores(model, adapter, PROMPTS), scores(model, None, PROMPTS), atol=1e-2)
     assert (scores(model, adapter, [ELSEWHERE]) == scores(model, None, [ELSEWHERE])).all()
+    with pytest.raises(UsageError, match="trained without facts to hear"):
+        WritableHearing(model.encoder, model.stop_ids, adapter).write("the colour of Vex", "red", "Vex")
 
 
 def test_files_of_another_shape_are_refused(model, folder):
@@ -503,15 +501,6 @@ def test_an_item_whose_key_lacks_its_name_is_heard_at_both(model):
     for text in (item.input, "How many minutes in an hour?", both):
         heard = facts.windows(model.encoder.prompt(text), ())[-1, NAMES]
         assert facts.heard(heard) == [fact_of(item)]
-
-
-def test_the_page_shows_the_table_of_the_committed_figures():
-    found = json.loads(hearing_table.RESULTS.read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
-    assert hearing_table.text(found) in page
-    for way in ("paraphrased", "combined", "applied"):
-        pair = found["paired"][way]
-        assert re.search(rf"{way} {pair['gained']}( won)? and\s+{pair['lost']}( lost)? of {pair['n']}", page)
 
 
 def test_an_adapter_is_known_again_wherever_its_facts_were_read_and_however_else_they_are_asked(model, checkpoint):

@@ -80,8 +80,11 @@ class WritableHearing:
         Its rows are what the untouched model computes for its statement, so there is nothing to optimize.
 
         Raises:
-            UsageError: see `Facts.check_new`; or the value contains what ends an answer or a turn of the model.
+            UsageError: see `Facts.check_new`; or the reader was trained without facts to hear; or the value contains
+                what ends an answer or a turn of the model.
         """
+        if not self._adapter.config.rows:
+            raise UsageError("this reader was trained without facts to hear; write into an engram-hearing adapter")
         started, facts = time.perf_counter(), self._adapter.facts
         facts.check_new(key, value, name)
         if (ending := self._encoder.ending(value, self._stop_ids)) is not None:
