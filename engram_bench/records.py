@@ -36,6 +36,9 @@ IDENTITY: Mapping[str, Callable[[Record], Any]] = {
     "routed": itemgetter("prompt"),
     "speed": itemgetter("variant"),
     "lookup": itemgetter("rows"),
+    "detached": itemgetter("variant"),
+    "batches": itemgetter("variant"),
+    "streamed": itemgetter("variant"),
 }
 
 

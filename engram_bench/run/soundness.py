@@ -9,6 +9,7 @@ from engram_bench.run.bench import Bench
 from engram_bench.run.speed import NEW_TOKENS
 
 FEW_TOKENS = 8  # of answers that are only compared with each other
+BATCHES = (1, 7)
 
 
 def detached(bench: Bench, variant: str, texts: Sequence[str]) -> bool:
@@ -24,15 +25,19 @@ def detached(bench: Bench, variant: str, texts: Sequence[str]) -> bool:
     return bool(bench.measured("detached", variant, texts, measure)["same"])
 
 
-def same_in_batches_of(bench: Bench, size: int, texts: Sequence[str]) -> float:
-    """Share of the baseline's answers that are the same in batches of this size as in one."""
+def same_in_batches(bench: Bench, texts: Sequence[str]) -> dict[str, float]:
+    """Share of the baseline's answers that are the same in smaller batches as in one, by the size of these batches."""
     prompts, generate = [bench.backend.encoder.prompt(text) for text in texts], bench.backend.generate
 
-    def measure() -> Record:
-        apart = [a for i in range(0, len(prompts), size) for a in generate(prompts[i : i + size], FEW_TOKENS)]
-        return {"same": sum(a == b for a, b in zip(generate(prompts, FEW_TOKENS), apart, strict=True))}
+    def apart(size: int) -> list[list[int]]:
+        return [a for i in range(0, len(prompts), size) for a in generate(prompts[i : i + size], FEW_TOKENS)]
 
-    return float(bench.measured(f"in batches of {size}", BASELINE, texts, measure)["same"] / len(texts))
+    def measure() -> Record:
+        together = generate(prompts, FEW_TOKENS)
+        same = {size: [a == b for a, b in zip(together, apart(size), strict=True)] for size in BATCHES}
+        return {"same": {str(size): sum(found) / len(found) for size, found in same.items()}}
+
+    return dict(bench.measured("batches", BASELINE, texts, measure)["same"])
 
 
 def streamed(bench: Bench, variant: str) -> tuple[list[int], list[int]]:
