@@ -61,12 +61,12 @@ PROFILES = {
         borrows=True,
     ),
     "quick": Profile(
-        {"core": 3, "lookups": 2, "synthetic": 3, "world": 10},
+        {"core": 3, "lookups": 2, "synthetic": 2, "world": 8},
         3,
         None,
-        "baseline,lora,engram-keyed,engram-keyed-shuffled",
+        "baseline,lora,engram-keyed",
         asked_items=4,
-        control_prompts=8,
+        control_prompts=4,
     ),
     # Mostly the world's items, which alone have development sentences in plain words, so that a trial can tell recipes
     # apart there.

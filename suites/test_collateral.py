@@ -44,7 +44,7 @@ def test_detached_model_is_the_baseline(bench: Bench, variant: str, control_prom
 @pytest.mark.parametrize("size", soundness.BATCHES)
 def test_batch_size_leaves_answers_alone(bench: Bench, control_prompts: list[str], size: int) -> None:
     """In float32 the text is the same. In bfloat16 another batch shape may round a near tie the other way."""
-    share = soundness.same_in_batches(bench, control_prompts[:14])[str(size)]
+    share = soundness.same_in_batches(bench, control_prompts[:8])[str(size)]
     least = 1.0 if bench.backend.dtype == "float32" else 0.75
     requirement = f"in {bench.backend.dtype}, {least:.0%} of answers are the same in batches of {size} as in one"
     bench.threshold(f"batch-size/{size}", requirement, share, share, share >= least)

@@ -234,8 +234,8 @@ def _whole_subjects(category: Category, size: int, seed: int) -> tuple[Item, ...
     """Draw about `size` triples: all triples of some subjects, and of the subjects that their values name.
 
     So the name alone never decides the value, and second hops lead to trained triples. A few triples are left out, so
-    that the share of held-out ones is `HELDOUT_SHARE` and each of them is held out in every run. Of a small draw, none
-    may be held out, so there are more subjects until one is.
+    that the share of held-out ones is `HELDOUT_SHARE` and each of them is held out in every run. The first subject has
+    one, so that a small draw has one, too.
     """
     never = category.heldout_ids()
     of: dict[str, list[Item]] = {}
@@ -243,16 +243,18 @@ def _whole_subjects(category: Category, size: int, seed: int) -> tuple[Item, ...
         of.setdefault(item.names[0], []).append(item)
     names = sorted(of)
     random.Random(f"{seed}:{category.name}").shuffle(names)
+    first = next((name for name in names if any(item.id in never for item in of[name])), names[0])
+    names.remove(first)
+    names.insert(0, first)
     chosen: dict[str, None] = {}
-    count, any_out = 0, not never
-    while names and (count < size or not any_out):
+    count = 0
+    while names and count < size:
         following = [names.pop(0)]
-        while following and (count < size or not any_out):
+        while following and count < size:
             name = following.pop(0)
             if name not in chosen:
                 chosen[name] = None
                 count += len(of[name])
-                any_out = any_out or any(item.id in never for item in of[name])
                 following += [item.output for item in of[name] if item.output in of]
     found = sorted((item for item in category.items if item.names[0] in chosen), key=lambda item: item.id)
     if not never:

@@ -9,7 +9,7 @@ from engram_bench.run.bench import Bench
 from engram_bench.run.speed import NEW_TOKENS
 
 FEW_TOKENS = 8  # of answers that are only compared with each other
-BATCHES = (1, 7)
+BATCHES = (1, 3)
 
 
 def detached(bench: Bench, variant: str, texts: Sequence[str]) -> bool:
