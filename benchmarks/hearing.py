@@ -216,11 +216,11 @@ def table(rows: Sequence[Record]) -> str:
             else (written.get(name, {}) for name in ("other names", "desk", "other relations"))
         )
         shown.append(
-            [row["about"], row["triples"], row["steps"], row["train_s"]]
+            [f"{row['variant']}, {row['commit'][:7]}", row["triples"], row["steps"], row["train_s"]]
             + [row.get(name) for name in ("seen", "paraphrased", "both", "recited", "kl_mention")]
             + [other.get("paraphrased"), other.get("both"), relations.get("paraphrased"), desk_.get("rephrased")]
         )
-    headers = ["recipe", "triples", "steps", "s", "seen", "plain words", "both", "recited", "KL, named"]
+    headers = ["variant and commit", "triples", "steps", "s", "seen", "plain words", "both", "recited", "KL, named"]
     headers += ["written: plain words", "both", "unseen relation", "desk, rephrased"]
     return tabulate(shown, headers, tablefmt="github", missingval="")
 

@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks import tuning_table
+from benchmarks import hearing, tuning_table
 from tests.running import ROOT
 
 REPORT = ROOT / "benchmarks" / "results" / "h200" / "default" / "20261127T173918Z-cuda" / "report.json"
@@ -51,3 +51,8 @@ def test_the_searched_recipes_are_those_of_the_committed_trials():
             assert any(
                 all(a <= b for a, b in zip(tuning_table.costs(k), tuning_table.costs(trial), strict=True)) for k in kept
             )
+
+
+def test_the_hearing_memorys_trials_are_those_of_the_committed_file():
+    rows = json.loads(hearing.RESULTS.read_text("utf-8"))
+    assert hearing.table(rows) in (ROOT / "docs" / "method.md").read_text("utf-8")
