@@ -97,7 +97,8 @@ def plan(
     """Put the `requests` into batches of one limit each, see `max_tokens`.
 
     Batches depend only on the questions, so every variant sees the same batches of prompts. But prompts with earlier
-    turns share a batch only if these turns are equal, because the backend computes what a batch shares once.
+    turns share a batch if these turns are equal, whatever their limits, because the backend computes what a batch
+    shares once.
     `greedy_only` leaves out the sampled and repeated answers without regrouping the rest.
     """
     every = requests(asked, samples, sampled_items)
@@ -109,7 +110,8 @@ def plan(
 
     def shared(request: Request) -> tuple[int, tuple[int, ...]]:
         """What is the same for all requests of a batch."""
-        return max_tokens(request.question, longest), before[request.question.prompt]
+        turns = before[request.question.prompt]
+        return 0 if turns else max_tokens(request.question, longest), turns
 
     batches = []
     for part in (first, repeats):
@@ -169,17 +171,19 @@ def answer(
     for batch in planned.batches:
         if any(key(variant, request, seed) not in kept for request in batch):
             unknown = [(question, n) for question, n in batch if question.prompt not in known]
+            limits = {question.prompt: max_tokens(question, planned.longest) for question, _ in batch}
             made = iter(
                 generate(
                     [planned.prompts[question.prompt] for question, _ in unknown],
-                    max_tokens(batch[0].question, planned.longest),
+                    max(limits.values()),
                     seeds=[sampling_seed(question, seed, n) if n > GREEDY else None for question, n in unknown],
                     temperature=TEMPERATURE,
                     recurring=recurring,
                 )
             )
             answers = [
-                backend.encoder.answer(known[q.prompt])[:-1] if q.prompt in known else next(made) for q, _ in batch
+                backend.encoder.answer(known[q.prompt])[:-1] if q.prompt in known else next(made)[: limits[q.prompt]]
+                for q, _ in batch
             ]
             yield [
                 _score(backend, variant, q, seed, n, tokens, untouched, read(q))
