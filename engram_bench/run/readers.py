@@ -158,8 +158,8 @@ def fitted(reader: Reader, question: Question, facts: Facts, encode: Callable[..
 def examples(category: Category, asked: Sequence[Item], most: int, seed: int) -> list[Item]:
     """Solved examples for a question: trained items of its category, drawn by seed, all with different outputs.
 
-    There are two sets of examples, and all questions get the same one, so that their prompts share these turns. If an
-    asked item is in it, or its output is, the question gets the other set. So of few items, half are shown at most.
+    All questions get the same examples, so that their prompts share these turns. If an asked item is among them, or its
+    output is, the question gets other ones.
     """
     drawn = list(category.split("seen"))
     random.Random(f"{seed}:{category.name}").shuffle(drawn)
@@ -167,12 +167,11 @@ def examples(category: Category, asked: Sequence[Item], most: int, seed: int) ->
     for item in drawn:
         by_output.setdefault(_plain(item.output), item)
     distinct = list(by_output.values())
-    size = min(EXAMPLES, max(1, len(distinct) // 2))
     outputs = {_plain(item.output) for item in asked}
-    told = {item.id for item in distinct if item in asked or _plain(item.output) in outputs}
-    free = [item for item in distinct if item.id not in told]
-    sets = distinct[:size], distinct[size : 2 * size], free[:size]
-    return next(some for some in sets if not told & {item.id for item in some})[:most]
+    told = [item for item in distinct if item in asked or _plain(item.output) in outputs]
+    if set(told) & set(distinct[:EXAMPLES]):
+        distinct = distinct[EXAMPLES:] + distinct[:EXAMPLES]
+    return [item for item in distinct if item not in told][:most]
 
 
 def _plain(text: str) -> str:
