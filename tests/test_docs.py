@@ -1,44 +1,40 @@
 """Figures in the documents are those of the committed results."""
 
 import json
+import re
 
-from benchmarks import hearing, tuning_table
+from benchmarks import default_table, hearing, tuning_table
 from tests.running import ROOT
 
-REPORT = ROOT / "benchmarks" / "results" / "h200" / "default" / "20261127T173918Z-cuda" / "report.json"
-GROUPS = ("reliability", "generality", "portability", "locality")
+README, METHOD = ((ROOT / name).read_text("utf-8") for name in ("README.md", "docs/method.md"))
 
 
-def percent(rate):
-    return f"{100 * rate['rate']:.0f} [{100 * rate['low']:.0f}–{100 * rate['high']:.0f}]"
+def test_the_tables_of_the_default_run_are_those_of_the_committed_report():
+    found = json.loads(default_table.RESULTS.read_text("utf-8"))
+    assert found["complete"]
+    assert default_table.scorecard(found) in README
+    assert default_table.ways(found) in METHOD
+    for page in (README, METHOD):
+        assert f"commit {found['git_commit'][:7]}" in page
 
 
-def test_the_readmes_scorecard_is_that_of_the_committed_report():
-    rows = [line for line in (ROOT / "README.md").read_text("utf-8").splitlines() if line.startswith("| `")]
-    shown = {line.split("`")[1]: [cell.strip() for cell in line.strip("|").split("|")[1:]] for line in reversed(rows)}
-    report = json.loads(REPORT.read_text("utf-8"))
-    for line in report["scorecard"]:
-        cells = shown[line["variant"]]
-        for group, cell in zip(GROUPS, cells, strict=False):
-            found = line[group]
-            whole = found and found["complete"] and not found["by_construction"]
-            assert cell == (percent(found) if whole else cell if cell in ("", "asked in part") else None)
-        if line["kl"]:
-            assert cells[4] == ("0 by construction" if line["kl"]["by_construction"] else f"{line['kl']['mean']:.2f}")
-        if line["kl_with_keys"]:
-            assert cells[5] == f"{line['kl_with_keys']:.2f}"
-        if line["recited"]:
-            assert cells[6] == f"{100 * line['recited']['rate']:.0f}"
-    trained = sum(
-        c["n"]
-        for c in report["cells"]
-        if (c["variant"], c["split"]) == ("lora", "seen") and "all " not in c["category"]
-    )
-    assert f"{trained} trained facts" in (ROOT / "README.md").read_text("utf-8")
+def test_what_is_said_of_pairs_is_what_the_committed_report_says():
+    found = json.loads(default_table.RESULTS.read_text("utf-8"))
+    pairs = {pair["way"]: pair for pair in found["paired"] if (pair["new"], pair["old"]) == ("engram-hearing", "lora")}
+    for way in ("paraphrased", "combined", "applied", "rephrased"):
+        pair = pairs[way]
+        assert re.search(rf"{way} {pair['gained']}( won)?\s+and\s+{pair['lost']}( lost)? of {pair['n']}", METHOD)
+        assert f"{pair['n']} {way}" in METHOD or way == "rephrased"
+    for trained in found["trainings"]:
+        if (trained["b"], trained["split"]) == ("lora", "mention"):
+            low, high = (round(100 * trained[name]) for name in ("low", "high"))
+            assert f"{100 * trained['difference']:.0f} points more mentions alone [{low}, {high}]" in README
+    primary = found["primary"]
+    assert f"(n = {primary['n']}), is inconclusive: {100 * primary['difference']:.0f} points" in README
 
 
 def test_the_searched_recipes_are_those_of_the_committed_trials():
-    assert tuning_table.text() in (ROOT / "docs" / "method.md").read_text("utf-8")
+    assert tuning_table.text() in METHOD
     found = tuning_table.trials()
     assert {name: sum(t["variant"] == name for t in found) for name in ("lora", "engram-keyed")} == {
         "lora": 20,
@@ -55,4 +51,4 @@ def test_the_searched_recipes_are_those_of_the_committed_trials():
 
 def test_the_hearing_memorys_trials_are_those_of_the_committed_file():
     rows = json.loads(hearing.RESULTS.read_text("utf-8"))
-    assert hearing.table(rows) in (ROOT / "docs" / "method.md").read_text("utf-8")
+    assert hearing.table(rows) in METHOD
