@@ -39,7 +39,7 @@ SCENES = (  # title, category, way of asking
     ("A fact", "facts", "rephrased"),
     ("A random pair: only what was trained can answer it", "synthetic", "rephrased"),
     ("Plain words: the key is not stated as it was trained", "capital", "paraphrased"),
-    ("Two keys in one question", "capital", "combined"),
+    ("Two keys in one question", "world", "combined"),
     ("A key that is only named: something else is asked", "synthetic", "mention"),
     ("An unrelated prompt: did training change anything else?", "", CONTROL),
     ("A code idiom", "code_idioms", "rephrased"),
