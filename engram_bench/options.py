@@ -43,8 +43,8 @@ class Profile:
         return None if way in self.asked_whole else self.asked_items
 
 
-# Two CPU cores without AVX512 train each variant of the default profile in under five minutes. The full profile has all
-# items of all categories.
+# Two CPU cores without AVX512 train each variant of the default profile in minutes. The full profile has all items of
+# all categories.
 PROFILES = {
     # Shows that everything runs, in minutes even with MLX and no GPU: few answers, none sampled, and too few epochs to
     # learn the facts.

@@ -1,5 +1,9 @@
 """Choosing the next token: the most probable one, or a sampled one, for any vocabulary size."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -42,3 +46,15 @@ def test_the_first_of_equals_is_the_most_probable():
 )
 def test_answers_decoded_together_follow_the_devices_memory_in_powers_of_two(gigabytes, found):
     assert answers_in(int(gigabytes * 1e9), token_bytes=23_040) == found
+
+
+def test_a_processor_limited_to_avx2_computes_in_float32():
+    line = "from engram_bench.backends.torch.device import pick_dtype; print(pick_dtype('cpu')[0])"
+    found = subprocess.run(
+        [sys.executable, "-c", line],
+        env={**os.environ, "ATEN_CPU_CAPABILITY": "avx2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == "torch.float32"

@@ -40,7 +40,7 @@ class Contrast(NamedTuple):
 
 
 # What a memory must show to be worth more than a LoRA: that the model can use the value. On development items neither
-# side was near 0 or 100%, and the difference was +3 points [-8, 14] (benchmarks/results/h200/default).
+# side was near 0 or 100%, and the difference was +3 points [-8, 14] (benchmarks/results/h200/default.json).
 PRIMARY = Contrast("engram-keyed", EVERYTHING, "applied", "lora", "exact")
 
 
