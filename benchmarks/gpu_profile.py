@@ -25,9 +25,10 @@ from recipes import commit
 from torch.profiler import ProfilerActivity, profile
 
 from engram_bench import backends, shipped, variants
+from engram_bench.backends import decoding
 from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.data import patterns
-from engram_bench.prompts import extend_windows, shared_prefix
+from engram_bench.prompts import extend_windows
 from engram_bench.store import models
 
 WARM_UP, TIMED = 3, 8  # steps; one more is profiled
@@ -90,9 +91,7 @@ def decoding_step(model: TorchModel, batch: int) -> dict[str, Any]:
     """Seconds of one more token of `batch` texts without an adapter, and the step's profile."""
     prompts = [model.encoder.prompt(f"What is stored under KEY {number}?") for number in range(batch)]
     rows, greedy = np.arange(batch), np.full(batch, np.nan)
-    prefix = shared_prefix(prompts) if batch > 1 else 0
-    state = model.prefix_state(prompts[0], prefix)
-    texts = model.begin(prompts, batch, state, prefix, WARM_UP + TIMED + 2)
+    texts = decoding.begun(model, prompts, WARM_UP + TIMED + 2)
     chosen, ends = texts.choose(rows, 1.0, greedy), []
 
     def step() -> None:

@@ -20,13 +20,14 @@ import torch
 from tabulate import tabulate
 
 from engram_bench import backends, variants
+from engram_bench.backends import decoding
 from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.memory.addresses import Addresses, make_hasher
 from engram_bench.memory.hashing import compress_vocabulary
 from engram_bench.memory.keys import KeyIndex
 from engram_bench.memory.torch import EngramLayer, decoder_layers
-from engram_bench.prompts import Prompt, extend_windows, shared_prefix
+from engram_bench.prompts import Prompt, extend_windows
 from engram_bench.store import models
 
 ROUNDS = 3  # each runs every memory once, so that a slower phase of the machine affects all
@@ -75,9 +76,7 @@ def seconds_a_token(model: TorchModel, adapter: EngramAdapter | None, prompts: S
     """Mean seconds per decoding step over `tokens` steps; each step adds one token to every prompt."""
     rows, greedy = np.arange(len(prompts)), np.full(len(prompts), np.nan)
     with model.attached(adapter):
-        prefix = shared_prefix(prompts)
-        state = model.prefix_state(prompts[0], prefix)
-        batch = model.begin(prompts, len(prompts), state, prefix, tokens + 1)
+        batch = decoding.begun(model, prompts, tokens + 1)
         chosen = batch.choose(rows, 1.0, greedy)
         started = time.perf_counter()
         for _ in range(tokens):

@@ -79,11 +79,11 @@ PROFILES = {
         development=True,
     ),
     "default": Profile(
-        {"core": 8, "lookups": 4, "synthetic": 8, "world": 32},
+        {"core": 6, "lookups": 3, "synthetic": 6, "world": 24},
         3,
-        8,
+        4,
         "baseline,prompted,retrieval,lora,lora-bare,engram,engram-hearing,engram-keyed,engram-keyed-bare,engram-keyed-shuffled",
-        asked_items=8,
+        asked_items=6,
         asked_whole=("applied", "paraphrased"),  # the first is the way of the primary contrast
         control_prompts=8,
         draw=1,  # recipes and the primary contrast were chosen on the items of draw 0

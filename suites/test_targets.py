@@ -2,8 +2,8 @@
 
 import pytest
 
-from engram_bench.fixtures.cells import check_group, exact_rate, needs
-from engram_bench.records import CLAIMS
+from engram_bench.fixtures.cells import check_group, exact_rate, needs, needs_draws
+from engram_bench.records import BASELINE, CLAIMS, PROMPTED
 from engram_bench.run.bench import Bench
 
 # variant, group, split, minimum exact rate
@@ -20,13 +20,25 @@ TRAINING_BUDGET_S = 300  # PRD NFR-1.1
 
 
 @pytest.mark.parametrize("split", ["seen", "rephrased"])
+@pytest.mark.parametrize("other", [BASELINE, PROMPTED])
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("claimed", CLAIMS)
-def test_gain_of_a_group(bench: Bench, as_shipped: None, claimed: str, group: str, split: str) -> None:
+def test_gain_of_a_group(bench: Bench, as_shipped: None, claimed: str, group: str, other: str, split: str) -> None:
     needs(bench, claimed)
-    categories = bench.settings.patterns.categories.values()
-    bench.planned |= {(c.name, split) for c in categories}
-    check_group(bench, claimed, [c.name for c in categories if c.group == group], split, group)
+    needs(bench, other)
+    bench.planned |= {(category, split) for category in bench.settings.patterns.categories}
+    check_group(bench, "exact", claimed, other, group, split)
+
+
+@pytest.mark.parametrize("other", [BASELINE, PROMPTED])
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("claimed", CLAIMS)
+def test_consistency_of_a_group(bench: Bench, as_shipped: None, claimed: str, group: str, other: str) -> None:
+    needs(bench, claimed)
+    needs(bench, other)
+    needs_draws(bench)
+    bench.planned |= {(category, "seen") for category in bench.settings.patterns.categories}
+    check_group(bench, "consistency", claimed, other, group, "seen")
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=["-".join(map(str, target)) for target in TARGETS])

@@ -11,6 +11,7 @@ pytest.importorskip("mlx.core", reason='MLX is not installed; run: pip install -
 import mlx.core as mx
 
 from engram_bench import variants
+from engram_bench.backends.decoding import Stem
 from engram_bench.backends.mlx.backend import MlxModel
 from engram_bench.backends.torch.adapters import EngramAdapter
 from tests.conftest import PAPER, in_float32, make_checkpoint, quiet
@@ -64,7 +65,8 @@ def test_a_memory_from_torch_has_the_same_numbers_in_batches_and_in_steps(models
     with mlx.attached(mlx.load_adapter(variant, tmp_path)):
         found = mlx.log_probabilities(list(zip(prompts, answers, strict=True)))
         for prefix in {0, mlx.shared(prompts, 0)}:
-            batch = mlx.begin(prompts, len(prompts), mlx.prefix_state(prompts[0], prefix), prefix, 4)
+            stem = Stem(range(len(prompts)), prefix, mlx.prefix_state(prompts[0], prefix))
+            batch = mlx.begin(prompts, len(prompts), [stem], 4)
             rows = np.arange(len(prompts))
             for step in range(3):
                 for row, logits in zip(rows, np.array(batch._logits), strict=True):

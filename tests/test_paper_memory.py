@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engram_bench import variants
+from engram_bench.backends.decoding import Stem
 from engram_bench.backends.torch.adapters import EngramAdapter
 from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.backends.torch.earlier import columns_back
@@ -119,7 +120,8 @@ def test_prompts_read_together_and_answers_decoded_in_steps_have_the_logits_of_e
             for layouts in (TorchModel.takes_any_layout, lambda *_: False):
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr(TorchModel, "takes_any_layout", layouts)
-                    batch = model.begin(prompts, len(prompts), model.prefix_state(prompts[0], prefix), prefix, 4)
+                    stem = Stem(range(len(prompts)), prefix, model.prefix_state(prompts[0], prefix))
+                    batch = model.begin(prompts, len(prompts), [stem], 4)
                     rows, whole = (
                         np.arange(len(prompts)),
                         [model.windows(p, a) for p, a in zip(prompts, answers, strict=True)],

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from engram_bench import variants
-from engram_bench.backends.decoding import COMPACT_AT
+from engram_bench.backends.decoding import COMPACT_AT, begun
 from engram_bench.backends.torch.adapters import EngramAdapter, EngramLoraAdapter
 from engram_bench.backends.torch.backend import TorchModel
 from engram_bench.errors import UsageError
@@ -163,7 +163,7 @@ def test_prompts_read_as_trees_have_the_logits_that_each_has_by_itself(model, tr
     prefix = shared_prefix(prompts)
     assert prefix
     with model.attached(model.load_adapter(variant, folder)), torch.inference_mode():
-        found = model.begin(prompts, len(prompts), model.prefix_state(prompts[0], prefix), prefix, 4).logits
+        found = begun(model, prompts, 4).logits
         alone, _ = zip(*(model.forward([], model.rows([(prompt, ())], 0), 1) for prompt in prompts), strict=True)
     torch.testing.assert_close(found, torch.cat(alone)[:, -1], atol=1e-5, rtol=1e-4)
 
@@ -233,7 +233,7 @@ def test_a_prompt_that_ends_with_the_shared_tokens_and_one_more_is_read_beside_l
     prefix = shared_prefix([short, long])
     assert prefix == cut - 1
     with torch.inference_mode():
-        found = model.begin([short, long], 2, model.prefix_state(long, prefix), prefix, 4).logits[0]
+        found = begun(model, [short, long], 4).logits[0]
         alone, _ = model.forward([], model.rows([(short, ())], 0), 1)
     torch.testing.assert_close(found.flatten(), alone.flatten(), atol=1e-5, rtol=1e-4)
 
@@ -242,11 +242,11 @@ def test_what_a_memory_has_nothing_to_say_to_is_read_as_without_it(model, exampl
     memory = variants.parse(ENGRAM, "test")
     model.train(memory, examples, 0, tmp_path, quiet)
     prompts = [model.encoder.prompt(text) for text in ("KEY:abc", "KEY:abd", "Look up KEY:def", "Look up KEY:dex", "K")]
-    prefix, found = shared_prefix(prompts), []
+    found = []
     adapter = model.load_adapter(memory, tmp_path)
     for attached in (None, adapter):
         with model.attached(attached), torch.inference_mode():
-            found.append(model.begin(prompts, len(prompts), model.prefix_state(prompts[0], prefix), prefix, 4).logits)
+            found.append(begun(model, prompts, 4).logits)
     silent = [adapter.span(prompt) is None for prompt in prompts]
     assert set(silent) == {True, False}
     assert [torch.equal(*rows) for rows in zip(*found, strict=True)] == silent

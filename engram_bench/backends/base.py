@@ -301,13 +301,13 @@ class Backend(Protocol):
     def generate(
         self,
         prompts: Sequence[Prompt],
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         *,
         seeds: Sequence[int | None] | None = None,
         temperature: float = 1.0,
         recurring: bool = False,
     ) -> list[list[int]]:
-        """Return the answer token ids of each prompt, without end-of-text.
+        """Return the answer token ids of each prompt, without end-of-text, up to a limit: of all, or one for each.
 
         A prompt without a seed gets the greedy answer. A prompt with a seed gets an answer sampled at `temperature`,
         which depends on the seed but not on the rest of the batch. The same prompt may occur several times.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from itertools import chain, groupby
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +51,34 @@ class Batch(Protocol):
         ...
 
 
+class Stem(NamedTuple):
+    """The leading tokens that some prompts of a batch share, computed once for them.
+
+    Attributes:
+        which: these prompts, by their numbers in the batch.
+        tokens: how many they share; 0: nothing is shared.
+        state: their keys and values, from `Model.prefix_state`.
+    """
+
+    which: Sequence[int]
+    tokens: int
+    state: Any
+
+
 class Model(Protocol):
-    """What the decoding loop needs from a backend."""
+    """What the decoding loop needs from a backend.
+
+    Attributes:
+        batch_size: most answers decoded together.
+        stop_ids: tokens that end an answer.
+        joins: whether a batch may have several stems.
+    """
 
     batch_size: int
     stop_ids: set[int]
+
+    @property
+    def joins(self) -> bool: ...
 
     def shared(self, prompts: Sequence[Prompt], longest: int) -> int:
         """Number of leading tokens to compute once for all prompts, if no text is longer than `longest` tokens."""
@@ -64,15 +88,18 @@ class Model(Protocol):
         """Keys and values of a prompt's first `prefix` tokens."""
         ...
 
-    def begin(self, prompts: Sequence[Prompt], most_rows: int, state: Any, prefix: int, max_new_tokens: int) -> Batch:
-        """Prefill distinct prompts, one row each. The batch never grows beyond `most_rows` rows."""
+    def begin(self, prompts: Sequence[Prompt], most_rows: int, stems: Sequence[Stem], max_new_tokens: int) -> Batch:
+        """Prefill distinct prompts, one row each. The batch never grows beyond `most_rows` rows.
+
+        Each prompt is of one of the `stems`.
+        """
         ...
 
 
 def generate(
     model: Model,
     prompts: Sequence[Prompt],
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     seeds: Sequence[int | None] | None = None,
     temperature: float = 1.0,
     watch: Watch | None = None,
@@ -80,29 +107,56 @@ def generate(
     """See `Backend.generate`. `watch` is called before each token, as by `_decode`, with the numbers of prompts."""
     if not prompts:
         return []
+    limits = np.broadcast_to(max_new_tokens, len(prompts))
+    most = int(limits.max())
     # Drawn in advance for the whole answer, so that a sample does not depend on its batch. NaN means greedy.
-    draws = np.full((len(prompts), max_new_tokens), np.nan)
+    draws = np.full((len(prompts), most), np.nan)
     for row, seed in enumerate(seeds or ()):
         if seed is not None:
-            draws[row] = np.random.default_rng(seed).random(max_new_tokens)
-    # A single prompt has nothing to share, so it is read in one forward pass.
-    longest = max(len(prompt.ids) for prompt in prompts) + max_new_tokens
-    prefix = model.shared(prompts, longest) if len(prompts) > 1 else 0
-    state = model.prefix_state(prompts[0], prefix)
-    answers: list[list[int]] = [[] for _ in prompts]
+            draws[row] = np.random.default_rng(seed).random(most)
     # Sort by length to reduce padding, then by tokens so that answers to one prompt share its prefill.
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), prompts[i].ids))
-    for start in range(0, len(order), model.batch_size):
-        indices = order[start : start + model.batch_size]
-        asked = [prompts[i] for i in indices]
-        distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(asked))}
-        rows = np.array([distinct[prompt] for prompt in asked])
-        batch = model.begin(list(distinct), len(asked), state, prefix, max_new_tokens)
-        told = partial(_told, watch, np.array(indices)) if watch else None
-        found = _decode(batch, rows, model.stop_ids, temperature, draws[indices], told)
-        for i, tokens in zip(indices, found, strict=True):
-            answers[i] = tokens
+    groups: dict[Turns, list[int]] = {}
+    for i in sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), prompts[i].ids)):
+        groups.setdefault(_turns(prompts[i]), []).append(i)
+    longest = max(len(prompt.ids) for prompt in prompts) + most
+    shared = {turns: _shared(model, [prompts[i] for i in group], longest) for turns, group in groups.items()}
+    answers: list[list[int]] = [[] for _ in prompts]
+    for order in [list(chain(*groups.values()))] if model.joins else groups.values():
+        for start in range(0, len(order), model.batch_size):
+            indices = order[start : start + model.batch_size]
+            asked = [prompts[i] for i in indices]
+            distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(asked))}
+            rows = np.array([distinct[prompt] for prompt in asked])
+            stems = [
+                Stem([distinct[prompt] for prompt in some], *shared[turns])
+                for turns, some in groupby(distinct, key=_turns)
+            ]
+            batch = model.begin(list(distinct), len(asked), stems, most)
+            told = partial(_told, watch, np.array(indices)) if watch else None
+            found = _decode(batch, rows, model.stop_ids, temperature, draws[indices], limits[indices], told)
+            for i, tokens in zip(indices, found, strict=True):
+                answers[i] = tokens
     return answers
+
+
+def begun(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> Batch:
+    """Begin one batch of distinct prompts; what they share is its stem."""
+    longest = max(len(prompt.ids) for prompt in prompts) + max_new_tokens
+    stem = Stem(range(len(prompts)), *_shared(model, prompts, longest))
+    return model.begin(prompts, len(prompts), [stem], max_new_tokens)
+
+
+Turns = tuple[int, ...]  # the tokens of a prompt's earlier turns
+
+
+def _turns(prompt: Prompt) -> Turns:
+    return prompt.ids[: prompt.earlier]
+
+
+def _shared(model: Model, prompts: Sequence[Prompt], longest: int) -> tuple[int, Any]:
+    """The number of tokens that prompts share, and their state; a single prompt is read in one forward pass."""
+    prefix = model.shared(prompts, longest) if len(set(prompts)) > 1 else 0
+    return prefix, model.prefix_state(prompts[0], prefix)
 
 
 def _told(watch: Watch, indices: NDArray[np.int64], which: NDArray[np.int64], logs: NDArray[np.float16]) -> None:
@@ -131,7 +185,7 @@ def stop_ids(eos_id: int, configured: int | Sequence[int] | None) -> set[int]:
 
 def stream(model: Model, prompt: Prompt, max_new_tokens: int, ignore_eos: bool) -> Iterator[int]:
     """See `Backend.stream`."""
-    batch = model.begin([prompt], 1, model.prefix_state(prompt, 0), 0, max_new_tokens)
+    batch = begun(model, [prompt], max_new_tokens)
     for step in range(max_new_tokens):
         chosen = batch.choose(np.array([0]), 1.0, np.array([np.nan]))
         if int(chosen[0]) in model.stop_ids and not ignore_eos:
@@ -147,6 +201,7 @@ def _decode(
     stop_ids: set[int],
     temperature: float,
     draws: NDArray[np.float64],
+    limits: NDArray[np.int64],
     watch: Watch | None = None,
 ) -> list[list[int]]:
     """Decode all answers to the prompts of a batch; returns the tokens of each.
@@ -157,6 +212,7 @@ def _decode(
         stop_ids: tokens that end an answer.
         temperature: of the draws.
         draws: [answers, new tokens].
+        limits: most tokens of each answer, [answers].
         watch: called before each token with the numbers of the answers that go on, and the distributions over it.
     """
     count, max_new_tokens = draws.shape
@@ -170,7 +226,9 @@ def _decode(
         live, rows, chosen = live[unfinished], rows[unfinished], chosen[unfinished]
         for answer, token in zip(live.tolist(), chosen.tolist(), strict=True):
             tokens[answer].append(token)
-        if not len(live) or step == max_new_tokens - 1:
+        unfinished = limits[live] > step + 1
+        live, rows, chosen = live[unfinished], rows[unfinished], chosen[unfinished]
+        if not len(live):
             break
         sources, fed, rows = _split_rows(rows, chosen, len(batch.windows))
         windows = extend_windows(batch.windows[sources], fed)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 HELDOUT_SHARE = 0.2
+SPARE = 12  # items of a category that the run leaves out and solved examples may show
 TRAINED_WAYS = 3  # phrasings per trained item; a category may define more, so that training sees more sentences
 TRAINED = ("{input}", "Complete: {input}", "What belongs to {input} here?")
 REPHRASED = ("Continue: {input}", "Answer this: {input}", "Given {input}, what is the answer?")
@@ -97,6 +98,7 @@ class Category:
     wordings: Mapping[str, Wordings] = field(default_factory=dict)  # by relation; "" without relations
     frames: tuple[str, ...] = ()  # trained sentences over two keys, {first} and {second}
     holds_out: bool = True  # False: every item is trained
+    spare: tuple[Item, ...] = ()  # neither trained nor asked: solved examples
 
     def heldout_ids(self) -> frozenset[str]:
         """Ids of the items that are never trained: the fifth with the smallest ids, so every run holds out the same."""
@@ -213,6 +215,7 @@ class PatternSet:
 def _without_place(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     unsaid = (
         ("holds_out", True),
+        ("spare", ()),
         ("in_each", False),
     )  # so that the fingerprint of data without these fields stays as it was
     return {name: value for name, value in fields if name != "place" and (name, value) not in unsaid}
@@ -221,13 +224,24 @@ def _without_place(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 def _sample(category: Category, size: int, seed: int) -> Category:
     if len(category.items) <= size:
         return category
-    if any(item.relation for item in category.items):
-        return replace(category, items=_whole_subjects(category, size, seed))
+    items = (_whole_subjects if any(item.relation for item in category.items) else _single_items)(category, size, seed)
+    return replace(category, items=items, spare=_spare(category, items, seed))
+
+
+def _spare(category: Category, drawn: Sequence[Item], seed: int) -> tuple[Item, ...]:
+    """Draw `SPARE` items that may be trained, but are not: none of the drawn ones, nor another fact of their names."""
+    names = {name for item in drawn for name in (item.input, *item.names)}
+    rest = [item for item in category.split("seen") if names.isdisjoint((item.input, *item.names))]
+    return tuple(random.Random(f"{seed}:{category.name}:spare").sample(rest, min(SPARE, len(rest))))
+
+
+def _single_items(category: Category, size: int, seed: int) -> tuple[Item, ...]:
+    """Draw `size` items."""
     rng = random.Random(f"{seed}:{category.name}")
     never = category.split("heldout")
     heldout = rng.sample(never, max(1, round(HELDOUT_SHARE * size)) if never else 0)
     chosen = {item.id for item in heldout + rng.sample(category.split("seen"), size - len(heldout))}
-    return replace(category, items=tuple(item for item in category.items if item.id in chosen))
+    return tuple(item for item in category.items if item.id in chosen)
 
 
 def _whole_subjects(category: Category, size: int, seed: int) -> tuple[Item, ...]:

@@ -38,6 +38,7 @@ from engram_bench.store.answers import Answers
 from engram_bench.store.cache import cache_dir
 from engram_bench.variants import Variant
 from engram_bench.variants.configs import EngramConfig, LoraConfig
+from engram_bench.variants.kinds import KINDS
 
 ANSWER_MARGIN = 1  # tokens beyond the longest canonical answer; a longer answer is wrong anyway
 
@@ -144,7 +145,9 @@ class Bench:
         """All answers of one cell; generates them on the first call."""
         wanted = CellKey(variant, category, split)
         if wanted not in self._samples:
-            cells = {CellKey(variant, *cell) for cell in self.planned | {(category, split)}}
+            unasked = KINDS[self.variant(variant).kind].unasked
+            planned = {(name, way) for name, way in self.planned if way not in unasked}
+            cells = {CellKey(variant, *cell) for cell in planned | {(category, split)}}
             self._evaluate(self.variant(variant), cells - self._samples.keys())
         return self._samples[wanted]
 

@@ -58,7 +58,7 @@ def questions(
 
 
 def max_tokens(question: Question, longest: Mapping[str, int]) -> int:
-    """Limit of an answer in tokens, a multiple of `STEP`, so that questions with similar limits share batches.
+    """Limit of an answer in tokens, a multiple of `STEP`.
 
     Args:
         question: the question. Where the value may stand within a sentence or beside another one, there is more room.
@@ -74,15 +74,15 @@ def requests(
 ) -> list[Request]:
     """All requests to a variant with one training seed.
 
-    Every question gets one greedy answer. Unless `greedy_only`, seen items also get `samples` sampled answers and one
-    repeated greedy answer. `sampled_items` limits this to the items with the smallest ids in each category.
+    Every question gets one greedy answer. Unless `greedy_only`, seen items also get `samples` sampled answers;
+    `sampled_items` limits this to the items with the smallest ids in each category, and the first of them gets its
+    greedy answer again.
     """
     greedy = [Request(question, GREEDY) for question in asked]
     if greedy_only or not samples:
         return greedy
-    return greedy + [
-        Request(question, n) for question in _sampled(asked, sampled_items) for n in (REPEAT, *range(1, samples + 1))
-    ]
+    sampled = [Request(question, n) for question in _sampled(asked, sampled_items) for n in range(1, samples + 1)]
+    return [*greedy, *(Request(question, REPEAT) for question in _sampled(asked, 1)), *sampled]
 
 
 def plan(
@@ -94,30 +94,20 @@ def plan(
     longest: Mapping[str, int],
     greedy_only: bool = False,
 ) -> Plan:
-    """Put the `requests` into batches of one limit each, see `max_tokens`.
+    """Put the `requests` into batches; prompts with the same earlier turns follow each other.
 
-    Batches depend only on the questions, so every variant sees the same batches of prompts. But prompts with earlier
-    turns share a batch if these turns are equal, whatever their limits, because the backend computes what a batch
-    shares once.
+    Batches depend only on the questions and their earlier turns, so variants without such turns see the same batches.
     `greedy_only` leaves out the sampled and repeated answers without regrouping the rest.
     """
     every = requests(asked, samples, sampled_items)
     first, repeats = ([request for request in every if (request.sample == REPEAT) is again] for again in (False, True))
     ids = {text: prompt.ids for text, prompt in prompts.items()}
-    before = {text: prompt.ids[: prompt.earlier] for text, prompt in prompts.items()}
+    turns = {text: prompt.ids[: prompt.earlier] for text, prompt in prompts.items()}
     first.sort(key=lambda r: (len(ids[r.question.prompt]), ids[r.question.prompt], *_order(r)))
     repeats.sort(key=lambda r: r.question.item.id)
-
-    def shared(request: Request) -> tuple[int, tuple[int, ...]]:
-        """What is the same for all requests of a batch."""
-        turns = before[request.question.prompt]
-        return 0 if turns else max_tokens(request.question, longest), turns
-
     batches = []
     for part in (first, repeats):
-        part.sort(key=shared)
-        for _, alike in groupby(part, key=shared):
-            batches += _batches(alike, batch_size)
+        batches += _batches(sorted(part, key=lambda r: turns[r.question.prompt]), batch_size)
     if greedy_only:
         batches = [few for batch in batches if (few := [request for request in batch if request.sample == GREEDY])]
     return Plan(prompts, batches, longest)
@@ -171,19 +161,17 @@ def answer(
     for batch in planned.batches:
         if any(key(variant, request, seed) not in kept for request in batch):
             unknown = [(question, n) for question, n in batch if question.prompt not in known]
-            limits = {question.prompt: max_tokens(question, planned.longest) for question, _ in batch}
             made = iter(
                 generate(
                     [planned.prompts[question.prompt] for question, _ in unknown],
-                    max(limits.values()),
+                    [max_tokens(question, planned.longest) for question, _ in unknown],
                     seeds=[sampling_seed(question, seed, n) if n > GREEDY else None for question, n in unknown],
                     temperature=TEMPERATURE,
                     recurring=recurring,
                 )
             )
             answers = [
-                backend.encoder.answer(known[q.prompt])[:-1] if q.prompt in known else next(made)[: limits[q.prompt]]
-                for q, _ in batch
+                backend.encoder.answer(known[q.prompt])[:-1] if q.prompt in known else next(made) for q, _ in batch
             ]
             yield [
                 _score(backend, variant, q, seed, n, tokens, untouched, read(q))

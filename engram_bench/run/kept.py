@@ -72,7 +72,9 @@ class Asking:
         self._answers, self._backend, self._identity = answers, backend, identity
         self.kept = 0
 
-    def __call__(self, prompts: Sequence[Prompt], max_new_tokens: int, **options: Any) -> list[list[int]]:
+    def __call__(
+        self, prompts: Sequence[Prompt], max_new_tokens: int | Sequence[int], **options: Any
+    ) -> list[list[int]]:
         question = {
             **self._identity,
             "prompts": [[prompt.ids, prompt.text] for prompt in prompts],

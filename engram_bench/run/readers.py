@@ -156,13 +156,13 @@ def fitted(reader: Reader, question: Question, facts: Facts, encode: Callable[..
 
 
 def examples(category: Category, asked: Sequence[Item], most: int, seed: int) -> list[Item]:
-    """Solved examples for a question: trained items of its category, drawn by seed, all with different outputs.
+    """Solved examples for a question: items of its category, drawn by seed, all with different outputs.
 
-    All questions get the same examples, so that their prompts share these turns. If an asked item is among them, or its
-    output is, the question gets other ones.
+    Items that the run does not ask come first, then the trained ones. All questions get the same examples, so that
+    their prompts share these turns. If an asked item is among them, or its output is, the question gets other ones.
     """
-    drawn = list(category.split("seen"))
-    random.Random(f"{seed}:{category.name}").shuffle(drawn)
+    rng = random.Random(f"{seed}:{category.name}")
+    drawn = [item for some in (category.spare, category.split("seen")) for item in rng.sample(some, len(some))]
     by_output: dict[str, Item] = {}
     for item in drawn:
         by_output.setdefault(_plain(item.output), item)
@@ -181,7 +181,8 @@ def _plain(text: str) -> str:
 def _solved(question: Question, facts: Facts, most: int, ask: Callable[[Item, str], str]) -> Turns:
     """Earlier turns: each example's own `seen` question, as `ask` puts it, and its output."""
     category = facts.patterns.categories[question.item.category]
-    asked = [question.item, *facts.named(question.prompt)]
+    spare = [item for item in category.spare if item.input in question.prompt]
+    asked = [question.item, *facts.named(question.prompt), *spare]
     chosen = examples(category, asked, most, facts.seed)
     return tuple((ask(item, category.question(item, "seen")[1]), item.output) for item in chosen)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 
+from engram_bench.data.ways import UNTOUCHED, WAYS
 from engram_bench.errors import UsageError
 from engram_bench.variants.configs import (
     Config,
@@ -36,6 +37,7 @@ class Kind:
             `run.readers.Reader`. Empty: by the question alone.
         portable: whether an adapter trained in one framework loads in the others.
         keeps_facts: whether the reader looks facts up when asked, so that all of them are kept as text.
+        unasked: ways of asking in which it is not asked.
         package: name and version of the package that brings it; empty: this one.
     """
 
@@ -46,6 +48,7 @@ class Kind:
     reader: str = ""
     portable: bool = False
     keeps_facts: bool = False
+    unasked: Sequence[str] = ()
     package: str = ""
 
 
@@ -86,9 +89,12 @@ def _built_in_adapters(name: str) -> dict[str, str]:
 
 
 register(Kind("none"))
-register(Kind("prompted", reader="engram_bench.run.readers:prompted"))
-for _name in ("dictionary", "retrieval", "oracle"):
-    register(Kind(_name, reader=f"engram_bench.run.readers:{_name}", keeps_facts=True))
+# Solved examples change the form of every answer, so no answer would be the untouched model's to the letter.
+_LEFT_ALONE = tuple(way.name for way in WAYS.values() if way.right == UNTOUCHED)
+register(Kind("prompted", reader="engram_bench.run.readers:prompted", unasked=_LEFT_ALONE))
+register(Kind("dictionary", reader="engram_bench.run.readers:dictionary", keeps_facts=True))
+for _name in ("retrieval", "oracle"):
+    register(Kind(_name, reader=f"engram_bench.run.readers:{_name}", keeps_facts=True, unasked=_LEFT_ALONE))
 _PEFT = "engram_bench.backends.torch.peft_methods"
 register(Kind("lora", LoraConfig, {**_built_in_adapters("LoraAdapter"), "torch": f"{_PEFT}:LoraAdapter"}))
 register(Kind("peft", PeftMethodConfig, {"torch": f"{_PEFT}:PeftAdapter"}))

@@ -28,10 +28,11 @@ from engram_bench.backends.base import (
     adapter_class,
     trained_on,
 )
+from engram_bench.backends.decoding import Stem
 from engram_bench.backends.hearing import WritableHearing
 from engram_bench.backends.mlx import training
 from engram_bench.backends.mlx.adapters import MlxAdapter
-from engram_bench.backends.mlx.decoding import Caches, Decoding, log_softmax
+from engram_bench.backends.mlx.decoding import Decoding, log_softmax
 from engram_bench.backends.mlx.hearing import HearingAdapter
 from engram_bench.backends.mlx.network import Network
 from engram_bench.backends.mlx.network import pick_device as pick_device
@@ -82,6 +83,7 @@ class MlxModel(Network):
 
     name = "mlx"
     batch_size = BATCH_SIZE
+    joins = False  # see `decoding.Model`
 
     def __init__(self, folder: Path, device: str, lora_engine: tuple[str, str] = ("mlx-lm", "on MLX")) -> None:
         super().__init__(folder, device)
@@ -147,7 +149,7 @@ class MlxModel(Network):
     def generate(
         self,
         prompts: Sequence[Prompt],
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         *,
         seeds: Sequence[int | None] | None = None,
         temperature: float = 1.0,
@@ -163,9 +165,8 @@ class MlxModel(Network):
     def stream(self, prompt: Prompt, max_new_tokens: int, *, ignore_eos: bool = False) -> Iterator[int]:
         yield from decoding.stream(self, prompt, max_new_tokens, ignore_eos)
 
-    def begin(
-        self, prompts: Sequence[Prompt], most_rows: int, state: Caches, prefix: int, max_new_tokens: int
-    ) -> Decoding:
+    def begin(self, prompts: Sequence[Prompt], most_rows: int, stems: Sequence[Stem], max_new_tokens: int) -> Decoding:
+        ((_, prefix, state),) = stems
         rows = self.rows([(prompt, ()) for prompt in prompts], prefix)
         last = rows.mask.sum(axis=1) - 1
         at = np.arange(rows.mask.shape[1])[None] == last[:, None]

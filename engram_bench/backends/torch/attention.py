@@ -10,6 +10,7 @@ the token axis instead, so nothing is copied and each product is larger.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from transformers.masking_utils import sdpa_mask
 GROUPED = "grouped"
 
 States = tuple[Tensor, Tensor]  # keys and values
+Stems = Sequence[tuple[States, Tensor]]  # shared states, and the rows that they come before, int64 [rows]
 
 
 def after_shared(shared: States | None, keys: Tensor) -> Tensor:
@@ -33,6 +35,12 @@ def after_shared(shared: States | None, keys: Tensor) -> Tensor:
         keys: the rows' own keys, [rows, key heads, tokens, size].
     """
     keys.shared = shared  # type: ignore[attr-defined]
+    return keys
+
+
+def after_stems(stems: Stems, keys: Tensor) -> Tensor:
+    """Attach the states of several shared prefixes to `keys`, as `after_shared` attaches those of one."""
+    keys.stems = stems  # type: ignore[attr-defined]
     return keys
 
 
@@ -51,7 +59,7 @@ def grouped_attention(
     Args:
         query: [rows, heads, tokens, size].
         key, value: [rows, key heads, own tokens, size]; heads is a multiple of key heads. Shared tokens attached
-            to `key` come before these; every row sees all of them.
+            to `key` come before these; every row sees all of them, or all of its own stem.
         attention_mask: additive, [rows, 1, tokens, all tokens]; keys beyond its end are free buffer space.
         scaling: factor on the scores.
         dropout: not supported; the models measured here have none.
@@ -63,7 +71,8 @@ def grouped_attention(
     rows, heads, tokens, size = query.shape
     groups = key.shape[1]
     shared: States | None = getattr(key, "shared", None)
-    before = shared[0].shape[2] if shared else 0
+    stems: Stems = getattr(key, "stems", ())
+    before = max((states[0].shape[2] for states in [shared, *(states for states, _ in stems)] if states), default=0)
     stacked = (query * scaling).reshape(rows, groups, heads // groups * tokens, size)
     scores = stacked @ key.transpose(2, 3)
     if attention_mask is not None:
@@ -73,10 +82,17 @@ def grouped_attention(
         scores = (scores.view(rows, groups, -1, tokens, key.shape[2]) + mask.unsqueeze(2)).flatten(2, 3)
     if shared:
         scores = torch.cat([_for_all_rows(stacked, shared[0].transpose(2, 3)), scores], dim=-1)
+    if stems:
+        first = scores.new_full((*scores.shape[:3], before), torch.finfo(query.dtype).min)
+        for states, which in stems:
+            first[which, ..., before - states[0].shape[2] :] = _for_all_rows(stacked[which], states[0].transpose(2, 3))
+        scores = torch.cat([first, scores], dim=-1)
     weights = softmax(scores.float(), dim=-1).to(query.dtype)  # softmax in bfloat16 takes three times as long
     output = weights[..., before:] @ value
     if shared:
         output = output + _for_all_rows(weights[..., :before], shared[1])
+    for states, which in stems:
+        output[which] += _for_all_rows(weights[which, ..., before - states[1].shape[2] : before], states[1])
     return output.reshape(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
 
 
@@ -84,7 +100,7 @@ def _for_all_rows(left: Tensor, right: Tensor) -> Tensor:
     """Multiply [rows, groups, n, k] by [1, groups, k, m] to [rows, groups, n, m], with one product per group."""
     rows, groups, n, k = left.shape
     product = left.transpose(0, 1).reshape(groups, rows * n, k) @ right[0]
-    return product.view(groups, rows, n, -1).transpose(0, 1)
+    return product.view(groups, rows, n, right.shape[-1]).transpose(0, 1)
 
 
 def additive_mask(*, dtype: torch.dtype, **asked: Any) -> Tensor | None:

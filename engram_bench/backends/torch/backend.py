@@ -26,6 +26,7 @@ from engram_bench.backends.base import (
     adapter_class,
     trained_on,
 )
+from engram_bench.backends.decoding import Stem
 from engram_bench.backends.hearing import WritableHearing
 from engram_bench.backends.replay import Untouched, answered, read_by, touched
 from engram_bench.backends.routed import loaded
@@ -36,7 +37,7 @@ from engram_bench.backends.torch.device import matrix_rate, pick_batch_size
 from engram_bench.backends.torch.device import pick_device as pick_device
 from engram_bench.backends.torch.device import pick_dtype as pick_dtype
 from engram_bench.backends.torch.hearing import HearingAdapter
-from engram_bench.backends.torch.network import Network, Prefix
+from engram_bench.backends.torch.network import Network
 from engram_bench.backends.torch.prefill import KnownPrompts
 from engram_bench.backends.torch.unsloth import pick_engine as pick_engine
 from engram_bench.backends.torch.writing import WritableMemory
@@ -142,7 +143,7 @@ class TorchModel(Network):
     def generate(
         self,
         prompts: Sequence[Prompt],
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         *,
         seeds: Sequence[int | None] | None = None,
         temperature: float = 1.0,
@@ -172,11 +173,14 @@ class TorchModel(Network):
     def stream(self, prompt: Prompt, max_new_tokens: int, *, ignore_eos: bool = False) -> Iterator[int]:
         yield from decoding.stream(self, prompt, max_new_tokens, ignore_eos)
 
-    def begin(
-        self, prompts: Sequence[Prompt], most_rows: int, state: Prefix, prefix: int, max_new_tokens: int
-    ) -> Decoding:
+    @property
+    def joins(self) -> bool:
+        """See `decoding.Model`. A memory's convolution reads the values of one stem; elsewhere it is unmeasured."""
+        return self.holds_shared_apart and self._adapter is None
+
+    def begin(self, prompts: Sequence[Prompt], most_rows: int, stems: Sequence[Stem], max_new_tokens: int) -> Decoding:
         """See `decoding.Model.begin`."""
-        return prefill.begin(self, prompts, most_rows, state, prefix, max_new_tokens, self._known_prompts)
+        return prefill.begin(self, prompts, most_rows, stems, max_new_tokens, self._known_prompts)
 
     # --- scoring --------------------------------------------------------------------------------------------------
 

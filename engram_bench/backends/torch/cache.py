@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from engram_bench.backends.torch.attention import States, after_shared
+from engram_bench.backends.torch.attention import States, Stems, after_shared, after_stems
 
 
 class OwnLayer(DynamicLayer):  # type: ignore[misc]
@@ -62,6 +62,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.shared: States | None = getattr(pieces[0], "shared", None)
+        self.stems: Stems = ()
+        self._owner: Tensor | None = None
         self._whole = whole
         keys, values = ([getattr(piece, name) for piece in pieces] for name in ("keys", "values"))
         self._buffers = [_gathered(states, places, most_rows) for states in (keys, values)]
@@ -76,11 +78,22 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
             buffer[:rows, :, start:end] = states
         self._show(rows, end)
         keys, values = (buffer[:rows] for buffer in self._buffers) if self._whole else (self.keys, self.values)
-        return after_shared(self.shared, keys), values
+        return (after_stems(self.stems, keys) if self.stems else after_shared(self.shared, keys)), values
+
+    def join(self, states: Sequence[States], owner: Tensor) -> None:
+        """Let rows have different shared prefixes.
+
+        Args:
+            states: keys and values of each, [1, heads, tokens, size].
+            owner: int64 [rows], which of them comes before a row.
+        """
+        self.shared, self._owner = None, owner
+        self.stems = [(shared, torch.nonzero(owner == n)[:, 0]) for n, shared in enumerate(states)]
 
     def get_seq_length(self) -> int:
         """Number of tokens per row, shared ones included."""
-        return int(self.keys.shape[-2]) + (int(self.shared[0].shape[-2]) if self.shared else 0)
+        shared = [*([self.shared] if self.shared else []), *(states for states, _ in self.stems)]
+        return int(self.keys.shape[-2]) + max((int(keys.shape[-2]) for keys, _ in shared), default=0)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only these rows; a repeated index duplicates its row. Rows added after all existing ones cost least."""
@@ -91,6 +104,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         else:
             self._buffers = [_selected(buffer, indices, len(buffer)) for buffer in self._buffers]
         self._show(len(indices), tokens)
+        if self._owner is not None:
+            self.join([states for states, _ in self.stems], self._owner[indices])
 
     def _show(self, rows: int, end: int) -> None:
         self.keys, self.values = (buffer[:rows, :, :end] for buffer in self._buffers)
@@ -118,3 +133,35 @@ def roomy_cache(pieces: Sequence[Cache], places: NDArray[np.int64], tokens: int,
     at = torch.from_numpy(places).to(pieces[0].layers[0].keys.device)
     layers = zip(*(piece.layers for piece in pieces), strict=True)
     return Cache(layers=[RoomyLayer(layer, at, tokens, most_rows, whole) for layer in layers])
+
+
+def joined_cache(
+    pieces: Sequence[Cache],
+    places: NDArray[np.int64],
+    tokens: int,
+    most_rows: int,
+    stems: Sequence[tuple[Sequence[int], Sequence[States]]],
+) -> Cache:
+    """Build a cache of rows with different shared prefixes, held apart.
+
+    Args:
+        pieces, places, tokens, most_rows: see `RoomyLayer`.
+        stems: the rows of each prefix, and its keys and values per layer; none for an empty prefix.
+    """
+    if not pieces:  # no row has tokens of its own yet
+        state = next(state for _, state in stems if state)
+        pieces = [Cache(layers=[_one_token(keys, values) for keys, values in state])]
+    cache = roomy_cache(pieces, places, tokens, most_rows, whole=True)
+    owner = torch.full((len(places),), -1)
+    shared = [(rows, state) for rows, state in stems if state]
+    for n, (rows, _) in enumerate(shared):
+        owner[list(rows)] = n
+    for layer, *states in zip(cache.layers, *(state for _, state in shared), strict=True):
+        layer.join(states, owner)
+    return cache
+
+
+def _one_token(keys: Tensor, values: Tensor) -> DynamicLayer:
+    layer = DynamicLayer()
+    layer.update(keys[..., :1, :], values[..., :1, :])
+    return layer

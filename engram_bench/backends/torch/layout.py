@@ -92,7 +92,7 @@ def _filled(lengths: Sequence[int], width: int) -> list[list[int]]:
     return rows
 
 
-def ends(lengths: Sequence[int]) -> NDArray[np.int64]:
+def ends(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     """A mask [rows, longest] that marks the last `lengths[i]` positions of each row i."""
     longest = max(lengths)
     return (np.arange(longest) >= longest - np.array(lengths)[:, None]).astype(np.int64)

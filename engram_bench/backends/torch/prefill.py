@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import Cache
 
-from engram_bench.backends.torch.cache import roomy_cache
+from engram_bench.backends.decoding import Stem
+from engram_bench.backends.torch.cache import joined_cache, roomy_cache
 from engram_bench.backends.torch.decoding import Decoding
 from engram_bench.backends.torch.layout import NOWHERE, ends, padded
 from engram_bench.backends.torch.network import Network, Prefix
@@ -49,8 +50,7 @@ def begin(
     model: Network,
     prompts: Sequence[Prompt],
     most_rows: int,
-    state: Prefix,
-    prefix: int,
+    stems: Sequence[Stem],
     max_new_tokens: int,
     known: KnownPrompts | None,
 ) -> Decoding:
@@ -58,26 +58,36 @@ def begin(
 
     `known` holds prompts from earlier calls and receives the new ones; None turns this cache off.
     """
-    windows = [model.windows(prompt, ())[prefix:] for prompt in prompts]
-    inside, longest = 0 if model.holds_shared_apart else prefix, max(map(len, windows)) - 1
+    before = np.zeros(len(prompts), dtype=np.int64)
+    for stem in stems:
+        before[list(stem.which)] = stem.tokens
+    windows = [model.windows(prompt, ())[start:] for prompt, start in zip(prompts, before, strict=True)]
+    prefix, longest = int(before.max()), max(map(len, windows)) - 1
+    inside = 0 if model.holds_shared_apart else prefix
     places = np.zeros((len(prompts), inside + longest + max_new_tokens), dtype=np.int64)  # padding, free positions: any
     places[:, :inside] = np.arange(inside)  # for prompts that are in no piece
-    mask = np.ones((len(prompts), prefix + longest), dtype=np.int64)
-    mask[:, prefix:] = ends([len(own) - 1 for own in windows])
+    mask = np.concatenate([ends(before), ends([len(own) - 1 for own in windows])], axis=1)
     tokens_before = 0
-    pieces = _pieces(model, prompts, windows, state, prefix, known)
-    for piece in pieces:
-        count, _, tokens, _ = piece.cache.layers[0].keys.shape
-        for i, row, path in zip(piece.which, piece.rows, piece.paths, strict=True):
-            start = tokens_before + row * tokens
-            places[i, :inside] = start + np.arange(inside)
-            places[i, inside + longest - len(path) : inside + longest] = start + inside + path
-        tokens_before += count * tokens
-    if pieces:
-        whole = model.holds_shared_apart
-        cache = roomy_cache([piece.cache for piece in pieces], places, inside + longest, most_rows, whole)
+    pieces: list[Read] = []
+    for stem in stems:
+        which = list(stem.which)
+        found = _pieces(model, [prompts[i] for i in which], [windows[i] for i in which], stem.state, stem.tokens, known)
+        pieces += found
+        for piece in found:
+            count, _, tokens, _ = piece.cache.layers[0].keys.shape
+            for i, row, path in zip(piece.which, piece.rows, piece.paths, strict=True):
+                start, at = tokens_before + row * tokens, which[i]
+                places[at, :inside] = start + np.arange(inside)
+                places[at, inside + longest - len(path) : inside + longest] = start + inside + path
+            tokens_before += count * tokens
+    caches = [piece.cache for piece in pieces]
+    if len(stems) > 1:
+        assert model.holds_shared_apart, "without a prefix held apart, a batch has one stem"
+        cache = joined_cache(caches, places, longest, most_rows, [(stem.which, stem.state) for stem in stems])
+    elif pieces:
+        cache = roomy_cache(caches, places, inside + longest, most_rows, model.holds_shared_apart)
     else:
-        cache = model.cache(state, len(prompts))
+        cache = model.cache(stems[0].state, len(prompts))
     last = np.array([prompt.ids[-1] for prompt in prompts]), np.stack([own[-1] for own in windows])
     return Decoding(model.step, cache, mask, *last)
 
