@@ -39,7 +39,7 @@ def busy(folder: Path, name: str) -> str:
 
 
 def report(folder: Path, name: str) -> dict[str, Any]:
-    """The newest report.json of a run of the suites, or the part of it that was kept as NAME.json; {} without either."""
+    """The newest report.json of a run of the suites, or what was kept of it as NAME.json; {} without either."""
     files = sorted(file for file in (folder / name).glob("*/report.json") if file.parent.name != "latest")
     return json.loads(files[-1].read_text(encoding="utf-8")) if files else measured(folder, name)
 

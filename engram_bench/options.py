@@ -83,7 +83,7 @@ PROFILES = {
         3,
         4,
         "baseline,prompted,retrieval,lora,lora-bare,engram,engram-hearing,engram-keyed,engram-keyed-bare,engram-keyed-shuffled",
-        asked_items=6,
+        asked_items=5,
         asked_whole=("applied", "paraphrased"),  # the first is the way of the primary contrast
         control_prompts=8,
         draw=1,  # recipes and the primary contrast were chosen on the items of draw 0

@@ -46,7 +46,13 @@ def answers(*args, **options):
 
 def test_every_question_is_answered_once_and_seen_ones_are_drawn_for_too(model, asked):
     found = answers(model, asked)
-    assert len({sample.key for sample in found}) == len(found) == 8 * (1 + 3 + 1) + 8 + 2
+    assert len({sample.key for sample in found}) == len(found) == 8 * (1 + 3) + evaluate.REPEATED + 8 + 2
+
+
+def test_greedy_answers_are_asked_for_again_in_as_many_categories_as_there_are(asked):
+    in_two = [replace(question, item=replace(question.item, category=f"{n % 2}")) for n, question in enumerate(asked)]
+    again = [r.question.item.category for r in evaluate.requests(in_two, 3, None) if r.sample == REPEAT]
+    assert sorted(again) == ["0", "0", "1", "1"]
 
 
 def test_answers_record_the_tokens_of_their_prompt_unless_they_need_no_model(model, asked):
@@ -84,7 +90,7 @@ def test_the_answers_to_one_prompt_share_a_batch_with_the_same_prompts_whether_o
 def test_a_greedy_answer_asked_for_again_in_another_batch_is_the_same_in_float32(model, asked):
     found = {s.key: s.output for s in answers(model, asked, batch_size=7)}
     again = {key: output for key, output in found.items() if key[-1] == REPEAT}
-    assert len(again) == 8
+    assert len(again) == evaluate.REPEATED
     assert all(found[(*key[:-1], GREEDY)] == output for key, output in again.items())
 
 

@@ -54,10 +54,10 @@ def test_there_is_enough_to_carry_a_claim():
     assert sum(c.group == "lookups" for c in SHIPPED.categories.values()) == 12
 
 
-def test_15_points_can_be_told_at_80_percent_power_and_10_in_the_full_profile():
+def test_17_points_can_be_told_at_80_percent_power_and_10_in_the_full_profile():
     """At 20% discordant answers: over all items of the default profile, by category of the core in the full one."""
     default = sum(len(category.split("seen")) for category in chosen_items(SHIPPED, "default").categories.values())
-    assert stats.minimum_detectable(default) < 0.15
+    assert stats.minimum_detectable(default) < 0.17
     assert all(stats.minimum_detectable(len(SHIPPED.categories[name].split("seen"))) < 0.10 for name in CORE)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby, islice, zip_longest
 from typing import NamedTuple
 
 from engram_bench import metrics
@@ -19,6 +19,7 @@ from engram_bench.prompts import Prompt
 from engram_bench.records import GREEDY, REPEAT, Sample, SampleKey
 
 TEMPERATURE = 0.8
+REPEATED = 4  # greedy answers asked for again
 Generate = Callable[..., list[list[int]]]  # `Backend.generate`
 ROOM = 8  # tokens of an answer beside two values
 STEP = 8  # tokens
@@ -75,14 +76,16 @@ def requests(
     """All requests to a variant with one training seed.
 
     Every question gets one greedy answer. Unless `greedy_only`, seen items also get `samples` sampled answers;
-    `sampled_items` limits this to the items with the smallest ids in each category, and the first of them gets its
-    greedy answer again.
+    `sampled_items` limits this to the items with the smallest ids in each category. `REPEATED` of them, of as many
+    categories as there are, get their greedy answer again, in another batch.
     """
     greedy = [Request(question, GREEDY) for question in asked]
     if greedy_only or not samples:
         return greedy
-    sampled = [Request(question, n) for question in _sampled(asked, sampled_items) for n in range(1, samples + 1)]
-    return [*greedy, *(Request(question, REPEAT) for question in _sampled(asked, 1)), *sampled]
+    drawn = [question for questions in _sampled(asked, sampled_items) for question in questions]
+    in_turn = chain.from_iterable(zip_longest(*_sampled(asked, sampled_items)))
+    again = [Request(question, REPEAT) for question in islice(filter(None, in_turn), REPEATED)]
+    return [*greedy, *again, *(Request(question, n) for question in drawn for n in range(1, samples + 1))]
 
 
 def plan(
@@ -212,12 +215,13 @@ def key(variant: str, request: Request, seed: int) -> SampleKey:
     return SampleKey(variant, question.item.category, question.split, question.item.id, seed, n)
 
 
-def _sampled(asked: Sequence[Question], items: int | None) -> list[Question]:
+def _sampled(asked: Sequence[Question], items: int | None) -> list[list[Question]]:
+    """The `seen` questions of each category, of the items with the smallest ids."""
     by_category: dict[str, list[Question]] = {}
     for question in sorted(asked, key=lambda q: q.item.id):
         if question.split == "seen":
             by_category.setdefault(question.item.category, []).append(question)
-    return [question for questions in by_category.values() for question in questions[:items]]
+    return [questions[:items] for questions in by_category.values()]
 
 
 def _score(
