@@ -81,7 +81,7 @@ PROFILES = {
     "default": Profile(
         {"core": 6, "lookups": 3, "synthetic": 6, "world": 24},
         3,
-        4,
+        6,
         "baseline,prompted,retrieval,lora,lora-bare,engram,engram-hearing,engram-keyed,engram-keyed-bare,engram-keyed-shuffled",
         asked_items=5,
         asked_whole=("applied", "paraphrased"),  # the first is the way of the primary contrast

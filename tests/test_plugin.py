@@ -16,6 +16,7 @@ from engram_bench import cli, options, plugin
 from engram_bench.data import patterns
 from engram_bench.errors import UsageError
 from engram_bench.run.bench import Bench
+from engram_bench.run.evaluate import REPEATED
 from engram_bench.run.progress import Reporter
 from engram_bench.store import adapters
 from tests.conftest import ENGRAM, LORA, PATTERNS, needs_torch
@@ -90,11 +91,11 @@ def test_a_module_of_ones_own_measures_all_categories_or_those_it_names(tmp_path
     assert [line for line in found if line.startswith("test_one.py")] == ["test_one.py::test_it[lookups-port]"]
 
 
-@pytest.mark.parametrize(("chosen", "count"), [("facts", 106), ("lookups", 677), ("synthetic", 99)])
+@pytest.mark.parametrize(("chosen", "count"), [("facts", 102), ("lookups", 657), ("synthetic", 95)])
 def test_categories_are_chosen_by_name_or_group(chosen, count):
     """Ten variants, nine ways, consistency; groups have targets, random pairs have controls and no paraphrases.
 
-    Two variants have thresholds over `prompted`, for seen, rephrased and consistency.
+    Two variants are not asked what an adapter leaves alone. Two variants have thresholds over `prompted`, for seen, rephrased and consistency.
     """
     result = run("--collect-only", "-q", "-k", chosen)
     assert sum("::" in line for line in result.stdout.splitlines()) == count, result.stdout
@@ -240,8 +241,8 @@ def test_a_whole_run_leaves_a_report_of_the_published_schema(tiny, first):
     assert told.keys() == {"tiny-engram", "tiny-lora"}
     assert told["tiny-engram"] > 0.8, "a memory speaks up wherever its key stands"
     lines = [json.loads(line) for line in (latest / "samples.jsonl").read_text().splitlines()]
-    trained = 8 * (1 + 3 + 1) + 8  # seen with three drawn and a repeat, and rephrased
-    others = 4 + 8 + 8 + 2 + 2  # combined, mention, contradicted, neighbour, heldout
+    trained = 8 + 6 * 3 + REPEATED + 8  # seen, six with three drawn, those asked for again, and rephrased
+    others = 4 + 5 + 5 + 2 + 2  # combined, mention, contradicted, neighbour, heldout
     assert len(lines) == 3 * (trained + others)
 
 
