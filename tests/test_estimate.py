@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from engram_bench import variants
 from engram_bench.options import settle
 from engram_bench.run import estimate
 from engram_bench.run.estimate import DECODE, TRAIN, Left, left
@@ -92,11 +93,18 @@ def test_a_time_as_people_say_it(seconds, words):
 
 def test_the_parts_of_a_run_are_those_of_its_variants():
     settings = settle({"engram_profile": "quick", "engram_variants": "lora,engram-shuffled,retrieval"}, lambda _: "")
-    remaining = left(settings, {("facts", "seen"), ("facts", "rephrased")}, "cpu")
+    remaining = left(settings, {("facts", "seen"), ("facts", "rephrased")}, "cpu", estimate.RATE)
     assert list(remaining._each) == [
         ("baseline", DECODE), ("lora", TRAIN), ("lora", DECODE), ("engram-shuffled", DECODE), ("retrieval", DECODE)
     ]  # fmt: skip
     assert remaining._each["retrieval", DECODE] > remaining._each["baseline", DECODE]
+    twice = left(settings, {("facts", "seen"), ("facts", "rephrased")}, "cpu", 2 * estimate.RATE)
+    assert twice._each == {part: pytest.approx(seconds / 2) for part, seconds in remaining._each.items()}
+
+
+def test_a_memory_that_acts_on_all_tokens_takes_longer_than_one_that_looks_for_keys():
+    paper, keyed = (estimate.kind_of(variant) for variant in variants.select("engram,engram-keyed")[1:])
+    assert estimate.training(paper, 50) > 2 * estimate.training(keyed, 50)
 
 
 def test_the_line_says_what_is_left():

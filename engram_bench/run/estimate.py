@@ -1,7 +1,6 @@
 """How long a run takes: a rough estimate before it, and what is left while it goes on.
 
-The figures are those of the bundled model on two cores that multiply matrices in float32 at `RATE` GFLOP/s, after a few
-trainings of 5 to 2,000 facts.
+The figures are those of the bundled model on two cores that multiply matrices in float32 at `RATE` GFLOP/s.
 """
 
 from __future__ import annotations
@@ -13,11 +12,15 @@ from types import MappingProxyType
 
 from engram_bench.options import Settings
 from engram_bench.run import evaluate
+from engram_bench.variants import Variant
 
-RATE = 147
-STEPS, A_STEP = {"lora": 26, "engram": 10}, {"lora": 2.6, "engram": 0.8}  # steps by the root of facts; seconds each
-A_FACT = 0.12  # seconds to read a fact's training texts once
-AN_ANSWER, WITH_FACTS = 0.03, 0.35  # seconds for an answer, and for one whose prompt holds facts
+RATE = 195
+WHOLE = "engram on all tokens"  # an n-gram memory that is no keyed one
+# Steps by the root of facts; seconds of a step.
+STEPS = {"lora": 21, "engram": 11, WHOLE: 20, "engram-hearing": 16}
+A_STEP = {"lora": 1.8, "engram": 0.8, WHOLE: 2.3, "engram-hearing": 2.4}
+A_FACT = 0.1  # seconds to read a fact's training texts once
+AN_ANSWER, WITH_FACTS = 0.07, 0.2  # seconds for an answer, and for one whose prompt holds facts
 THE_REST = 60  # seconds: loading, collateral, report
 READERS = ("retrieval", "oracle")  # kinds whose prompts hold facts
 TRAIN, DECODE = "train", "decode"
@@ -25,6 +28,13 @@ TRUST = 20.0  # seconds of expected work: after so many, what was measured count
 LEAST = 0.05  # share of the work after which an estimate without expected seconds is shown
 
 Part = tuple[str, str]  # variant, and TRAIN or DECODE
+
+
+def kind_of(variant: Variant) -> str:
+    """The kind of a variant, by which its time is known; "" if it trains nothing and its prompts hold no facts."""
+    if variant.config is None:
+        return variant.kind if variant.kind in READERS else ""
+    return WHOLE if variant.kind == "engram" and not variant.config.keyed else variant.kind
 
 
 def training(kind: str, facts: int) -> float:
@@ -60,22 +70,24 @@ def words(seconds: float) -> str:
     return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def left(settings: Settings, planned: Collection[tuple[str, str]], device: str) -> Left:
+def left(settings: Settings, planned: Collection[tuple[str, str]], device: str, rate: float) -> Left:
     """Tells during a run how long it has still to go.
 
     Args:
         settings: of the run.
         planned: its cells, category and way.
         device: of its backend.
+        rate: of its products of matrices, GFLOP/s.
     """
     facts = sum(len(category.split("seen")) for category in settings.patterns.categories.values())
     asked = len(evaluate.questions(settings.patterns, planned, settings.plan.most))
     expected: dict[Part, float] = {}
     for variant in settings.variants:
+        kind = kind_of(variant)
         if variant.config and not variant.adapter_of:
-            expected[variant.name, TRAIN] = training(variant.kind, facts)
-        expected[variant.name, DECODE] = answering(variant.kind, asked)
-    steps = {v.name: STEPS.get(v.kind, STEPS["lora"]) * math.sqrt(facts) for v in settings.variants}
+            expected[variant.name, TRAIN] = training(kind, facts) * RATE / rate
+        expected[variant.name, DECODE] = answering(kind, asked) * RATE / rate
+    steps = {v.name: STEPS.get(kind_of(v), STEPS["lora"]) * math.sqrt(facts) for v in settings.variants}
     times = {v.name: len(settings.seeds) for v in settings.variants if v.config}
     return Left(expected, steps, (settings.model, device) == ("bundled", "cpu"), times)
 

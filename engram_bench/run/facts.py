@@ -99,7 +99,7 @@ def announced(settings: Settings) -> str:
     """What will be done, and on a CPU about how long it takes."""
     count = sum(len(category.items) for category in settings.patterns.categories.values())
     own = [variant for variant in settings.variants if not variant.adapter_of]
-    kinds = [variant.kind if variant.config or variant.kind in estimate.READERS else "" for variant in own]
+    kinds = [estimate.kind_of(variant) for variant in own]
     text = f"{count} facts; variants {', '.join(variant.name for variant in settings.variants)}"
     target = backends.find(settings.backend, settings.lora_engine)
     if (target.framework, target.device, settings.model) != ("torch", "cpu", "bundled"):

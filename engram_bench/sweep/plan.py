@@ -296,5 +296,5 @@ def seconds(settings: Settings, run: Run) -> float:
     """Rough time of a run on a CPU, see `run.estimate`."""
     count = sum(len(category.items) for category in settings.patterns.categories.values())
     own = [variant for variant in run.chosen if not variant.adapter_of]
-    kinds = [variant.kind if variant.config or variant.kind in estimate.READERS else "" for variant in own]
+    kinds = [estimate.kind_of(variant) for variant in own]
     return estimate.own_facts(count, kinds * len(settings.seeds))
