@@ -65,8 +65,8 @@ PROFILES = {
         3,
         None,
         "baseline,lora,engram-keyed",
-        asked_items=4,
-        control_prompts=4,
+        asked_items=3,
+        control_prompts=2,
     ),
     # Mostly the world's items, which alone have development sentences in plain words, so that a trial can tell recipes
     # apart there.
