@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from engram_bench.prompts import Prompt, extend_windows
 
 Watch = Callable[[NDArray[np.int64], NDArray[np.float16]], None]
+Turns = tuple[int, ...]  # the tokens of a prompt's earlier turns
 
 COMPACT_AT = 0.9  # drop finished rows once at most this share of the rows is in use
 
@@ -144,9 +145,6 @@ def begun(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> Batch
     longest = max(len(prompt.ids) for prompt in prompts) + max_new_tokens
     stem = Stem(range(len(prompts)), *_shared(model, prompts, longest))
     return model.begin(prompts, len(prompts), [stem], max_new_tokens)
-
-
-Turns = tuple[int, ...]  # the tokens of a prompt's earlier turns
 
 
 def _turns(prompt: Prompt) -> Turns:
