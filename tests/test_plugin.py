@@ -95,8 +95,8 @@ def test_a_module_of_ones_own_measures_all_categories_or_those_it_names(tmp_path
 def test_categories_are_chosen_by_name_or_group(chosen, count):
     """Ten variants, nine ways, consistency; groups have targets, random pairs have controls and no paraphrases.
 
-    Two variants are not asked what an adapter leaves alone. Two have thresholds over `prompted`, for seen, rephrased and
-    consistency.
+    Two variants are not asked what an adapter leaves alone. Two have thresholds over `prompted`, for seen, rephrased
+    and consistency.
     """
     result = run("--collect-only", "-q", "-k", chosen)
     assert sum("::" in line for line in result.stdout.splitlines()) == count, result.stdout
