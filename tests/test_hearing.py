@@ -287,7 +287,7 @@ def test_the_built_in_controls_are_the_same_memory():
     assert (shuffled.config, zeroed.config) == (hearing.config, hearing.config)
     assert replace(reader.config, rows=True, redraw=hearing.config.redraw) == hearing.config
     assert reader.training == hearing.training
-    own = {name: getattr(lora.config, name) for name in ("rank", "alpha", "first_layer")}
+    own = {name: getattr(lora.config, name) for name in ("rank", "alpha")}
     assert budget.config == replace(reader.config, **own)
     assert budget.training == lora.training
     for depth in range(2, 65):
