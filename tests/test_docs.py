@@ -29,6 +29,12 @@ def test_what_is_said_of_pairs_is_what_the_committed_report_says():
         if (trained["b"], trained["split"]) == ("lora", "mention"):
             low, high = (round(100 * trained[name]) for name in ("low", "high"))
             assert f"{100 * trained['difference']:.0f} points more mentions alone [{low}, {high}]" in README
+    assert len(found["missed"]) == 2
+    assert f"Two of {found['thresholds']} thresholds were missed" in README
+    assert {name.split("/")[-1] for name in found["missed"]} == {"engram", "evaluation-seconds"}
+    steps, examples = found["steps"], found["examples"]
+    assert f"twice the examples and {steps['lora']} steps in place of {steps['lora-bare']}" in README
+    assert round(examples["lora"] / examples["lora-bare"]) == 2
     primary = found["primary"]
     assert f"(n = {primary['n']}), is inconclusive: {100 * primary['difference']:.0f} points" in README
 

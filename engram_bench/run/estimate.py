@@ -17,8 +17,8 @@ from engram_bench.variants import Variant
 RATE = 195
 WHOLE = "engram on all tokens"  # an n-gram memory that is no keyed one
 # Steps by the root of facts; seconds of a step.
-STEPS = {"lora": 21, "engram": 11, WHOLE: 20, "engram-hearing": 16}
-A_STEP = {"lora": 1.8, "engram": 0.8, WHOLE: 2.3, "engram-hearing": 2.4}
+STEPS = {"lora": 24, "engram": 12, WHOLE: 21, "engram-hearing": 16}
+A_STEP = {"lora": 1.0, "engram": 0.9, WHOLE: 2.1, "engram-hearing": 2.1}
 A_FACT = 0.1  # seconds to read a fact's training texts once
 AN_ANSWER, WITH_FACTS = 0.07, 0.2  # seconds for an answer, and for one whose prompt holds facts
 THE_REST = 60  # seconds: loading, collateral, report

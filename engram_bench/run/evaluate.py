@@ -59,7 +59,7 @@ def questions(
 
 
 def max_tokens(question: Question, longest: Mapping[str, int]) -> int:
-    """Limit of an answer in tokens, a multiple of `STEP`.
+    """Limit of an answer in tokens, a multiple of `STEP`, so that what a model adds to a short value is seen.
 
     Args:
         question: the question. Where the value may stand within a sentence or beside another one, there is more room.
@@ -82,10 +82,10 @@ def requests(
     greedy = [Request(question, GREEDY) for question in asked]
     if greedy_only or not samples:
         return greedy
-    drawn = [question for questions in _sampled(asked, sampled_items) for question in questions]
-    in_turn = chain.from_iterable(zip_longest(*_sampled(asked, sampled_items)))
-    again = [Request(question, REPEAT) for question in islice(filter(None, in_turn), REPEATED)]
-    return [*greedy, *again, *(Request(question, n) for question in drawn for n in range(1, samples + 1))]
+    by_category = _sampled(asked, sampled_items)
+    in_turn = filter(None, chain(*zip_longest(*by_category)))
+    again = [Request(question, REPEAT) for question in islice(in_turn, REPEATED)]
+    return [*greedy, *again, *(Request(question, n) for question in chain(*by_category) for n in range(1, samples + 1))]
 
 
 def plan(

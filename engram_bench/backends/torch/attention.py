@@ -72,7 +72,8 @@ def grouped_attention(
     groups = key.shape[1]
     shared: States | None = getattr(key, "shared", None)
     stems: Stems = getattr(key, "stems", ())
-    before = max((states[0].shape[2] for states in [shared, *(states for states, _ in stems)] if states), default=0)
+    first_keys = [shared[0]] if shared else [keys for (keys, _), _ in stems]
+    before = max((keys.shape[2] for keys in first_keys), default=0)
     stacked = (query * scaling).reshape(rows, groups, heads // groups * tokens, size)
     scores = stacked @ key.transpose(2, 3)
     if attention_mask is not None:
